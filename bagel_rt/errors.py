@@ -1,0 +1,41 @@
+"""The errors a caller can meet: one small hierarchy, each with the exit code its command ends with."""
+
+
+class BagelError(Exception):
+    """Base of every error this project raises on purpose."""
+
+    exit_code = 1
+
+
+class InputError(BagelError, ValueError):
+    """A request that cannot be honoured: an option, a size, an image, a path."""
+
+    exit_code = 2
+
+
+class CheckpointError(BagelError, ValueError):
+    """A checkpoint that cannot be read as BAGEL; the message names the file and the key."""
+
+    exit_code = 2
+
+
+class ArtefactError(BagelError, ValueError):
+    """An artefact folder that is missing, damaged or made for another version."""
+
+    exit_code = 2
+
+
+class CacheFullError(BagelError, MemoryError):
+    """The page pool has fewer free tokens than a context needs."""
+
+    exit_code = 2
+
+
+class EngineError(BagelError, RuntimeError):
+    """An engine is not installed, or failed to load or run a graph."""
+
+
+class ExportError(BagelError, RuntimeError):
+    """An export that could not be carried out: no room on the disk, a target that exists."""
+
+    exit_code = 2

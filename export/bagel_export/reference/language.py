@@ -1,0 +1,183 @@
+"""The decoder: Qwen2 layers whose understanding and generation rows take different experts but share attention.
+
+Modules carry the checkpoint's names. `und` rows are text, ViT tokens and vision markers, `gen` rows are latents
+(bagel-spec sections 3 and 4).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bagel_export.config import LLMConfig
+
+GEN = "_moe_gen"
+Rope = tuple[Tensor, Tensor]  # cos, sin: (rows, head_dim) each
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
+def rope_tables(positions: Tensor, head_dim: int, theta: float) -> Rope:
+    """cos and sin (rows, head_dim) in float32 for integer positions (rows,); rotate-half layout."""
+    inverse = 1.0 / (theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim))
+    angles = positions.to(torch.float32)[:, None] * inverse[None, :]
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, rope: Rope) -> Tensor:
+    """RoPE on x (rows, heads, head_dim)."""
+    cos, sin = rope[0][:, None, :], rope[1][:, None, :]
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Grouped-query attention of q (rows, heads, dim) over k, v (keys, kv heads, dim) -> (rows, heads * dim).
+
+    mask (rows, keys) is True where a query may look; None lets every query see every key.
+    """
+    out = F.scaled_dot_product_attention(
+        q.transpose(0, 1)[None],
+        k.transpose(0, 1)[None],
+        v.transpose(0, 1)[None],
+        attn_mask=None if mask is None else mask[None, None],
+        enable_gqa=True,
+    )
+    return out[0].transpose(0, 1).flatten(1)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: LLMConfig, suffixes: tuple[str, ...]):
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = (
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+        )
+        hidden, q_size, kv_size = config.hidden_size, self.heads * self.head_dim, self.kv_heads * self.head_dim
+        self.qk_norm = config.qk_norm
+        for s in suffixes:
+            self.add_module("q_proj" + s, nn.Linear(hidden, q_size))
+            self.add_module("k_proj" + s, nn.Linear(hidden, kv_size))
+            self.add_module("v_proj" + s, nn.Linear(hidden, kv_size))
+            self.add_module("o_proj" + s, nn.Linear(q_size, hidden, bias=False))
+            if self.qk_norm:
+                self.add_module("q_norm" + s, RMSNorm(self.head_dim, config.rms_norm_eps))
+                self.add_module("k_norm" + s, RMSNorm(self.head_dim, config.rms_norm_eps))
+
+    def qkv(self, x: Tensor, rope: Rope, suffix: str) -> tuple[Tensor, Tensor, Tensor]:
+        """q (rows, heads, dim), k and v (rows, kv heads, dim); q and k normed and rotated, as they are cached."""
+        part = lambda name: self.get_submodule(name + suffix)  # noqa: E731
+        q = part("q_proj")(x).unflatten(-1, (self.heads, self.head_dim))
+        k = part("k_proj")(x).unflatten(-1, (self.kv_heads, self.head_dim))
+        v = part("v_proj")(x).unflatten(-1, (self.kv_heads, self.head_dim))
+        if self.qk_norm:
+            q, k = part("q_norm")(q), part("k_norm")(k)
+        return rotate(q, rope), rotate(k, rope), v
+
+    def project(self, x: Tensor, suffix: str) -> Tensor:
+        return self.get_submodule("o_proj" + suffix)(x)
+
+
+class MLP(nn.Module):
+    def __init__(self, hidden: int, inner: int):
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden, inner, bias=False)
+        self.up_proj = nn.Linear(hidden, inner, bias=False)
+        self.down_proj = nn.Linear(inner, hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class DecoderLayer(nn.Module):
+    """One layer in any of the three forms; a form that lacks a generation tensor sends latents through the shared one."""
+
+    def __init__(self, config: LLMConfig):
+        super().__init__()
+        mot = config.layer_module == "Qwen2MoTDecoderLayer"
+        dense = config.layer_module == "Qwen2DecoderLayer"
+        both, alone = ("", GEN), ("",)
+        self.gen_attention = GEN if mot else ""
+        self.gen_mlp = "" if dense else GEN
+        self.self_attn = Attention(config, both if mot else alone)
+        for s in both if mot else alone:
+            self.add_module("input_layernorm" + s, RMSNorm(config.hidden_size, config.rms_norm_eps))
+            self.add_module("post_attention_layernorm" + s, RMSNorm(config.hidden_size, config.rms_norm_eps))
+        for s in alone if dense else both:
+            self.add_module("mlp" + s, MLP(config.hidden_size, config.intermediate_size))
+
+    def _qkv(self, x: Tensor, rope: Rope, gen: bool) -> tuple[Tensor, Tensor, Tensor]:
+        s = self.gen_attention if gen else ""
+        return self.self_attn.qkv(self.get_submodule("input_layernorm" + s)(x), rope, s)
+
+    def _finish(self, x: Tensor, attended: Tensor, gen: bool) -> Tensor:
+        """Residual, norm and MLP of one expert."""
+        s = self.gen_attention if gen else ""
+        x = x + self.self_attn.project(attended, s)
+        mlp = self.get_submodule("mlp" + (self.gen_mlp if gen else ""))
+        return x + mlp(self.get_submodule("post_attention_layernorm" + s)(x))
+
+    def step_und(self, und: Tensor, rope: Rope, past_k: Tensor, past_v: Tensor, mask: Tensor):
+        """und rows over a cache -> (und, new k, new v); mask (rows, past + rows)."""
+        q, k, v = self._qkv(und, rope, gen=False)
+        attended = attend(q, torch.cat([past_k, k]), torch.cat([past_v, v]), mask)
+        return self._finish(und, attended, gen=False), k, v
+
+    def step(self, und: Tensor, gen: Tensor, und_rope: Rope, gen_rope: Rope, past_k: Tensor, past_v: Tensor, mask: Tensor):
+        """und and gen rows over a cache -> (und, gen, new k, new v), new rows in the order und, gen.
+
+        mask (und rows, past + und rows + gen rows) is for the und queries; latents see everything. The two calls read
+        their own concatenations because TensorRT-RTX 1.7.1 crashes when two Attention nodes share K and V tensors.
+        """
+        qu, ku, vu = self._qkv(und, und_rope, gen=False)
+        qg, kg, vg = self._qkv(gen, gen_rope, gen=True)
+        to_und = attend(qu, torch.cat([past_k, ku, kg]), torch.cat([past_v, vu, vg]), mask)
+        to_gen = attend(qg, torch.cat([kg, ku, past_k]), torch.cat([vg, vu, past_v]))
+        und = self._finish(und, to_und, gen=False)
+        gen = self._finish(gen, to_gen, gen=True)
+        return und, gen, torch.cat([ku, kg]), torch.cat([vu, vg])
+
+    def packed(self, x: Tensor, und: Tensor, gen: Tensor, rope: Rope, attention) -> Tensor:
+        """One packed sequence x (rows, hidden), rows `und` and `gen` by index; attention(q, k, v) -> (rows, heads*dim)."""
+        pick = lambda rows: (rope[0][rows], rope[1][rows])  # noqa: E731
+        parts_und, parts_gen = self._qkv(x[und], pick(und), False), self._qkv(x[gen], pick(gen), True)
+        order = torch.cat([und, gen])
+        q, k, v = (torch.cat([u, g]).new_empty((x.shape[0], *u.shape[1:])).index_copy(0, order, torch.cat([u, g]))
+                   for u, g in zip(parts_und, parts_gen, strict=True))  # fmt: skip
+        attended = attention(q, k, v)
+        rows = torch.cat([self._finish(x[und], attended[und], False), self._finish(x[gen], attended[gen], True)])
+        return torch.empty_like(x).index_copy(0, order, rows)
+
+
+class DecoderStack(nn.Module):
+    def __init__(self, config: LLMConfig):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.gen_norm = "norm" if config.layer_module == "Qwen2DecoderLayer" else "norm" + GEN
+        if self.gen_norm != "norm":
+            self.norm_moe_gen = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def final_norm(self, x: Tensor, gen: bool) -> Tensor:
+        return self.get_submodule(self.gen_norm if gen else "norm")(x)
+
+
+class LanguageModel(nn.Module):
+    def __init__(self, config: LLMConfig):
+        super().__init__()
+        self.model = DecoderStack(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
