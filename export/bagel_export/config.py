@@ -98,7 +98,7 @@ class LLMConfig:
     @staticmethod
     def parse(path: Path, values: Any, prefix: str = "") -> LLMConfig:
         get = _Section(path, values, prefix)
-        get.choice("hidden_act", ("silu",), "silu")
+        get.choice("hidden_act", ("silu",))
         config = LLMConfig(
             hidden_size=get.integer("hidden_size"),
             intermediate_size=get.integer("intermediate_size"),
