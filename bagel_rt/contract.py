@@ -1,0 +1,140 @@
+"""The contract between exporter, runtime and engines: every graph with its tensors' names, dtypes and symbolic shapes.
+
+The same names are used in Python, in the ONNX files and in every engine; there is no translation table. A change that
+an older artefact or runtime would not survive raises CONTRACT_VERSION. Room is left for a second `gen_step` whose
+latents carry a mask (several images in one run): it would be a graph of its own, with a name of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FORMAT_VERSION = 1  # of bagel_rt.json
+CONTRACT_VERSION = 1  # of the graphs below
+
+VIT, UND_STEP, GEN_STEP = "vit", "und_step", "gen_step"
+FLOW_EMBED, FLOW_HEAD, LM_HEAD = "flow_embed", "flow_head", "lm_head"
+VAE_ENCODER, VAE_DECODER = "vae_encoder", "vae_decoder"
+
+TASK_GRAPHS = {
+    "full": (VIT, UND_STEP, GEN_STEP, FLOW_EMBED, FLOW_HEAD, LM_HEAD, VAE_ENCODER, VAE_DECODER),
+    "understand": (VIT, UND_STEP, LM_HEAD),
+}
+
+Dim = int | str
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    name: str
+    dtype: str  # numpy's name
+    shape: tuple[Dim, ...]
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class ModelDims:
+    """The sizes that graphs and runtime share; stored as "model" in bagel_rt.json. Every field is required there."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    max_position_embeddings: int
+    rope_theta: float
+    layer_module: str
+    vit_patch_size: int
+    vit_grid: int  # patches per side the position table holds
+    latent_channels: int
+    latent_patch_size: int
+    vae_downsample: int
+    max_latent_size: int  # latent tokens per side the position table holds
+    vae_scale: float
+    vae_shift: float
+
+    @property
+    def latent_width(self) -> int:
+        """Numbers in one latent token."""
+        return self.latent_channels * self.latent_patch_size**2
+
+    @property
+    def latent_stride(self) -> int:
+        """Pixels per latent token and side."""
+        return self.vae_downsample * self.latent_patch_size
+
+    @property
+    def patch_width(self) -> int:
+        return 3 * self.vit_patch_size**2
+
+
+def graph_specs(m: ModelDims, dtype: str = "float32") -> dict[str, GraphSpec]:
+    """Every graph for a model of these sizes. The symbols:
+
+    und_rows, gen_rows: rows of this call through each expert; past: tokens of the context; pool_rows: 2 * layers *
+    pool slots, row (2 * layer) * slots + slot holding K and (2 * layer + 1) * slots + slot holding V.
+    """
+
+    def f(name: str, *shape: Dim) -> TensorSpec:
+        return TensorSpec(name, dtype, shape)
+
+    def i(name: str, *shape: Dim) -> TensorSpec:
+        return TensorSpec(name, "int64", shape)
+
+    hidden, kv, d, layers = m.hidden_size, m.num_key_value_heads, m.head_dim, m.num_hidden_layers
+    und = (f("und", "und_rows", hidden),)
+    und_rope = (f("und_cos", "und_rows", d), f("und_sin", "und_rows", d))
+    gen_rope = (f("gen_cos", "gen_rows", d), f("gen_sin", "gen_rows", d))
+    cache = (f("pool", "pool_rows", kv, d), i("slots", "past"))
+    ids = i("position_ids", "gen_rows")
+    specs = [
+        GraphSpec(
+            VIT,
+            (f("patches", "patches", m.patch_width), i("position_ids", "patches")),
+            (f("rows", "patches", hidden),),
+        ),
+        GraphSpec(
+            UND_STEP,
+            (*und, *und_rope, *cache, TensorSpec("mask", "bool", ("und_rows", "past + und_rows"))),
+            (f("und_out", "und_rows", hidden), f("new_kv", 2 * layers, "und_rows", kv, d)),
+        ),
+        GraphSpec(
+            GEN_STEP,
+            (
+                *und,
+                f("gen", "gen_rows", hidden),
+                *und_rope,
+                *gen_rope,
+                *cache,
+                TensorSpec("mask", "bool", ("und_rows", "past + und_rows + gen_rows")),
+            ),
+            (
+                f("und_out", "und_rows", hidden),
+                f("gen_out", "gen_rows", hidden),
+                f("new_kv", 2 * layers, "und_rows + gen_rows", kv, d),
+            ),
+        ),
+        GraphSpec(
+            FLOW_EMBED, (f("latents", "gen_rows", m.latent_width), f("time", 1), ids), (f("gen", "gen_rows", hidden),)
+        ),
+        GraphSpec(FLOW_HEAD, (f("gen_out", "gen_rows", hidden),), (f("velocity", "gen_rows", m.latent_width),)),
+        GraphSpec(LM_HEAD, (f("und_out", "und_rows", hidden),), (f("logits", "und_rows", m.vocab_size),)),
+        GraphSpec(
+            VAE_ENCODER,
+            (f("pixels", 1, 3, "height", "width"),),
+            (f("moments", 1, 2 * m.latent_channels, "height/8", "width/8"),),
+        ),
+        GraphSpec(
+            VAE_DECODER,
+            (f("latent", 1, m.latent_channels, "latent_height", "latent_width"),),
+            (f("pixels", 1, 3, "8*latent_height", "8*latent_width"),),
+        ),
+    ]
+    return {spec.name: spec for spec in specs}

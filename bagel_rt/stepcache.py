@@ -1,0 +1,50 @@
+"""TaylorSeer step caching: some steps forecast the last layer's rows instead of evaluating the model.
+
+The official code forecasts every layer's output by itself, so only the last layer's rows reach the result: keeping
+their differences alone is exact (bagel-spec section 12).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+WARM_STEPS = 5  # steps 0 to 4 are always evaluated
+INTERVAL = 3  # then every third
+MAX_ORDER = 6
+
+
+class TaylorSeer:
+    """The forecast of one guidance branch, which counts its own calls. Lives as long as one picture is drawn."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self._forecasts_since = 0
+        self._last_full = 0
+        self._factors: list[np.ndarray] = []
+
+    def step(self, evaluate: Callable[[], np.ndarray]) -> np.ndarray:
+        """Rows (n, hidden) of this call: evaluated, or forecast from the evaluated ones."""
+        call = self.calls
+        self.calls += 1
+        if call < WARM_STEPS or self._forecasts_since == INTERVAL - 1:
+            rows = evaluate()
+            self._learn(call, rows)
+            return rows
+        self._forecasts_since += 1
+        return self._forecast(call - self._last_full)
+
+    def _learn(self, call: int, rows: np.ndarray) -> None:
+        factors, distance = [rows], np.float32(call - self._last_full)
+        if call >= WARM_STEPS - 1:  # differences are taken from the last warm step on
+            for previous in self._factors[:MAX_ORDER]:
+                factors.append((factors[-1] - previous) / distance)
+        self._factors, self._last_full, self._forecasts_since = factors, call, 0
+
+    def _forecast(self, distance: int) -> np.ndarray:
+        out = self._factors[0].copy()
+        for order, factor in enumerate(self._factors[1:], start=1):
+            out += np.float32(distance**order / math.factorial(order)) * factor
+        return out

@@ -1,0 +1,43 @@
+"""Text to token ids and back, by the `tokenizers` library and the artefact's tokenizer.json."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bagel_rt.errors import ArtefactError, InputError
+from bagel_rt.manifest import SPECIAL_TOKENS, Manifest
+
+
+class TextCodec:
+    def __init__(self, manifest: Manifest):
+        from tokenizers import Tokenizer
+
+        path: Path = manifest.folder / manifest.tokenizer_file
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise ArtefactError(f"{path}: not a tokenizer file ({error}); export the model again") from None
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._vocab_size = manifest.model.vocab_size
+        self.im_start, self.im_end, self.vision_start, self.vision_end = (
+            manifest.special_ids[name] for name in ("im_start", "im_end", "vision_start", "vision_end")
+        )
+
+    def segment(self, text: str) -> tuple[int, ...]:
+        """A text segment: im_start, the text's ids (special tokens in it are parsed), im_end."""
+        try:
+            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeEncodeError) as error:
+            raise InputError(f"the text cannot be encoded: {error}") from None
+        if ids and max(ids) >= self._vocab_size:
+            raise InputError(f"the text gives token id {max(ids)}, the model's table has {self._vocab_size} rows")
+        return (self.im_start, *ids, self.im_end)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The official reading of generated ids: what stands after the first im_start, up to im_end."""
+        whole = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        before_end = whole.split(SPECIAL_TOKENS["im_end"])[0]
+        parts = before_end.split(SPECIAL_TOKENS["im_start"])
+        return parts[1] if len(parts) > 1 else ""

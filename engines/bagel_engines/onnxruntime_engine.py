@@ -1,0 +1,51 @@
+"""ONNX Runtime on the CPU: float32, the engine that parity is stated on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bagel_engines.runner import Arrays, EngineFailure, EngineInfo, Runner
+
+
+class OnnxRuntimeRunner:
+    def __init__(self, session, name: str):
+        self._session, self._name = session, name
+        self.inputs = tuple(i.name for i in session.get_inputs())
+        self.outputs = tuple(o.name for o in session.get_outputs())
+
+    def run(self, inputs: Arrays, outputs: Sequence[str]) -> dict[str, np.ndarray]:
+        try:
+            # numpy inputs on the CPU are wrapped, not copied: a call does not pay for the page pool's size
+            return dict(zip(outputs, self._session.run(list(outputs), dict(inputs)), strict=True))
+        except Exception as error:  # onnxruntime raises bare exceptions of its own and of Python's
+            raise EngineFailure(f"onnxruntime failed in graph '{self._name}': {error}") from error
+
+
+class OnnxRuntimeEngine:
+    takes_zero_rows = False  # its Attention refuses zero query rows
+
+    def __init__(self, device: str = "cpu", threads: int | None = None, arithmetic: str | None = None):
+        import onnxruntime
+
+        if device != "cpu":
+            raise EngineFailure(f"onnxruntime runs on 'cpu' here; device {device!r} is not supported")
+        if arithmetic not in (None, "float32"):
+            raise EngineFailure(f"onnxruntime computes in float32 here; arithmetic {arithmetic!r} needs openvino")
+        self._ort = onnxruntime
+        self._threads = threads
+        self.info = EngineInfo("onnxruntime", onnxruntime.__version__, device, "float32")
+
+    def load(self, graph: Path, prime: Arrays | None = None) -> Runner:
+        options = self._ort.SessionOptions()
+        options.log_severity_level = 3
+        options.enable_mem_pattern = False  # shapes change from call to call
+        if self._threads:
+            options.intra_op_num_threads = self._threads
+        try:
+            session = self._ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise EngineFailure(f"onnxruntime cannot load {graph}: {error}") from error
+        return OnnxRuntimeRunner(session, graph.stem)

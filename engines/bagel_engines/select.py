@@ -1,0 +1,42 @@
+"""Choosing an engine by name. Optional packages are imported only when their engine is chosen."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from bagel_engines.runner import Engine, EngineFailure
+
+# fastest first: what "auto" takes
+PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
+EXTRAS = {"openvino": "openvino", "onnxruntime": "cpu"}
+
+
+def installed() -> list[str]:
+    """Engines whose package is installed, fastest first."""
+    return [name for name, package in PACKAGES.items() if find_spec(package) is not None]
+
+
+def open_engine(
+    backend: str = "auto", device: str = "cpu", threads: int | None = None, arithmetic: str | None = None
+) -> Engine:
+    """The engine of that name, or the fastest installed for "auto".
+
+    arithmetic None follows the artefact (float32); another value is an explicit request and is named in `info`.
+    Raises EngineFailure for an unknown name, a missing package, or what the engine does not support.
+    """
+    if backend != "auto" and backend not in PACKAGES:
+        raise EngineFailure(f"backend {backend!r} is unknown; allowed: auto, {', '.join(PACKAGES)}")
+    if backend == "auto":
+        found = installed()
+        if not found:
+            raise EngineFailure("no engine is installed; run: pip install 'bagel-rt[openvino]' or 'bagel-rt[cpu]'")
+        backend = found[0]
+    elif find_spec(PACKAGES[backend]) is None:
+        raise EngineFailure(f"backend {backend!r} is not installed; run: pip install 'bagel-rt[{EXTRAS[backend]}]'")
+    if backend == "openvino":
+        from bagel_engines.openvino_engine import OpenVinoEngine
+
+        return OpenVinoEngine(device, threads, arithmetic)
+    from bagel_engines.onnxruntime_engine import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(device, threads, arithmetic)
