@@ -37,7 +37,8 @@ def rope_tables(positions: Tensor, head_dim: int, theta: float) -> Rope:
 def rotate(x: Tensor, rope: Rope) -> Tensor:
     """RoPE on x (rows, heads, head_dim)."""
     cos, sin = rope[0][:, None, :], rope[1][:, None, :]
-    first, second = x.chunk(2, dim=-1)
+    half = x.shape[-1] // 2
+    first, second = x[..., :half], x[..., half:]  # chunk() would export as a sequence
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 

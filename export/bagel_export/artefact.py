@@ -1,0 +1,187 @@
+"""`bagel-rt export`: a checkpoint becomes an artefact folder that describes itself."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Generator, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bagel_export import graphs, onnx_graph, parity
+from bagel_export.checkpoint import EMBEDDING, Checkpoint, open_checkpoint
+from bagel_export.publish import check_room, check_target, publishing
+from bagel_export.reference.vae import DOWNSAMPLE, SCALE, SHIFT
+from bagel_export.tokenizer import TOKENIZER_FILE, load_tokenizer
+from bagel_export.weights import WEIGHT_FILE, external_tensors, weight_bytes, write_weights
+from bagel_rt.contract import CONTRACT_VERSION, FORMAT_VERSION, TASK_GRAPHS, GraphSpec, ModelDims, graph_specs
+from bagel_rt.errors import ExportError
+from bagel_rt.manifest import MANIFEST, model_section, sha256
+
+ROOM_FOR_GRAPHS = 64 << 20  # graphs, tokenizer and manifest; the rest is weights
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What an export is doing: a stage's name, how far it is, and the stage's size (bytes, or one per graph)."""
+
+    stage: str
+    done: int
+    total: int
+
+
+def model_dims(checkpoint: Checkpoint) -> ModelDims:
+    c, llm = checkpoint.config, checkpoint.config.llm
+    return ModelDims(
+        hidden_size=llm.hidden_size,
+        num_hidden_layers=llm.num_hidden_layers,
+        num_attention_heads=llm.num_attention_heads,
+        num_key_value_heads=llm.num_key_value_heads,
+        head_dim=llm.head_dim,
+        vocab_size=llm.vocab_size,
+        max_position_embeddings=llm.max_position_embeddings,
+        rope_theta=llm.rope_theta,
+        layer_module=llm.layer_module,
+        vit_patch_size=c.vit.patch_size,
+        vit_grid=c.vit_max_num_patch_per_side,
+        latent_channels=c.latent_channels,
+        latent_patch_size=c.latent_patch_size,
+        vae_downsample=DOWNSAMPLE,
+        max_latent_size=c.max_latent_size,
+        vae_scale=SCALE,
+        vae_shift=SHIFT,
+    )
+
+
+def export(
+    ckpt: str | Path, out: str | Path, task: str = "full", overwrite: bool = False, verify: bool = True
+) -> Iterator[Progress]:
+    """Export a checkpoint to `out`, yielding progress; the work is done when the iterator ends.
+
+    Nothing is written before the checkpoint has been checked as a whole. `out` appears in one rename when it is
+    complete; an existing artefact is replaced only with `overwrite`, and is intact until then. Raises CheckpointError,
+    or ExportError for the target, the disk, or a graph that does not compute what the reference computes.
+    """
+    out = Path(out).absolute()
+    if task not in TASK_GRAPHS:
+        raise ExportError(f"task {task!r} is unknown; allowed: {', '.join(TASK_GRAPHS)}")
+    check_target(out, overwrite)
+    checkpoint = open_checkpoint(ckpt, task)
+    tokenizer, special_ids = load_tokenizer(checkpoint.folder, checkpoint.config.llm.vocab_size)
+    check_room(out.parent, weight_bytes(checkpoint.tensors.values()) + ROOM_FOR_GRAPHS)
+    with publishing(out) as folder:
+        tokenizer.save(str(folder / TOKENIZER_FILE))
+        offsets = yield from _weights(checkpoint, folder)
+        entries = yield from write_graphs(checkpoint, folder, offsets, TASK_GRAPHS[task], "float32", verify)
+        failed = [f"{n} ({e['parity']['relative_l2']:.1e})" for n, e in entries.items() if _failed(e)]
+        if failed:
+            raise ExportError(f"graphs differ from the reference by relative L2: {', '.join(failed)}; nothing was kept")
+        manifest = _manifest(checkpoint, offsets, entries, special_ids, tokenizer.get_vocab_size())
+        manifest["files"] = yield from _files(folder)
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _failed(entry: dict[str, Any]) -> bool:
+    return entry["parity"]["status"] == "failed"
+
+
+def _weights(checkpoint: Checkpoint, folder: Path) -> Generator[Progress, None, dict[str, int]]:
+    """Write the weight file in steps a progress bar can follow; returns the offsets."""
+    total, done = weight_bytes(checkpoint.tensors.values()), 0
+    yield Progress("weights", 0, total)
+    writing = write_weights(checkpoint.tensors, folder / WEIGHT_FILE, "float32")
+    while True:
+        try:
+            done += next(writing)
+        except StopIteration as end:
+            return end.value
+        yield Progress("weights", done, total)
+
+
+def write_graphs(
+    checkpoint: Checkpoint, folder: Path, offsets: dict[str, int], names: tuple[str, ...], precision: str, verify: bool
+) -> Generator[Progress, None, dict[str, Any]]:
+    """Export the named graphs beside the weight file; returns each one's manifest entry."""
+    dtype = getattr(torch, precision)
+    model = checkpoint.meta_model().to(dtype)
+    vae = checkpoint.meta_vae().to(dtype) if checkpoint.task == "full" else None
+    halves = 2 * checkpoint.config.llm.num_hidden_layers
+    weights = external_tensors(checkpoint.tensors, offsets, folder, precision)
+    if checkpoint.config.llm.tie_word_embeddings:
+        weights["language_model.lm_head.weight"] = weights[EMBEDDING]
+    specs = graph_specs(model_dims(checkpoint), precision)
+    entries = {}
+    for i, name in enumerate(names):
+        yield Progress(f"graph {name}", i, len(names))
+        spec, path = specs[name], folder / f"{name}.onnx"
+        module = graphs.build(name, model, vae)
+        traced = onnx_graph.trace(module, spec, halves)
+        onnx_graph.attach_weights(traced, weights)
+        size = sum(weights[k].nbytes for k in traced.graph.initializers if k in weights)
+        onnx_graph.finish(traced, spec, path)
+        check = parity.skipped()
+        if verify:
+            yield Progress(f"checking {name}", i, len(names))
+            check = parity.compare(spec, module, path, _streamed_sources(checkpoint), size, halves)
+        entries[name] = {"file": path.name, **_signature(spec), "weight_bytes": size, "parity": check}
+    yield Progress("graphs", len(names), len(names))
+    return entries
+
+
+def _streamed_sources(checkpoint: Checkpoint) -> dict:
+    tensors = dict(checkpoint.tensors)
+    if checkpoint.config.llm.tie_word_embeddings:
+        tensors["language_model.lm_head.weight"] = tensors[EMBEDDING]
+    return tensors
+
+
+def _signature(spec: GraphSpec) -> dict[str, Any]:
+    return {
+        "inputs": [asdict(t) for t in spec.inputs],
+        "outputs": [asdict(t) for t in spec.outputs],
+    }
+
+
+def _manifest(
+    checkpoint: Checkpoint, offsets: dict[str, int], entries: dict, special_ids: dict[str, int], vocab: int
+) -> dict[str, Any]:
+    table = checkpoint.tensors[EMBEDDING]
+    return {
+        "format_version": FORMAT_VERSION,
+        "contract_version": CONTRACT_VERSION,
+        "source": checkpoint.name,
+        "task": checkpoint.task,
+        "precision": "float32",
+        "model": model_section(model_dims(checkpoint)),
+        "transforms": {"vae": asdict(checkpoint.vae_transform), "vit": asdict(checkpoint.vit_transform)},
+        "tokenizer": {"file": TOKENIZER_FILE, "size": vocab, "special_ids": special_ids},
+        "embeddings": {
+            "file": WEIGHT_FILE,
+            "offset": offsets[EMBEDDING],
+            "shape": list(table.shape),
+            "dtype": "float32",
+        },
+        "graphs": entries,
+        "unused_tensors": list(checkpoint.unused),
+        "exporter": {
+            name: importlib.metadata.version(name)
+            for name in ("bagel-rt", "torch", "onnx", "onnxscript", "transformers", "onnxruntime")
+        },
+    }
+
+
+def _files(folder: Path) -> Generator[Progress, None, dict[str, Any]]:
+    """Size and hash of every file; returns them by name."""
+    paths = sorted(p for p in folder.iterdir() if p.name != MANIFEST)
+    total, before, entries = sum(p.stat().st_size for p in paths), 0, {}
+    for path in paths:
+        for part in sha256(path):
+            if isinstance(part, int):
+                yield Progress("hashing", before + part, total)
+            else:
+                entries[path.name] = {"size": path.stat().st_size, "sha256": part}
+        before += path.stat().st_size
+    return entries

@@ -1,0 +1,224 @@
+"""The official checkpoint directory, checked as a whole before anything is written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bagel_export.config import BagelConfig, LLMConfig, ViTConfig, read_json, read_model_configs
+from bagel_export.reference.bagel import BagelModel
+from bagel_export.reference.vae import AutoEncoder
+from bagel_export.safetensors_file import DTYPES, StoredTensor, read_header
+from bagel_rt.errors import CheckpointError
+from bagel_rt.manifest import ResizeRule
+
+WEIGHTS, VAE_WEIGHTS = "ema.safetensors", "ae.safetensors"
+VAE_PREFIX = "vae."
+GENERATION_ROOTS = ("time_embedder.", "vae2llm.", "llm2vae.", "latent_pos_embed.")
+ROOTS = ("language_model.", "vit_model.", "connector.", "vit_pos_embed.", *GENERATION_ROOTS)
+EMBEDDING = "language_model.model.embed_tokens.weight"
+PATCH_EMBEDDING = "vit_model.vision_model.embeddings.patch_embedding.weight"
+UNDERSTAND_HINT = "export with --task understand to leave generation out"
+
+
+@dataclass(frozen=True)
+class SourceTensor:
+    """A tensor of the model with where its values come from; a Conv2d patch embedding is read as a Linear one."""
+
+    name: str
+    stored: StoredTensor
+    shape: tuple[int, ...]
+
+    def chunks(self, limit: int = 1 << 24) -> Iterator[np.ndarray]:
+        """The values in float32 as flat pieces of at most about `limit` numbers, in order."""
+        values = self.stored.mapped()
+        if self.shape != self.stored.shape:
+            values = np.asarray(values).transpose(0, 2, 3, 1)  # (out, c, ph, pw) -> channel fastest
+        flat = values.reshape(-1)
+        for start in range(0, flat.size, limit):
+            yield np.asarray(flat[start : start + limit]).astype(np.float32)
+
+    def array(self) -> np.ndarray:
+        """All values in float32, as a new array of `shape`."""
+        parts = list(self.chunks())
+        return (np.concatenate(parts) if parts else np.zeros(0, np.float32)).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A validated checkpoint: every tensor the task needs is there with its shape, every other one is in `unused`."""
+
+    folder: Path
+    task: str
+    config: BagelConfig
+    tensors: dict[str, SourceTensor]  # by the reference model's names; the VAE's begin with "vae."
+    unused: tuple[str, ...]
+    vae_transform: ResizeRule
+    vit_transform: ResizeRule
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    def meta_model(self) -> BagelModel:
+        """The reference model without memory for its weights."""
+        with torch.device("meta"):
+            return BagelModel(self.config).eval().requires_grad_(False)
+
+    def meta_vae(self) -> AutoEncoder:
+        with torch.device("meta"):
+            return AutoEncoder(self.config.vae_base_width, self.config.latent_channels).eval().requires_grad_(False)
+
+
+def open_checkpoint(path: str | Path, task: str = "full") -> Checkpoint:
+    """Read and check a checkpoint folder for a task, "full" or "understand". Reads headers only.
+
+    Raises CheckpointError naming file and key.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such checkpoint folder")
+    llm, vit = read_model_configs(folder)
+    check_tokenizer_present(folder)
+    vae_rule, vit_rule = read_transforms(folder, vit)
+    if task == "full" and not (folder / VAE_WEIGHTS).exists():
+        raise CheckpointError(f"{folder / VAE_WEIGHTS}: file not found; {UNDERSTAND_HINT}")
+    stored = _strip_root(folder / WEIGHTS, read_header(folder / WEIGHTS))
+    config = _complete_config(folder / WEIGHTS, llm, vit, stored, task)
+    with torch.device("meta"):
+        wanted = {k: tuple(v.shape) for k, v in BagelModel(config).state_dict().items()}
+    if llm.tie_word_embeddings:
+        del wanted["language_model.lm_head.weight"]
+    tensors, unused = _match(folder / WEIGHTS, wanted, stored, config, task)
+    if task == "full":
+        vae_stored = {VAE_PREFIX + k: v for k, v in read_header(folder / VAE_WEIGHTS).items()}
+        config = replace(config, vae_base_width=_vae_base_width(folder / VAE_WEIGHTS, vae_stored))
+        with torch.device("meta"):
+            vae = AutoEncoder(config.vae_base_width, config.latent_channels).state_dict()
+        vae_wanted = {VAE_PREFIX + k: tuple(v.shape) for k, v in vae.items()}
+        found, vae_unused = _match(folder / VAE_WEIGHTS, vae_wanted, vae_stored, config, task)
+        tensors, unused = tensors | found, unused + vae_unused
+    elif (folder / VAE_WEIGHTS).exists():
+        unused += tuple(VAE_PREFIX + k for k in read_header(folder / VAE_WEIGHTS))
+    return Checkpoint(folder, task, config, tensors, unused, vae_rule, vit_rule)
+
+
+def check_tokenizer_present(folder: Path) -> None:
+    if (folder / "tokenizer.json").is_file():
+        read_json(folder / "tokenizer.json")
+        return
+    if not ((folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()):
+        raise CheckpointError(f"{folder}: no tokenizer: tokenizer.json, or vocab.json with merges.txt, is needed")
+    read_json(folder / "vocab.json")
+
+
+def read_transforms(folder: Path, vit: ViTConfig) -> tuple[ResizeRule, ResizeRule]:
+    """The VAE's and the ViT's resize limits: preprocessor_config.json where there is one, else the released model's."""
+    path = folder / "preprocessor_config.json"
+    if not path.exists():
+        return ResizeRule(1024, 512, 16), ResizeRule(980, 224, vit.patch_size)
+    values = read_json(path)
+    rules = []
+    for key, unit in (("vae_transform", 16), ("vit_transform", vit.patch_size)):
+        section = values.get(key) if isinstance(values, dict) else None
+        if not isinstance(section, dict):
+            raise CheckpointError(f"{path}: key '{key}' is missing or not an object")
+        for name in ("max_size", "min_size", "stride"):
+            value = section.get(name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise CheckpointError(f"{path}: key '{key}.{name}' is {value!r}; a positive integer is expected")
+        if section["stride"] % unit:
+            raise CheckpointError(f"{path}: key '{key}.stride' is {section['stride']}; it must be a multiple of {unit}")
+        unknown = sorted(set(section) - {"max_size", "min_size", "stride", "max_pixels"})
+        if unknown:
+            raise CheckpointError(f"{path}: key '{key}.{unknown[0]}' is unknown")
+        rules.append(ResizeRule(**section))
+    return rules[0], rules[1]
+
+
+def _strip_root(path: Path, stored: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    out: dict[str, StoredTensor] = {}
+    for key, tensor in stored.items():
+        name = key.removeprefix("model.") if key.removeprefix("model.").startswith(ROOTS) else key
+        if name in out:
+            raise CheckpointError(f"{path}: tensor '{name}' is there twice, with and without 'model.' in front")
+        out[name] = tensor
+    return out
+
+
+def _complete_config(path: Path, llm: LLMConfig, vit: ViTConfig, stored: dict, task: str) -> BagelConfig:
+    vit_grid = _table_side(path, stored, "vit_pos_embed.pos_embed", "")
+    if vit_grid != vit.grid:
+        raise CheckpointError(
+            f"{path}: tensor 'vit_pos_embed.pos_embed' holds {vit_grid} x {vit_grid} places, vit_config.json's"
+            f" image_size / patch_size gives {vit.grid} x {vit.grid}"
+        )
+    if task == "understand":  # the generation expert is left out: what remains is the dense form
+        llm = replace(llm, layer_module="Qwen2DecoderLayer")
+        return BagelConfig(llm, vit, vit_max_num_patch_per_side=vit_grid, visual_gen=False)
+    side = _table_side(path, stored, "latent_pos_embed.pos_embed", f"; {UNDERSTAND_HINT}")
+    return BagelConfig(llm, vit, max_latent_size=side, vit_max_num_patch_per_side=vit_grid)
+
+
+def _table_side(path: Path, stored: dict[str, StoredTensor], key: str, hint: str) -> int:
+    if key not in stored:
+        raise CheckpointError(f"{path}: tensor '{key}' is missing{hint}")
+    shape = stored[key].shape
+    side = math.isqrt(shape[0]) if len(shape) == 2 else 0
+    if not side or side * side != shape[0]:
+        raise CheckpointError(f"{path}: tensor '{key}' has shape {list(shape)}; a square number of rows is expected")
+    return side
+
+
+def _vae_base_width(path: Path, stored: dict[str, StoredTensor]) -> int:
+    key = "encoder.conv_in.weight"
+    if VAE_PREFIX + key not in stored:
+        raise CheckpointError(f"{path}: tensor '{key}' is missing; {UNDERSTAND_HINT}")
+    width = stored[VAE_PREFIX + key].shape[0] if stored[VAE_PREFIX + key].shape else 0
+    if not width or width % 32:
+        raise CheckpointError(f"{path}: tensor '{key}' has {width} channels; a multiple of 32 is expected (group norm)")
+    return width
+
+
+def _match(path: Path, wanted: dict, stored: dict, config: BagelConfig, task: str):
+    """Pair every wanted tensor with a stored one; sort the rest into known-unused, or refuse it."""
+    missing = sorted(set(wanted) - set(stored))
+    if missing:
+        generation = all("_moe_gen" in k or k.startswith((*GENERATION_ROOTS, VAE_PREFIX)) for k in missing)
+        hint = f"; {UNDERSTAND_HINT}" if generation and task == "full" else ""
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise CheckpointError(f"{path}: tensor '{missing[0].removeprefix(VAE_PREFIX)}' is missing{more}{hint}")
+    unused = tuple(sorted(set(stored) - set(wanted)))
+    for name in unused:
+        if not _known_unused(name, config, task):
+            key = name.removeprefix(VAE_PREFIX)
+            raise CheckpointError(f"{path}: tensor '{key}' is not part of the model that the configs describe")
+    return {name: _source(path, name, stored[name], shape) for name, shape in wanted.items()}, unused
+
+
+def _known_unused(name: str, config: BagelConfig, task: str) -> bool:
+    dropped = f"vit_model.vision_model.encoder.layers.{config.vit.layers_used}."
+    return (
+        name.endswith(("._extra_state", "rotary_emb.inv_freq", "embeddings.position_ids"))
+        or name.startswith((dropped, "vit_model.vision_model.head."))
+        or (config.llm.tie_word_embeddings and name == "language_model.lm_head.weight")
+        or (task == "understand" and ("_moe_gen." in name or name.startswith(GENERATION_ROOTS)))
+    )
+
+
+def _source(path: Path, name: str, stored: StoredTensor, shape: tuple[int, ...]) -> SourceTensor:
+    found, expected = stored.shape, shape
+    if name == PATCH_EMBEDDING and len(found) == 4:
+        out, channels, high, wide = found
+        found = (out, high * wide * channels) if high == wide else found
+    if found != expected:
+        key = name.removeprefix(VAE_PREFIX)
+        raise CheckpointError(f"{path}: tensor '{key}' has shape {list(stored.shape)}, {list(expected)} is expected")
+    if stored.dtype not in DTYPES:
+        raise CheckpointError(f"{path}: tensor '{stored.key}' has type {stored.dtype}; allowed: {', '.join(DTYPES)}")
+    return SourceTensor(name, stored, shape)

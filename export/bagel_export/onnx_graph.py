@@ -1,0 +1,118 @@
+"""From a wrapper module to an ONNX file whose weights lie in the artefact's weight file."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from bagel_rt.contract import GraphSpec, TensorSpec
+
+OPSET = 24
+# one size per symbol while tracing: all different and none of them 0 or 1, which torch.export would take as constants
+TRACE_SIZES = {
+    "patches": 6,
+    "und_rows": 3,
+    "gen_rows": 5,
+    "past": 7,
+    "height": 32,
+    "width": 48,
+    "latent_height": 4,
+    "latent_width": 6,
+}
+POOL_SLOTS = 11
+
+
+def sizes_for(spec: GraphSpec, sizes: Mapping[str, int], halves: int) -> dict[str, tuple[int, ...]]:
+    """Concrete input shapes for given symbol values; a symbolic sum is added up, the pool gets `sizes["pool_slots"]`."""
+
+    def value(dim: int | str) -> int:
+        if isinstance(dim, int):
+            return dim
+        if dim == "pool_rows":
+            return halves * sizes["pool_slots"]
+        return sum(sizes[part] for part in dim.split(" + "))
+
+    return {t.name: tuple(value(d) for d in t.shape) for t in spec.inputs}
+
+
+def trace(module: nn.Module, spec: GraphSpec, halves: int) -> ir.Model:
+    """The unoptimised ONNX graph of a module on the meta device; its initializers have no values yet."""
+    shapes = sizes_for(spec, {**TRACE_SIZES, "pool_slots": POOL_SLOTS}, halves)
+    examples = tuple(torch.empty(shapes[t.name], dtype=_torch_dtype(t), device="meta") for t in spec.inputs)
+    dynamic = tuple(
+        {axis: torch.export.Dim.DYNAMIC for axis, dim in enumerate(t.shape) if isinstance(dim, str)}
+        for t in spec.inputs
+    )
+    with _quiet():
+        program = torch.onnx.export(
+            module,
+            examples,
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=dynamic,
+            input_names=[t.name for t in spec.inputs],
+            output_names=[t.name for t in spec.outputs],
+            optimize=False,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model
+
+
+def attach_weights(model: ir.Model, weights: Mapping[str, ir.ExternalTensor]) -> None:
+    """Point every initializer at its place in the weight file and drop those the graph does not read."""
+    for name in list(model.graph.initializers):
+        value = model.graph.initializers[name]
+        if not value.uses():
+            del model.graph.initializers[name]
+        elif name in weights:
+            value.const_value = weights[name]
+        elif value.const_value is None or isinstance(value.const_value, ir.ExternalTensor):
+            raise AssertionError(f"parameter {name} has no place in the weight file")
+
+
+def finish(model: ir.Model, spec: GraphSpec, path: Path) -> None:
+    """Simplify, name the dimensions as the contract does, and write the graph."""
+    from onnxscript import optimizer
+
+    with _quiet():
+        # limits: shapes are worth folding, weights are never to be copied into the graph
+        optimizer.optimize(model, input_size_limit=64, output_size_limit=4096)
+    for value, stated in zip([*model.graph.inputs, *model.graph.outputs], [*spec.inputs, *spec.outputs], strict=True):
+        value.name = stated.name
+        value.shape = ir.Shape(stated.shape)
+    model.graph.name = spec.name
+    model.producer_name = "bagel-rt"
+    model.metadata_props.clear()
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+    ir.save(model, path)
+
+
+def _torch_dtype(tensor: TensorSpec) -> torch.dtype:
+    return getattr(torch, tensor.dtype)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """The exporter reports its own progress on stdout and in warnings; ours is the one to show."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,87 @@
+"""Reading safetensors by offset: every tensor is mapped, none is loaded until asked for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from bagel_rt.errors import CheckpointError
+
+DTYPES: dict[str, np.dtype] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+MAX_HEADER = 100_000_000  # the format's own limit
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor inside a file: where it lies and what it is."""
+
+    file: Path
+    key: str
+    dtype: str  # the file's name for it: F32, BF16, ...
+    shape: tuple[int, ...]
+    offset: int  # from the start of the file
+
+    @property
+    def count(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def mapped(self) -> np.ndarray:
+        """The values as stored, mapped from the file."""
+        if self.dtype not in DTYPES:
+            raise CheckpointError(
+                f"{self.file}: tensor '{self.key}' has type {self.dtype}; allowed: {', '.join(DTYPES)}"
+            )
+        if not self.count:
+            return np.zeros(self.shape, DTYPES[self.dtype])
+        return np.memmap(self.file, DTYPES[self.dtype], "r", self.offset, self.shape)
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """Every tensor of a safetensors file, checked against the file's size.
+
+    Raises CheckpointError naming the file, and the key where one is at fault.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if size < 8 or length > min(size - 8, MAX_HEADER):
+                raise CheckpointError(
+                    f"{path}: not a safetensors file, or cut off: a header of {length} bytes in a file of {size}"
+                )
+            header = json.loads(stream.read(length))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: file not found") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not a safetensors file: its header is not JSON ({error})") from None
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path}: not a safetensors file: its header is not an object")
+    return {k: _tensor(path, k, v, 8 + length, size) for k, v in header.items() if k != "__metadata__"}
+
+
+def _tensor(path: Path, key: str, entry: object, start: int, size: int) -> StoredTensor:
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]  # type: ignore[index]
+        assert isinstance(dtype, str)
+        assert all(isinstance(n, int) and n >= 0 for n in (*shape, begin, end))
+    except (TypeError, KeyError, ValueError, AssertionError):
+        raise CheckpointError(f"{path}: tensor '{key}' has a malformed header entry: {entry!r}") from None
+    tensor = StoredTensor(path, key, dtype, shape, start + begin)
+    if dtype in DTYPES and end - begin != tensor.count * DTYPES[dtype].itemsize:
+        raise CheckpointError(f"{path}: tensor '{key}' spans {end - begin} bytes, its shape {list(shape)} needs others")
+    if end < begin or start + end > size:
+        raise CheckpointError(
+            f"{path}: the file is cut off: tensor '{key}' ends at byte {start + end}, the file at {size}"
+        )
+    return tensor

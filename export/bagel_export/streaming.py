@@ -1,0 +1,46 @@
+"""Running reference modules whose weights stay in the mapped checkpoint: each layer is loaded, used and dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from bagel_export.checkpoint import SourceTensor
+
+
+class Streamed:
+    """Within `with Streamed(module, tensors):` a meta module computes in float32, one leaf module in memory at a time.
+
+    `tensors` are looked up by the module's parameter names.
+    """
+
+    def __init__(self, module: nn.Module, tensors: Mapping[str, SourceTensor]):
+        self._module, self._tensors = module, tensors
+        self._handles: list = []
+
+    def __enter__(self) -> nn.Module:
+        # tied parameters appear under several names and only the first is in state_dict order: ask every owner
+        for prefix, part in self._module.named_modules(remove_duplicate=False):
+            if any(True for _ in part.parameters(recurse=False)):
+                self._handles.append(part.register_forward_pre_hook(self._load(prefix)))
+                self._handles.append(part.register_forward_hook(_drop))
+        return self._module
+
+    def __exit__(self, *_) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _load(self, prefix: str):
+        def hook(part: nn.Module, _args) -> None:
+            for name, meta in part.named_parameters(recurse=False):
+                part.__dict__.setdefault("_meta_parameters", {})[name] = meta
+                values = torch.from_numpy(self._tensors[f"{prefix}.{name}"].array())
+                part._parameters[name] = nn.Parameter(values, requires_grad=False)
+
+        return hook
+
+
+def _drop(part: nn.Module, _args, _output) -> None:
+    part._parameters.update(part.__dict__.pop("_meta_parameters", {}))
