@@ -32,9 +32,7 @@ def open_image(source: ImageInput) -> Image:
         image, name = _decode(io.BytesIO(source), "image bytes"), "image bytes"
     elif isinstance(source, str | Path):
         name = str(source)
-        if not Path(source).is_file():
-            raise InputError(f"{name}: no such image file")
-        image = _decode(source, name)
+        image = decode_file(Path(source))
     elif isinstance(source, pil.Image):
         image, name = source, "PIL image"
     else:
@@ -44,6 +42,13 @@ def open_image(source: ImageInput) -> Image:
         return _to_rgb(image)
     except (OSError, ValueError, SyntaxError) as error:
         raise InputError(f"{name}: the image cannot be read: {error}") from None
+
+
+def decode_file(path: Path) -> Image:
+    """A decoded PIL image as stored. Raises InputError naming the file."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such image file")
+    return _decode(path, str(path))
 
 
 def _decode(stream, name: str) -> Image:

@@ -22,7 +22,7 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Appended:
-    """What an append asks of the owner of the memory: first the copies (source slot, target slot, count), then writes."""
+    """What an append asks of the memory's owner: first copies (source slot, target slot, count), then writes."""
 
     copies: tuple[tuple[int, int, int], ...]
     slots: tuple[int, ...]

@@ -36,6 +36,12 @@ class TaylorSeer:
         self._forecasts_since += 1
         return self._forecast(call - self._last_full)
 
+    def fork(self) -> TaylorSeer:
+        """Another branch that has had the same calls. The factors are shared: they are replaced, never changed."""
+        twin = TaylorSeer()
+        twin.__dict__.update(self.__dict__)
+        return twin
+
     def _learn(self, call: int, rows: np.ndarray) -> None:
         factors, distance = [rows], np.float32(call - self._last_full)
         if call >= WARM_STEPS - 1:  # differences are taken from the last warm step on

@@ -38,7 +38,9 @@ class _Section:
         value = self.values.get(key)
         if value is None:
             if default is None:
-                raise CheckpointError(f"{self.path}: key '{self.prefix}{key}' is missing; add it with the model's value")
+                raise CheckpointError(
+                    f"{self.path}: key '{self.prefix}{key}' is missing; add it with the model's value"
+                )
             return default
         if isinstance(value, bool) != (kinds == (bool,)) or not isinstance(value, kinds):
             raise CheckpointError(f"{self.path}: key '{self.prefix}{key}' is {value!r}; {what} is expected")
@@ -62,9 +64,7 @@ class _Section:
     def choice(self, key: str, allowed: tuple[str, ...], default: str | None = None) -> str:
         value = self._get(key, default, (str,), f"one of {', '.join(allowed)}")
         if value not in allowed:
-            raise CheckpointError(
-                f"{self.path}: key '{self.prefix}{key}' is {value!r}; allowed: {', '.join(allowed)}"
-            )
+            raise CheckpointError(f"{self.path}: key '{self.prefix}{key}' is {value!r}; allowed: {', '.join(allowed)}")
         return value
 
 
@@ -89,7 +89,9 @@ class LLMConfig:
         _divides(self.num_attention_heads, self.hidden_size, "num_attention_heads", "hidden_size")
         _divides(self.num_key_value_heads, self.num_attention_heads, "num_key_value_heads", "num_attention_heads")
         if self.head_dim % 2:
-            raise CheckpointError(f"head size {self.head_dim} (hidden_size / num_attention_heads) must be even for RoPE")
+            raise CheckpointError(
+                f"head size {self.head_dim} (hidden_size / num_attention_heads) must be even for RoPE"
+            )
 
     @property
     def head_dim(self) -> int:

@@ -7,10 +7,10 @@ graph are named as the checkpoint's tensors.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
-
 from bagel_export.reference.bagel import BagelModel
 from bagel_export.reference.vae import AutoEncoder
+from torch import Tensor, nn
+
 from bagel_rt import contract
 
 

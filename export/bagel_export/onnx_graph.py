@@ -31,7 +31,7 @@ POOL_SLOTS = 11
 
 
 def sizes_for(spec: GraphSpec, sizes: Mapping[str, int], halves: int) -> dict[str, tuple[int, ...]]:
-    """Concrete input shapes for given symbol values; a symbolic sum is added up, the pool gets `sizes["pool_slots"]`."""
+    """Concrete input shapes for given symbol values; a symbolic sum is added up, the pool has `pool_slots`."""
 
     def value(dim: int | str) -> int:
         if isinstance(dim, int):

@@ -38,7 +38,7 @@ def check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ExportError(
-            f"{folder}: {needed / 2**30:.2f} GiB are needed for the export, {free / 2**30:.2f} GiB are free on this disk"
+            f"{folder}: {needed / 2**30:.2f} GiB are needed for the export, {free / 2**30:.2f} GiB are free on the disk"
         )
 
 

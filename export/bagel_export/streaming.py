@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import nn
-
 from bagel_export.checkpoint import SourceTensor
+from torch import nn
 
 
 class Streamed:

@@ -6,11 +6,10 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from bagel_export.config import BagelConfig
 from bagel_export.reference.language import LanguageModel
 from bagel_export.reference.vision import GeluMLP, VisionModel
+from torch import Tensor, nn
 
 FREQUENCIES = 256
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from bagel_export.config import LLMConfig
+from torch import Tensor, nn
 
 GEN = "_moe_gen"
 Rope = tuple[Tensor, Tensor]  # cos, sin: (rows, head_dim) each
@@ -102,7 +101,7 @@ class MLP(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """One layer in any of the three forms; a form that lacks a generation tensor sends latents through the shared one."""
+    """One layer in any of the three forms; what a form lacks for generation is the shared tensor."""
 
     def __init__(self, config: LLMConfig):
         super().__init__()
@@ -135,7 +134,9 @@ class DecoderLayer(nn.Module):
         attended = attend(q, torch.cat([past_k, k]), torch.cat([past_v, v]), mask)
         return self._finish(und, attended, gen=False), k, v
 
-    def step(self, und: Tensor, gen: Tensor, und_rope: Rope, gen_rope: Rope, past_k: Tensor, past_v: Tensor, mask: Tensor):
+    def step(
+        self, und: Tensor, gen: Tensor, und_rope: Rope, gen_rope: Rope, past_k: Tensor, past_v: Tensor, mask: Tensor
+    ):
         """und and gen rows over a cache -> (und, gen, new k, new v), new rows in the order und, gen.
 
         mask (und rows, past + und rows + gen rows) is for the und queries; latents see everything. The two calls read

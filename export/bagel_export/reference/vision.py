@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from bagel_export.config import ViTConfig
+from torch import Tensor, nn
 
 
 class VisionEmbeddings(nn.Module):

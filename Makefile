@@ -1,0 +1,25 @@
+VENV ?= .venv
+PYTHON ?= python3
+PIP = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint
+
+demo: $(VENV)/.demo
+	$(VENV)/bin/bagel-rt demo
+
+test: $(VENV)/.dev
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.dev
+	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/pyright && $(VENV)/bin/lint-imports
+
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(VENV)/bin/pip pyproject.toml constraints.txt
+	$(PIP) -e '.[cpu,openvino,export]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/bin/pip pyproject.toml constraints.txt
+	$(PIP) -e '.[cpu,openvino,export,dev]'
+	touch $@

@@ -1,0 +1,40 @@
+"""The command line: `bagel-rt COMMAND`. Exit codes: 0 done, 1 failed, 2 bad input."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from bagel_rt.cli import ask, demo, export, inspect, pictures
+from bagel_rt.errors import BagelError
+from bagel_rt.version import __version__
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bagel-rt",
+        description="Run BAGEL, the unified multimodal model: export a checkpoint once, then draw, edit and ask without"
+        " PyTorch.",
+    )
+    parser.add_argument("--version", action="version", version=f"bagel-rt {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in (export, pictures, ask, inspect, demo):
+        module.register(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    try:
+        args = build_parser().parse_args(argv)
+        return args.run(args) or 0
+    except BagelError as error:
+        print(f"bagel-rt: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("bagel-rt: interrupted", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1

@@ -1,0 +1,35 @@
+"""`ask`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bagel_rt import options
+from bagel_rt.cli.arguments import (
+    TEXT_FLAGS,
+    TEXT_HELP,
+    add_model_arguments,
+    add_option_arguments,
+    given_options,
+    open_model,
+)
+from bagel_rt.cli.progress import Bars
+from bagel_rt.options import with_values
+
+
+def register(commands) -> None:
+    ask = commands.add_parser("ask", help="ask about pictures", description="Answer a question, about pictures or not.")
+    ask.add_argument("--prompt", required=True, metavar="TEXT", help="the question")
+    ask.add_argument("--image", type=Path, action="append", default=[], metavar="FILE", help="a picture (repeatable)")
+    add_model_arguments(ask)
+    add_option_arguments(ask, options.ANSWER, TEXT_HELP, TEXT_FLAGS)
+    ask.set_defaults(run=run_ask)
+
+
+def run_ask(args: argparse.Namespace) -> None:
+    opts = given_options(args, *TEXT_HELP, *TEXT_FLAGS)
+    with_values(options.ANSWER, opts)
+    with open_model(args) as bagel, Bars() as bars:
+        result = bagel.ask(args.prompt, args.image, on_progress=bars, **opts)
+    print(result.text)

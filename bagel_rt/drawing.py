@@ -1,0 +1,101 @@
+"""The rectified-flow sampler: noise to latent, guided by up to three contexts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from bagel_rt import contract
+from bagel_rt.contexts import Context, ContextTree
+from bagel_rt.embeddings import Embeddings
+from bagel_rt.experts import Experts
+from bagel_rt.graphs import Graphs
+from bagel_rt.options import ImageOptions
+from bagel_rt.prefill import Prefill
+from bagel_rt.schedule import timesteps
+from bagel_rt.segments import Grid, Histories
+from bagel_rt.stepcache import TaylorSeer
+
+
+@dataclass(frozen=True)
+class Step:
+    """After a step: how many of `total` are done, the time reached, and x (h * w, 64) at that time."""
+
+    done: int
+    total: int
+    t: float
+    x: np.ndarray
+
+
+class Painter:
+    def __init__(self, graphs: Graphs, experts: Experts, embeddings: Embeddings, prefill: Prefill):
+        self._graphs, self._experts, self._embeddings, self._prefill = graphs, experts, embeddings, prefill
+
+    def draw(
+        self, tree: ContextTree, histories: Histories, x: np.ndarray, grid: Grid, options: ImageOptions
+    ) -> Iterator[Step]:
+        """Integrate from noise x (h * w, 64) to the latent, yielding after each of num_timesteps - 1 steps."""
+        guidance = options.guidance
+        times = timesteps(options.num_timesteps, options.timestep_shift)
+        branches = _Branches(tree, histories, options.step_cache is not None)
+        for i, (t, after) in enumerate(pairwise(times)):
+            rows = _Lazy(lambda x=x, t=t: self._prefill.latent_rows(x, t, grid))
+            velocities = branches.evaluate(
+                guidance.branches(t), lambda context, rows=rows: self._last_rows(tree, context, rows()), self._velocity
+            )
+            x = x - guidance.combine(velocities, t) * (t - after)
+            yield Step(i + 1, len(times) - 1, float(after), x)
+
+    def _last_rows(self, tree: ContextTree, context: Context, rows: np.ndarray) -> np.ndarray:
+        """Latent rows after the last layer over a context, which is read and not changed."""
+        tree.check_position(context.position)
+        return self._experts.image(
+            self._embeddings.markers, rows, context.position, tree.pool, context.sequence, "gen_out"
+        )
+
+    def _velocity(self, rows: np.ndarray) -> np.ndarray:
+        (velocity,) = self._graphs(contract.FLOW_HEAD, gen_out=rows)
+        return velocity
+
+
+class _Lazy:
+    """A value computed when first asked for: a step whose rows are all forecast needs no embedding."""
+
+    def __init__(self, make):
+        self._make, self._value = make, None
+
+    def __call__(self) -> np.ndarray:
+        if self._value is None:
+            self._value = self._make()
+        return self._value
+
+
+class _Branches:
+    """The guidance branches of one picture. Branches whose contexts are equal share one evaluation.
+
+    With step caching each branch forecasts from its own calls, so two branches share only while both their contexts
+    and their number of calls are equal: then they have had the same calls.
+    """
+
+    def __init__(self, tree: ContextTree, histories: Histories, cached: bool):
+        self._tree, self._histories, self._cached = tree, histories, cached
+        self._seers: dict[str, TaylorSeer] = {}
+
+    def evaluate(self, names: tuple[str, ...], last_rows, velocity) -> dict[str, np.ndarray]:
+        """Velocity (n, 64) of each named branch; last_rows(context) evaluates the decoder."""
+        done: dict[tuple[int, int], tuple[np.ndarray, TaylorSeer | None]] = {}
+        out = {}
+        for name in names:
+            context = self._tree.open(getattr(self._histories, name))
+            seer = self._seers.setdefault(name, TaylorSeer()) if self._cached else None
+            key = (id(context), seer.calls if seer else 0)
+            if key not in done:
+                rows = seer.step(lambda c=context: last_rows(c)) if seer else last_rows(context)
+                done[key] = (velocity(rows), seer)
+            elif seer:
+                self._seers[name] = done[key][1].fork()  # type: ignore[union-attr]
+            out[name] = done[key][0]
+        return out

@@ -1,0 +1,25 @@
+"""The token table, read row by row from the mapped weight file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bagel_rt.errors import ArtefactError
+from bagel_rt.manifest import Manifest
+
+
+class Embeddings:
+    def __init__(self, manifest: Manifest):
+        table = manifest.embeddings
+        if table.dtype != "float32":
+            raise ArtefactError(f"{table.file}: the embedding table is {table.dtype}; this version reads float32")
+        path = manifest.folder / table.file
+        self._table = np.memmap(path, np.float32, "r", table.offset, table.shape)
+        ids = manifest.special_ids
+        self.markers = self.rows((ids["vision_start"], ids["vision_end"]))  # (2, hidden)
+
+    def rows(self, ids: Sequence[int]) -> np.ndarray:
+        """(len(ids), hidden) float32."""
+        return np.array(self._table[list(ids)])

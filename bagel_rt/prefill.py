@@ -1,0 +1,55 @@
+"""From a segment to the keys and values it adds to a context."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bagel_rt import contract
+from bagel_rt.embeddings import Embeddings
+from bagel_rt.experts import Experts, causal_mask
+from bagel_rt.graphs import Graphs
+from bagel_rt.images import position_ids
+from bagel_rt.manifest import Manifest
+from bagel_rt.pages import Sequence
+from bagel_rt.pool import PagePool
+from bagel_rt.segments import Grid, Latents, Patches, Segment, Text
+
+
+class Prefill:
+    def __init__(self, manifest: Manifest, graphs: Graphs, experts: Experts, embeddings: Embeddings):
+        self._model = manifest.model
+        self._graphs, self._experts, self._embeddings = graphs, experts, embeddings
+
+    def run(self, segment: Segment, pool: PagePool, past: Sequence, position: int) -> np.ndarray:
+        """new_kv (2 * layers, segment.tokens, kv heads, head dim) of a segment behind `past`."""
+        match segment:
+            case Text():
+                return self._text(segment, pool, past, position)
+            case Latents():
+                rows = self.latent_rows(segment.rows, np.float32(0.0), segment.grid)
+                return self._experts.image(self._embeddings.markers, rows, position, pool, past, "new_kv")
+            case Patches():
+                return self._patches(segment, pool, past, position)
+
+    def latent_rows(self, latents: np.ndarray, t: np.float32, grid: Grid) -> np.ndarray:
+        """Latents (n, 64) at time t -> rows for the generation expert (n, hidden)."""
+        (rows,) = self._graphs(
+            contract.FLOW_EMBED,
+            latents=latents,
+            time=np.array([t], np.float32),
+            position_ids=position_ids(grid, self._model.max_latent_size),
+        )
+        return rows
+
+    def _text(self, segment: Text, pool: PagePool, past: Sequence, position: int) -> np.ndarray:
+        rope = self._experts.rope.at(np.arange(position, position + segment.tokens))
+        mask = causal_mask(past.length, segment.tokens)
+        return self._experts.und(self._embeddings.rows(segment.ids), rope, pool, past, mask)[1]
+
+    def _patches(self, segment: Patches, pool: PagePool, past: Sequence, position: int) -> np.ndarray:
+        ids = position_ids(segment.grid, self._model.vit_grid)
+        (rows,) = self._graphs(contract.VIT, patches=segment.rows, position_ids=ids)
+        markers = self._embeddings.markers
+        rows = np.concatenate([markers[:1], rows, markers[1:]])
+        mask = np.ones((len(rows), past.length + len(rows)), bool)
+        return self._experts.und(rows, self._experts.rope.constant(position, len(rows)), pool, past, mask)[1]

@@ -1,0 +1,89 @@
+"""What a context is made of: text, latents of an image (VAE), patches of an image (ViT).
+
+Segments are values: two with the same content are equal, which is how contexts of equal content are recognised.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+Grid = tuple[int, int]  # rows, columns
+
+
+def _digest(array: np.ndarray) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=16).digest()
+
+
+@dataclass(frozen=True)
+class Text:
+    ids: tuple[int, ...]  # im_start and im_end included
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ids)
+
+    @property
+    def positions(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image between two vision markers: all its tokens share one position."""
+
+    rows: np.ndarray = field(compare=False, repr=False)
+    grid: Grid
+    content: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "content", _digest(self.rows))
+
+    @property
+    def tokens(self) -> int:
+        return len(self.rows) + 2
+
+    @property
+    def positions(self) -> int:
+        return 1
+
+
+class Latents(_Image):
+    """rows (h * w, 64): clean latents of an input image."""
+
+
+class Patches(_Image):
+    """rows (h * w, 588): pixels of an input image for the ViT."""
+
+
+Segment = Text | Latents | Patches
+History = tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
+class Histories:
+    """The three contexts of guidance as plain sequences of segments (bagel-spec section 8).
+
+    cond has everything; cfg_text is cond as it was before the last text that no image follows; cfg_img has the texts.
+    """
+
+    cond: History = ()
+    cfg_text: History = ()
+    cfg_img: History = ()
+
+    def with_system(self, text: Text) -> Histories:
+        """A system prompt enters cond and cfg_img; cfg_text inherits it with the next item."""
+        return Histories((*self.cond, text), self.cfg_text, (*self.cfg_img, text))
+
+    def with_text(self, text: Text) -> Histories:
+        return Histories((*self.cond, text), self.cond, (*self.cfg_img, text))
+
+    def with_image(self, *segments: Segment) -> Histories:
+        cond = (*self.cond, *segments)
+        return Histories(cond, cond, self.cfg_img)
+
+    def with_thought(self, text: Text) -> Histories:
+        """The text the model wrote before drawing enters cond alone."""
+        return Histories((*self.cond, text), self.cfg_text, self.cfg_img)

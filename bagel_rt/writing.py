@@ -1,0 +1,62 @@
+"""Text decoding: the official loop, stop rule and length rule (bagel-spec section 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from bagel_rt import contract
+from bagel_rt.contexts import Context, ContextTree
+from bagel_rt.embeddings import Embeddings
+from bagel_rt.experts import Experts
+from bagel_rt.graphs import Graphs
+from bagel_rt.options import TextOptions
+
+
+def pick(logits: np.ndarray, options: TextOptions, random: np.random.Generator) -> int:
+    """The next token from logits (vocab,): the largest, or a draw after temperature, top_k and top_p."""
+    if not options.do_sample:
+        return int(np.argmax(logits))
+    scores = logits.astype(np.float64) / options.text_temperature
+    order = np.argsort(-scores, kind="stable")[: options.top_k]
+    chances = np.exp(scores[order] - scores[order[0]])
+    chances /= chances.sum()
+    if options.top_p is not None:  # the smallest set that reaches top_p
+        count = int(np.searchsorted(np.cumsum(chances), options.top_p)) + 1
+        order, chances = order[:count], chances[:count] / chances[:count].sum()
+    return int(random.choice(order, p=chances))
+
+
+class Writer:
+    def __init__(self, graphs: Graphs, experts: Experts, embeddings: Embeddings, im_start: int, im_end: int):
+        self._graphs, self._experts, self._embeddings = graphs, experts, embeddings
+        self._im_start, self._im_end = im_start, im_end
+
+    def write(
+        self, tree: ContextTree, context: Context, options: TextOptions, random: np.random.Generator
+    ) -> Iterator[int]:
+        """Yield the official returned ids one by one: im_start, then tokens up to, and without, im_end.
+
+        At most options.max_tokens ids in all. The official code evaluates one more token and drops it; that is not
+        computed here.
+        """
+        token, scratch = self._im_start, tree.branch(context)
+        for count in range(1, options.max_tokens + 1):
+            yield token
+            if count == options.max_tokens:
+                return
+            token = pick(self._next_logits(tree, scratch, token), options, random)
+            if token == self._im_end:
+                return
+
+    def _next_logits(self, tree: ContextTree, scratch: Context, token: int) -> np.ndarray:
+        tree.check_position(scratch.position)
+        rope = self._experts.rope.at(np.array([scratch.position]))
+        mask = np.ones((1, scratch.length + 1), bool)
+        rows = self._embeddings.rows((token,))
+        out, new_kv = self._experts.und(rows, rope, tree.pool, scratch.sequence, mask)
+        tree.pool.append(scratch.sequence, new_kv)
+        scratch.position += 1
+        (logits,) = self._graphs(contract.LM_HEAD, und_out=out)
+        return logits[0]

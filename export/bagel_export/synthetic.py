@@ -1,0 +1,135 @@
+"""A small random BAGEL in the official checkpoint layout: for demos, tests and benchmarks, of any shape."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from bagel_export.checkpoint import VAE_WEIGHTS, WEIGHTS
+from bagel_export.config import BagelConfig, LLMConfig, ViTConfig
+from bagel_export.reference.bagel import BagelModel, sincos_table
+from bagel_export.reference.vae import AutoEncoder
+from safetensors.torch import save_file
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from bagel_rt.manifest import SPECIAL_TOKENS, ResizeRule
+
+# how Qwen2's tokenizer cuts text before merging bytes
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+SMALL_LLM = LLMConfig(
+    hidden_size=64,
+    intermediate_size=128,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    vocab_size=272,
+    max_position_embeddings=4096,
+    rms_norm_eps=1e-6,
+    rope_theta=1e6,
+)
+SMALL_VIT = ViTConfig(
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    patch_size=14,
+    image_size=224,
+)
+SMALL_VAE_IMAGES, SMALL_VIT_IMAGES = ResizeRule(128, 64, 16), ResizeRule(112, 56, 14)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What to vary; the rest follows BAGEL."""
+
+    llm: LLMConfig = SMALL_LLM
+    vit: ViTConfig = SMALL_VIT
+    max_latent_size: int = 16
+    vae_base_width: int = 32
+    vae_transform: ResizeRule = SMALL_VAE_IMAGES
+    vit_transform: ResizeRule = SMALL_VIT_IMAGES
+    dtype: torch.dtype = torch.float32
+    seed: int = 0
+
+    def with_llm(self, **values) -> Shape:
+        return replace(self, llm=replace(self.llm, **values))
+
+
+def write_checkpoint(folder: Path, shape: Shape | None = None) -> Path:
+    """Write configs, tokenizer and random weights; files that are there are replaced. Returns the folder."""
+    shape = shape or Shape()
+    folder.mkdir(parents=True, exist_ok=True)
+    llm, vit = asdict(shape.llm), asdict(shape.vit)
+    _write_json(folder / "llm_config.json", {"model_type": "qwen2", "hidden_act": "silu", **llm})
+    _write_json(folder / "vit_config.json", {"model_type": "siglip_vision_model", **vit})
+    rules = {"vae_transform": shape.vae_transform, "vit_transform": shape.vit_transform}
+    sizes = ("max_size", "min_size", "stride")
+    _write_json(folder / "preprocessor_config.json", {k: {s: getattr(r, s) for s in sizes} for k, r in rules.items()})
+    byte_tokenizer(shape.llm.vocab_size).save(str(folder / "tokenizer.json"))
+    config = BagelConfig(
+        shape.llm, shape.vit, max_latent_size=shape.max_latent_size, vit_max_num_patch_per_side=shape.vit.grid
+    )
+    with torch.device("meta"):
+        model, vae = BagelModel(config), AutoEncoder(shape.vae_base_width)
+    random = np.random.default_rng(shape.seed)
+    weights = _fill(model.state_dict(), random, shape)
+    if shape.llm.tie_word_embeddings:
+        del weights["language_model.lm_head.weight"]
+    save_file(weights, folder / WEIGHTS)
+    save_file(_fill(vae.state_dict(), random, replace(shape, dtype=torch.float32)), folder / VAE_WEIGHTS)
+    return folder
+
+
+def byte_tokenizer(vocab_size: int) -> Tokenizer:
+    """Byte-level BPE without merges: 256 bytes, then the special tokens; as many rows as `vocab_size` must hold."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(
+        [AddedToken(t, normalized=False, special=True) for t in ("<|endoftext|>", *SPECIAL_TOKENS.values())]
+    )
+    if tokenizer.get_vocab_size() > vocab_size:
+        raise ValueError(f"vocab_size {vocab_size} is less than the tokenizer's {tokenizer.get_vocab_size()}")
+    return tokenizer
+
+
+def _fill(tensors: dict[str, torch.Tensor], random: np.random.Generator, shape: Shape) -> dict[str, torch.Tensor]:
+    filled = {}
+    for name, tensor in tensors.items():
+        if name.endswith("pos_embed.pos_embed"):
+            values = sincos_table(math.isqrt(tensor.shape[0]), tensor.shape[1])
+        else:
+            values = torch.from_numpy(_values(name, tuple(tensor.shape), random))
+        filled[name] = values.to(shape.dtype).contiguous()
+    return filled
+
+
+def _values(name: str, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
+    x = random.standard_normal(shape, np.float32)
+    if "norm" in name.split(".")[-2] and name.endswith("weight"):
+        return 1 + np.float32(0.1) * x
+    if name.endswith("bias"):
+        return np.float32(0.05) * x
+    if "embed" in name:
+        return x
+    fan_in = int(np.prod(shape[1:]))
+    return x * np.float32(1.2 / math.sqrt(fan_in))
+
+
+def _write_json(path: Path, value: dict) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

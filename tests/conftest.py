@@ -1,0 +1,68 @@
+"""Shared fixtures: the recorded checkpoint and a random one, each exported once per run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bagel_rt
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path, monkeypatch):
+    """No test sees, or changes, what the user's own exports left behind."""
+    monkeypatch.setenv("BAGEL_RT_HOME", str(tmp_path / "bagel-home"))
+    monkeypatch.delenv("BAGEL_RT_MODEL", raising=False)
+
+
+@pytest.fixture(scope="session")
+def golden_checkpoint(tmp_path_factory) -> Path:
+    """The checkpoint of the recorded runs, weights filled in."""
+    folder = tmp_path_factory.mktemp("golden") / "checkpoint"
+    shutil.copytree(GOLDEN / "checkpoint", folder)
+    subprocess.run([sys.executable, GOLDEN / "make_checkpoint.py", folder], check=True, env=os.environ)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_artefact(golden_checkpoint, tmp_path_factory) -> Path:
+    """The recorded runs' checkpoint, exported with parity checks."""
+    from bagel_export.artefact import export
+
+    out = tmp_path_factory.mktemp("artefact") / "golden"
+    for _ in export(golden_checkpoint, out):
+        pass
+    return out
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory) -> Path:
+    """A random checkpoint of the default synthetic shape (128 px pictures). Copy it before changing it."""
+    from bagel_export.synthetic import write_checkpoint
+
+    return write_checkpoint(tmp_path_factory.mktemp("small") / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def small_artefact(small_checkpoint, tmp_path_factory) -> Path:
+    """The random checkpoint, exported."""
+    from bagel_export.artefact import export
+
+    out = tmp_path_factory.mktemp("artefact") / "small"
+    for _ in export(small_checkpoint, out, verify=False):
+        pass
+    return out
+
+
+@pytest.fixture(scope="session")
+def small_bagel(small_artefact):
+    """The random model on ONNX Runtime, open for the whole run."""
+    with bagel_rt.load(small_artefact, backend="onnxruntime") as bagel:
+        yield bagel
