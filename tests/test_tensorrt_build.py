@@ -1,0 +1,67 @@
+"""The contract stays buildable for NVIDIA GPUs: lint, parse and build in bf16. Built, not executed."""
+
+from __future__ import annotations
+
+import pytest
+
+from bagel_engines.tensorrt_check import build, lint
+from bagel_export.artefact import model_dims, write_graphs
+from bagel_export.checkpoint import open_checkpoint
+from bagel_export.profiles import profiles
+from bagel_export.weights import WEIGHT_FILE, write_weights
+from bagel_rt.contract import FLOW_EMBED, FLOW_HEAD, GEN_STEP, TASK_GRAPHS, UND_STEP, VAE_DECODER, graph_specs
+
+BUILT = (UND_STEP, GEN_STEP, FLOW_EMBED, FLOW_HEAD, VAE_DECODER)
+
+
+def drain(generator):
+    """Run a generator to its end and return what it returns."""
+    while True:
+        try:
+            next(generator)
+        except StopIteration as end:
+            return end.value
+
+
+@pytest.fixture(scope="module")
+def bf16_graphs(golden_checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bf16")
+    checkpoint = open_checkpoint(golden_checkpoint)
+    offsets = drain(write_weights(checkpoint.tensors, folder / WEIGHT_FILE, "bfloat16"))
+    drain(write_graphs(checkpoint, folder, offsets, BUILT, "bfloat16", verify=False))
+    return folder, checkpoint
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_the_graph_builds_in_bf16_with_its_real_profiles(bf16_graphs, name):
+    folder, checkpoint = bf16_graphs
+    spec = graph_specs(model_dims(checkpoint), "bfloat16")[name]
+    report = build(folder / f"{name}.onnx", profiles(spec, 2 * checkpoint.config.llm.num_hidden_layers))
+    print(report)
+    assert report.built, report
+    assert "built, not executed" in str(report)
+
+
+@pytest.mark.parametrize("name", TASK_GRAPHS["full"])
+def test_no_exported_graph_holds_a_known_tensorrt_trap(golden_artefact, name):
+    assert lint(golden_artefact / f"{name}.onnx") == []
+
+
+def test_the_build_check_refuses_a_graph_that_cannot_be_parsed(tmp_path):
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no graph at all")
+    assert not build(broken, []).built
+
+
+def test_the_lint_finds_a_planted_causal_attention(tmp_path):
+    import onnx
+    from onnx import TensorProto, helper
+
+    value = lambda name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2, "n", 8])  # noqa: E731
+    node = helper.make_node("Attention", ["q", "k", "v"], ["out"], "causal", is_causal=1)
+    graph = helper.make_graph([node], "planted", [value("q"), value("k"), value("v"), value("unread")], [value("out")])
+    path = tmp_path / "planted.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)]), path)
+    found = lint(path)
+    assert any("is_causal" in line for line in found)
+    assert any("unread" in line for line in found)
