@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
-from bagel_engines import EngineFailure, open_engine
 
+from bagel_engines import EngineFailure, open_engine
 from bagel_rt import contract, options
 from bagel_rt.contexts import Context, ContextTree
 from bagel_rt.drawing import Painter

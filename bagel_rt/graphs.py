@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from bagel_engines import Engine, EngineFailure, Runner
 
+from bagel_engines import Engine, EngineFailure, Runner
 from bagel_rt import contract
 from bagel_rt.contract import graph_specs
 from bagel_rt.errors import ArtefactError, EngineError

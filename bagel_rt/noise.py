@@ -18,7 +18,7 @@ class TorchNoise:
     """
 
     def __init__(self, seed: int):
-        key = np.random.RandomState(seed & 0xFFFFFFFF).get_state(legacy=True)[1]
+        key = np.random.RandomState(seed & 0xFFFFFFFF).get_state(legacy=False)["state"]["key"]
         self._bits = np.random.MT19937()
         self._bits.state = {"bit_generator": "MT19937", "state": {"key": key, "pos": 624}}
 

@@ -5,9 +5,11 @@ The result is always "built, not executed": a plan cannot be loaded without a dr
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # smallest, usual and largest shape
 Profile = Mapping[str, Range]
@@ -57,7 +59,7 @@ def lint(path: Path) -> list[str]:
 
 def build(path: Path, profiles: Iterable[Profile], compute_capability: str = "SM120") -> BuildReport:
     """Parse a graph and build a plan for one GPU architecture with the given optimisation profiles."""
-    import tensorrt_rtx as trt
+    trt: Any = importlib.import_module("tensorrt_rtx")  # its bindings have no types
 
     errors: list[str] = []
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from bagel_export import graphs, onnx_graph, parity
 from bagel_export.checkpoint import EMBEDDING, Checkpoint, open_checkpoint
 from bagel_export.publish import check_room, check_target, publishing
 from bagel_export.reference.vae import DOWNSAMPLE, SCALE, SHIFT
 from bagel_export.tokenizer import TOKENIZER_FILE, load_tokenizer
 from bagel_export.weights import WEIGHT_FILE, external_tensors, weight_bytes, write_weights
-
 from bagel_rt.contract import CONTRACT_VERSION, FORMAT_VERSION, TASK_GRAPHS, GraphSpec, ModelDims, graph_specs
 from bagel_rt.errors import ExportError
 from bagel_rt.manifest import MANIFEST, model_section, sha256

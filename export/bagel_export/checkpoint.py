@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from bagel_export.config import BagelConfig, LLMConfig, ViTConfig, read_json, read_model_configs
 from bagel_export.reference.bagel import BagelModel
 from bagel_export.reference.vae import AutoEncoder
 from bagel_export.safetensors_file import DTYPES, StoredTensor, read_header
-
 from bagel_rt.errors import CheckpointError
 from bagel_rt.manifest import ResizeRule
 

@@ -6,11 +6,14 @@ graph are named as the checkpoint's tensors.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
-from bagel_export.reference.bagel import BagelModel
-from bagel_export.reference.vae import AutoEncoder
 from torch import Tensor, nn
 
+from bagel_export.reference.bagel import BagelModel
+from bagel_export.reference.language import DecoderLayer, LanguageModel
+from bagel_export.reference.vae import AutoEncoder
 from bagel_rt import contract
 
 
@@ -21,6 +24,10 @@ class Vit(nn.Module):
 
     def forward(self, patches: Tensor, position_ids: Tensor) -> Tensor:
         return self.connector(self.vit_model(patches, position_ids)) + self.vit_pos_embed(position_ids)
+
+
+def decoder_layers(language_model: LanguageModel) -> list[DecoderLayer]:
+    return cast("list[DecoderLayer]", list(language_model.model.layers))
 
 
 def gather_past(pool: Tensor, slots: Tensor, layer: int, layers: int) -> tuple[Tensor, Tensor]:
@@ -37,7 +44,7 @@ class UndStep(nn.Module):
         self.language_model = model.language_model
 
     def forward(self, und, und_cos, und_sin, pool, slots, mask):
-        layers, new = self.language_model.model.layers, []
+        layers, new = decoder_layers(self.language_model), []
         for i, layer in enumerate(layers):
             past_k, past_v = gather_past(pool, slots, i, len(layers))
             und, k, v = layer.step_und(und, (und_cos, und_sin), past_k, past_v, mask)
@@ -51,7 +58,7 @@ class GenStep(nn.Module):
         self.language_model = model.language_model
 
     def forward(self, und, gen, und_cos, und_sin, gen_cos, gen_sin, pool, slots, mask):
-        layers, new = self.language_model.model.layers, []
+        layers, new = decoder_layers(self.language_model), []
         for i, layer in enumerate(layers):
             past_k, past_v = gather_past(pool, slots, i, len(layers))
             und, gen, k, v = layer.step(und, gen, (und_cos, und_sin), (gen_cos, gen_sin), past_k, past_v, mask)
@@ -90,21 +97,19 @@ class LmHead(nn.Module):
 class VaeEncoder(nn.Module):
     def __init__(self, vae: AutoEncoder):
         super().__init__()
-        self.vae = nn.Module()
-        self.vae.encoder = vae.encoder
+        self.vae = nn.ModuleDict({"encoder": vae.encoder})
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.vae.encoder(pixels)
+        return self.vae["encoder"](pixels)
 
 
 class VaeDecoder(nn.Module):
     def __init__(self, vae: AutoEncoder):
         super().__init__()
-        self.vae = nn.Module()
-        self.vae.decoder = vae.decoder
+        self.vae = nn.ModuleDict({"decoder": vae.decoder})
 
     def forward(self, latent: Tensor) -> Tensor:
-        return self.vae.decoder(latent)
+        return self.vae["decoder"](latent)
 
 
 def build(name: str, model: BagelModel | None, vae: AutoEncoder | None) -> nn.Module:

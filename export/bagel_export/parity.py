@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from torch import nn
+
 from bagel_engines import open_engine
 from bagel_export.checkpoint import SourceTensor
 from bagel_export.onnx_graph import sizes_for
 from bagel_export.streaming import Streamed
-from torch import nn
-
 from bagel_rt.contract import GraphSpec
 
 TOLERANCE = 1e-4  # relative L2 of every output; measured errors are around 1e-6

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bagel_export.onnx_graph import sizes_for
 from bagel_rt.contract import GEN_STEP, UND_STEP, VAE_DECODER, GraphSpec
@@ -16,7 +16,7 @@ UND_ONLY = [{k: v for k, v in p.items() if k != "gen_rows"} for p in (DECODE, PR
 LATENT_ROWS = {"gen_rows": (1, 1024, 4096)}
 PICTURE = {"latent_height": (2, 64, 128), "latent_width": (2, 64, 128)}
 
-SPANS: dict[str, list[Mapping[str, Span]]] = {
+SPANS: dict[str, Sequence[Mapping[str, Span]]] = {
     GEN_STEP: [DECODE, PREFILL, DENOISE],
     UND_STEP: UND_ONLY,
     VAE_DECODER: [PICTURE],

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from bagel_export.checkpoint import SourceTensor
 from torch import nn
+
+from bagel_export.checkpoint import SourceTensor
 
 
 class Streamed:

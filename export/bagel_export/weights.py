@@ -9,6 +9,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
+
 from bagel_export.checkpoint import SourceTensor
 
 WEIGHT_FILE = "weights.safetensors"

@@ -6,10 +6,11 @@ import math
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from bagel_export.config import BagelConfig
 from bagel_export.reference.language import LanguageModel
 from bagel_export.reference.vision import GeluMLP, VisionModel
-from torch import Tensor, nn
 
 FREQUENCIES = 256
 
@@ -49,7 +50,7 @@ class TimestepEmbedder(nn.Module):
         rates = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
         angles = t.float()[:, None] * rates[None]
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        return self.mlp(waves.to(self.mlp[0].weight.dtype))
+        return self.mlp(waves.to(next(self.mlp.parameters()).dtype))
 
 
 class BagelModel(nn.Module):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from bagel_export.config import LLMConfig
 from torch import Tensor, nn
+
+from bagel_export.config import LLMConfig
 
 GEN = "_moe_gen"
 Rope = tuple[Tensor, Tensor]  # cos, sin: (rows, head_dim) each

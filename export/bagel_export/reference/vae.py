@@ -82,11 +82,19 @@ class Middle(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks of one resolution and, but for the last one, the change to the next."""
+    """Residual blocks of one resolution and, but for the last one, the change to the next: `downsample`, `upsample`."""
 
-    def __init__(self, widths: list[int]):
+    def __init__(self, widths: list[int], change: str | None, module: type[Downsample] | type[Upsample]):
         super().__init__()
         self.block = nn.ModuleList(ResnetBlock(a, b) for a, b in pairwise(widths))
+        self.change = change
+        if change is not None:
+            self.add_module(change, module(widths[-1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.block:
+            x = block(x)
+        return x if self.change is None else self.get_submodule(self.change)(x)
 
 
 class Encoder(nn.Module):
@@ -99,10 +107,7 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList()
         before = base
         for i, width in enumerate(widths):
-            level = Level([before, width, width])
-            if i < len(widths) - 1:
-                level.downsample = Downsample(width)
-            self.down.append(level)
+            self.down.append(Level([before, width, width], "downsample" if i < len(widths) - 1 else None, Downsample))
             before = width
         self.mid = Middle(before)
         self.norm_out = group_norm(before)
@@ -111,10 +116,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
         for level in self.down:
-            for block in level.block:
-                x = block(x)
-            if hasattr(level, "downsample"):
-                x = level.downsample(x)
+            x = level(x)
         return self.conv_out(F.silu(self.norm_out(self.mid(x))))
 
 
@@ -128,10 +130,7 @@ class Decoder(nn.Module):
         self.mid = Middle(widths[-1])
         levels, before = [], widths[-1]
         for i in reversed(range(len(widths))):
-            level = Level([before, widths[i], widths[i], widths[i]])
-            if i > 0:
-                level.upsample = Upsample(widths[i])
-            levels.insert(0, level)
+            levels.insert(0, Level([before, *[widths[i]] * 3], "upsample" if i > 0 else None, Upsample))
             before = widths[i]
         self.up = nn.ModuleList(levels)
         self.norm_out = group_norm(before)
@@ -140,10 +139,7 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         x = self.mid(self.conv_in(z))
         for level in reversed(self.up):
-            for block in level.block:
-                x = block(x)
-            if hasattr(level, "upsample"):
-                x = level.upsample(x)
+            x = level(x)
         return self.conv_out(F.silu(self.norm_out(x)))
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from bagel_export.config import ViTConfig
 from torch import Tensor, nn
+
+from bagel_export.config import ViTConfig
 
 
 class VisionEmbeddings(nn.Module):
