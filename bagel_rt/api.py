@@ -83,11 +83,12 @@ class Bagel:
         self._model = manifest.model
         self._codec = TextCodec(manifest)
         self._pool = PagePool(manifest.model, cache_tokens)
-        embeddings, experts = Embeddings(manifest), Experts(manifest, graphs)
+        embeddings = Embeddings(manifest)
+        experts = Experts(manifest, graphs, embeddings.markers)
         self._prefill = Prefill(manifest, graphs, experts, embeddings)
         self._reader = Reader(manifest, graphs, self._codec)
         self._writer = Writer(graphs, experts, embeddings, self._codec.im_start, self._codec.im_end)
-        self._painter = Painter(graphs, experts, embeddings, self._prefill)
+        self._painter = Painter(graphs, experts, self._prefill)
         self._lock = threading.Lock()
         self._closed = False
 

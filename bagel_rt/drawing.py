@@ -10,7 +10,6 @@ import numpy as np
 
 from bagel_rt import contract
 from bagel_rt.contexts import Context, ContextTree
-from bagel_rt.embeddings import Embeddings
 from bagel_rt.experts import Experts
 from bagel_rt.graphs import Graphs
 from bagel_rt.options import ImageOptions
@@ -31,8 +30,8 @@ class Step:
 
 
 class Painter:
-    def __init__(self, graphs: Graphs, experts: Experts, embeddings: Embeddings, prefill: Prefill):
-        self._graphs, self._experts, self._embeddings, self._prefill = graphs, experts, embeddings, prefill
+    def __init__(self, graphs: Graphs, experts: Experts, prefill: Prefill):
+        self._graphs, self._experts, self._prefill = graphs, experts, prefill
 
     def draw(
         self, tree: ContextTree, histories: Histories, x: np.ndarray, grid: Grid, options: ImageOptions
@@ -40,21 +39,12 @@ class Painter:
         """Integrate from noise x (h * w, 64) to the latent, yielding after each of num_timesteps - 1 steps."""
         guidance = options.guidance
         times = timesteps(options.num_timesteps, options.timestep_shift)
-        branches = _Branches(tree, histories, options.step_cache is not None)
+        branches = _Branches(tree, histories, self._experts, len(x), options.step_cache is not None)
         for i, (t, after) in enumerate(pairwise(times)):
             rows = _Lazy(lambda x=x, t=t: self._prefill.latent_rows(x, t, grid))
-            velocities = branches.evaluate(
-                guidance.branches(t), lambda context, rows=rows: self._last_rows(tree, context, rows()), self._velocity
-            )
+            velocities = branches.evaluate(guidance.branches(t), rows, self._velocity)
             x = x - guidance.combine(velocities, t) * (t - after)
             yield Step(i + 1, len(times) - 1, float(after), x)
-
-    def _last_rows(self, tree: ContextTree, context: Context, rows: np.ndarray) -> np.ndarray:
-        """Latent rows after the last layer over a context, which is read and not changed."""
-        tree.check_position(context.position)
-        return self._experts.image(
-            self._embeddings.markers, rows, context.position, tree.pool, context.sequence, "gen_out"
-        )
 
     def _velocity(self, rows: np.ndarray) -> np.ndarray:
         (velocity,) = self._graphs(contract.FLOW_HEAD, gen_out=rows)
@@ -80,12 +70,14 @@ class _Branches:
     and their number of calls are equal: then they have had the same calls.
     """
 
-    def __init__(self, tree: ContextTree, histories: Histories, cached: bool):
-        self._tree, self._histories, self._cached = tree, histories, cached
+    def __init__(self, tree: ContextTree, histories: Histories, experts: Experts, latents: int, cached: bool):
+        self._tree, self._histories, self._experts = tree, histories, experts
+        self._latents, self._cached = latents, cached
         self._seers: dict[str, TaylorSeer] = {}
+        self._frames: dict[int, dict[str, np.ndarray]] = {}
 
-    def evaluate(self, names: tuple[str, ...], last_rows, velocity) -> dict[str, np.ndarray]:
-        """Velocity (n, 64) of each named branch; last_rows(context) evaluates the decoder."""
+    def evaluate(self, names: tuple[str, ...], rows: _Lazy, velocity) -> dict[str, np.ndarray]:
+        """Velocity (n, 64) of each named branch; `rows` are the embedded latents, `velocity` the flow head."""
         done: dict[tuple[int, int], tuple[np.ndarray, TaylorSeer | None]] = {}
         out = {}
         for name in names:
@@ -93,9 +85,18 @@ class _Branches:
             seer = self._seers.setdefault(name, TaylorSeer()) if self._cached else None
             key = (id(context), seer.calls if seer else 0)
             if key not in done:
-                rows = seer.step(lambda c=context: last_rows(c)) if seer else last_rows(context)
-                done[key] = (velocity(rows), seer)
+                frame = self._frame(context)
+                last = lambda frame=frame: self._experts.last_rows(rows(), frame)  # noqa: E731
+                done[key] = (velocity(seer.step(last) if seer else last()), seer)
             elif seer:
                 self._seers[name] = done[key][1].fork()  # type: ignore[union-attr]
             out[name] = done[key][0]
         return out
+
+    def _frame(self, context: Context) -> dict[str, np.ndarray]:
+        if id(context) not in self._frames:
+            self._tree.check_position(context.position)
+            self._frames[id(context)] = self._experts.frame(
+                context.position, self._latents, self._tree.pool, context.sequence
+            )
+        return self._frames[id(context)]

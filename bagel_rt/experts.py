@@ -22,9 +22,9 @@ def causal_mask(past: int, rows: int) -> np.ndarray:
 class Experts:
     """The decoder stack. `und` rows and `gen` rows are (n, hidden); results are rows before the final norms."""
 
-    def __init__(self, manifest: Manifest, graphs: Graphs):
+    def __init__(self, manifest: Manifest, graphs: Graphs, markers: np.ndarray):
         model = manifest.model
-        self._graphs = graphs
+        self._graphs, self._markers = graphs, markers
         self.rope = Rope(model)
         # one weight-holding graph instead of two where the engine can run it without latents
         self._und_through_gen = manifest.task == "full" and graphs.engine.takes_zero_rows
@@ -52,28 +52,28 @@ class Experts:
             out, new_kv = self._graphs(contract.UND_STEP, und=rows, und_cos=rope[0], und_sin=rope[1], **cache)
         return out, new_kv
 
-    def image(
-        self, markers: np.ndarray, gen: np.ndarray, position: int, pool: PagePool, past: Sequence, output: str
-    ) -> np.ndarray:
-        """Latent rows between their two markers, all at one position and all seeing each other.
+    def frame(self, position: int, latents: int, pool: PagePool, past: Sequence) -> dict[str, np.ndarray]:
+        """What stays the same however often an image of so many latents is evaluated over a context.
 
-        output: "gen_out", or "new_kv" in the order start marker, latents, end marker.
+        Two markers and the latents stand at one position and all see each other.
         """
-        count = len(gen)
-        und_rope, gen_rope = self.rope.constant(position, 2), self.rope.constant(position, count)
-        (out,) = self._graphs(
-            contract.GEN_STEP,
-            (output,),
-            und=markers,
-            gen=gen,
-            und_cos=und_rope[0],
-            und_sin=und_rope[1],
-            gen_cos=gen_rope[0],
-            gen_sin=gen_rope[1],
-            pool=pool.array,
-            slots=pool.slots(past),
-            mask=np.ones((2, past.length + 2 + count), bool),
-        )
-        if output == "new_kv":  # rows come back as both markers, then latents
-            return np.concatenate([out[:, :1], out[:, 2:], out[:, 1:2]], axis=1)
-        return out
+        und_rope, gen_rope = self.rope.constant(position, 2), self.rope.constant(position, latents)
+        return {
+            "und": self._markers,
+            "und_cos": und_rope[0],
+            "und_sin": und_rope[1],
+            "gen_cos": gen_rope[0],
+            "gen_sin": gen_rope[1],
+            "pool": pool.array,
+            "slots": pool.slots(past),
+            "mask": np.ones((2, past.length + 2 + latents), bool),
+        }
+
+    def last_rows(self, gen: np.ndarray, frame: dict[str, np.ndarray]) -> np.ndarray:
+        """Latent rows after the last layer (n, hidden); the context is read and not changed."""
+        return self._graphs(contract.GEN_STEP, ("gen_out",), gen=gen, **frame)[0]
+
+    def image_kv(self, gen: np.ndarray, frame: dict[str, np.ndarray]) -> np.ndarray:
+        """new_kv of an image that enters a context, in the order start marker, latents, end marker."""
+        (out,) = self._graphs(contract.GEN_STEP, ("new_kv",), gen=gen, **frame)
+        return np.concatenate([out[:, :1], out[:, 2:], out[:, 1:2]], axis=1)  # both markers come first

@@ -27,7 +27,7 @@ class Prefill:
                 return self._text(segment, pool, past, position)
             case Latents():
                 rows = self.latent_rows(segment.rows, np.float32(0.0), segment.grid)
-                return self._experts.image(self._embeddings.markers, rows, position, pool, past, "new_kv")
+                return self._experts.image_kv(rows, self._experts.frame(position, len(rows), pool, past))
             case Patches():
                 return self._patches(segment, pool, past, position)
 
