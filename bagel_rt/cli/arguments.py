@@ -32,6 +32,7 @@ TEXT_HELP = {
     "top_k": ("sample among the k likeliest tokens", int),
     "top_p": ("sample among the likeliest tokens that reach this probability", float),
 }
+METAVARS = {int: "N", float: "X", str: "NAME"}
 TEXT_FLAGS = {"think": "reason before answering", "do_sample": "sample instead of taking the likeliest token"}
 
 
@@ -51,7 +52,7 @@ def add_option_arguments(parser: argparse.ArgumentParser, defaults: Any, helps: 
     for name, (text, kind) in helps.items():
         value = getattr(defaults, name)
         shown = text if value is None else f"{text} (default: {value})"
-        group.add_argument(_dashed(name), type=kind, default=argparse.SUPPRESS, help=shown, metavar=name.upper())
+        group.add_argument(_dashed(name), type=kind, default=argparse.SUPPRESS, help=shown, metavar=METAVARS[kind])
     for name, text in flags.items():
         group.add_argument(_dashed(name), action="store_true", default=argparse.SUPPRESS, help=text)
     group.add_argument("--seed", type=int, default=argparse.SUPPRESS, help="any integer (default: a new one, reported)")

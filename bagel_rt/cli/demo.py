@@ -57,7 +57,7 @@ def _model(folder: Path) -> Path:
     from bagel_export.synthetic import write_checkpoint
 
     print("bagel-rt: no trained small model is bundled yet; a random one is made: it draws patterns", file=sys.stderr)
-    checkpoint, model = folder / "checkpoint", folder / "model"
+    checkpoint, model = folder / "random-bagel", folder / "model"
     write_checkpoint(checkpoint)
     with Bars(bytes_in=("weights", "hashing")) as bars:
         for event in export(checkpoint, model, overwrite=True):
