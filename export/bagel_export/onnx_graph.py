@@ -92,9 +92,12 @@ def finish(model: ir.Model, spec: GraphSpec, path: Path) -> None:
     model.graph.name = spec.name
     model.producer_name = "bagel-rt"
     model.metadata_props.clear()
+    model.graph.metadata_props.clear()
     for node in model.graph.all_nodes():
         node.metadata_props.clear()
         node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
     ir.save(model, path)
 
 
