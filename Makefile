@@ -18,8 +18,8 @@ $(VENV)/bin/pip:
 
 $(VENV)/.demo: $(VENV)/bin/pip pyproject.toml constraints.txt
 	$(PIP) -e '.[cpu,openvino,export]'
-	touch $@
+	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/pip pyproject.toml constraints.txt
 	$(PIP) -e '.[cpu,openvino,export,dev]'
-	touch $@
+	@touch $@
