@@ -44,10 +44,8 @@ def find_model(named: Path | None) -> Found:
 
 
 def default_export_folder(checkpoint: Path) -> Path:
-    """Where `export` writes without --out; the folder above it is made."""
-    folder = home() / "models" / checkpoint.resolve().name
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return folder
+    """Where `export` writes without --out."""
+    return home() / "models" / checkpoint.resolve().name
 
 
 def last_export() -> Path | None:

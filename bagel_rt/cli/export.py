@@ -37,8 +37,12 @@ def require_exporter() -> None:
 def run_export(args: argparse.Namespace) -> None:
     require_exporter()
     from bagel_export.artefact import export
+    from bagel_export.checkpoint import open_checkpoint
 
     out = args.out or default_export_folder(args.ckpt)
+    if args.out is None:
+        open_checkpoint(args.ckpt, args.task)  # a bad checkpoint leaves not even the folder above the artefact
+        out.parent.mkdir(parents=True, exist_ok=True)
     with Bars(bytes_in=("weights", "hashing")) as bars:
         for event in export(args.ckpt, out, args.task, args.overwrite, args.verify):
             bars(event)

@@ -29,7 +29,9 @@ class Bars:
                 total=event.total, desc=event.stage, unit="B" if in_bytes else "", unit_scale=in_bytes, disable=None
             )
         assert self._bar is not None
+        self._bar.set_postfix_str(getattr(event, "detail", ""), refresh=False)
         self._bar.update(event.done - self._bar.n)
+        self._bar.refresh()
 
     def _close(self) -> None:
         if self._bar is not None:

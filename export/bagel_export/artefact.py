@@ -31,6 +31,7 @@ class Progress:
     stage: str
     done: int
     total: int
+    detail: str = ""
 
 
 def model_dims(checkpoint: Checkpoint) -> ModelDims:
@@ -115,7 +116,7 @@ def write_graphs(
     specs = graph_specs(model_dims(checkpoint), precision)
     entries = {}
     for i, name in enumerate(names):
-        yield Progress(f"graph {name}", i, len(names))
+        yield Progress("graphs", i, len(names), f"tracing {name}")
         spec, path = specs[name], folder / f"{name}.onnx"
         module = graphs.build(name, model, vae)
         traced = onnx_graph.trace(module, spec, halves)
@@ -124,7 +125,7 @@ def write_graphs(
         onnx_graph.finish(traced, spec, path)
         check = parity.skipped()
         if verify:
-            yield Progress(f"checking {name}", i, len(names))
+            yield Progress("graphs", i, len(names), f"checking {name}")
             check = parity.compare(spec, module, path, _streamed_sources(checkpoint), size, halves)
         entries[name] = {"file": path.name, **_signature(spec), "weight_bytes": size, "parity": check}
     yield Progress("graphs", len(names), len(names))
