@@ -12,7 +12,7 @@ class Bars:
     """One bar per stage, made from events with stage, done and total; used in a `with` block."""
 
     def __init__(self, bytes_in: tuple[str, ...] = ()):
-        self._bytes_in, self._stage, self._bar = bytes_in, None, None
+        self._bytes_in, self._stage, self._bar, self._detail = bytes_in, None, None, ""
 
     def __enter__(self) -> Bars:
         return self
@@ -29,11 +29,13 @@ class Bars:
                 total=event.total, desc=event.stage, unit="B" if in_bytes else "", unit_scale=in_bytes, disable=None
             )
         assert self._bar is not None
-        self._bar.set_postfix_str(getattr(event, "detail", ""), refresh=False)
+        detail = getattr(event, "detail", "")
+        if detail != self._detail:
+            self._detail = detail
+            self._bar.set_postfix_str(detail)
         self._bar.update(event.done - self._bar.n)
-        self._bar.refresh()
 
     def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
-        self._bar = self._stage = None
+        self._bar, self._stage, self._detail = None, None, ""
