@@ -108,6 +108,27 @@ def open_checkpoint(path: str | Path, task: str = "full") -> Checkpoint:
     return Checkpoint(folder, task, config, tensors, unused, vae_rule, vit_rule)
 
 
+def load_for_training(folder: Path, generation: bool) -> tuple[BagelConfig, dict[str, SourceTensor], list[str]]:
+    """Config, tensors by model name, and keys that match nothing: a checkpoint as a starting point for training.
+
+    Unlike open_checkpoint it asks for no VAE and no tokenizer, and lets tensors be missing. Without `generation` the
+    understanding keys alone are kept.
+    """
+    path = folder / WEIGHTS
+    llm, vit = read_model_configs(folder)
+    stored = _strip_root(path, read_header(path))
+    if generation and "latent_pos_embed.pos_embed" not in stored:  # a stage-1 checkpoint: the table is made anew
+        side = _table_side(path, stored, "vit_pos_embed.pos_embed", "")
+        config = BagelConfig(llm, vit, vit_max_num_patch_per_side=side)
+    else:
+        config = _complete_config(path, llm, vit, stored, "full" if generation else "understand")
+    with torch.device("meta"):
+        wanted = {k: tuple(v.shape) for k, v in BagelModel(config).state_dict().items()}
+    task = "full" if generation else "understand"
+    unmatched = [k for k in stored if k not in wanted and not _known_unused(k, config, task)]
+    return config, {k: _source(path, k, t, wanted[k]) for k, t in stored.items() if k in wanted}, sorted(unmatched)
+
+
 def check_tokenizer_present(folder: Path) -> None:
     if (folder / "tokenizer.json").is_file():
         read_json(folder / "tokenizer.json")

@@ -6,6 +6,8 @@ Modules carry the checkpoint's names. `und` rows are text, ViT tokens and vision
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from bagel_export.config import LLMConfig
 
 GEN = "_moe_gen"
 Rope = tuple[Tensor, Tensor]  # cos, sin: (rows, head_dim) each
+PackedAttention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class RMSNorm(nn.Module):
@@ -151,16 +154,21 @@ class DecoderLayer(nn.Module):
         gen = self._finish(gen, to_gen, gen=True)
         return und, gen, torch.cat([ku, kg]), torch.cat([vu, vg])
 
-    def packed(self, x: Tensor, und: Tensor, gen: Tensor, rope: Rope, attention) -> Tensor:
-        """One packed sequence x (rows, hidden), rows `und` and `gen` by index; attention(q, k, v) -> (rows, heads*dim)."""
-        pick = lambda rows: (rope[0][rows], rope[1][rows])  # noqa: E731
-        parts_und, parts_gen = self._qkv(x[und], pick(und), False), self._qkv(x[gen], pick(gen), True)
+    def packed(self, x: Tensor, und: Tensor, gen: Tensor, rope: Rope, attention: PackedAttention) -> Tensor:
+        """One packed sequence x (rows, hidden); `und` and `gen` index its rows, attention(q, k, v) knows its samples.
+
+        Rows in neither (padding) come back as zeros.
+        """
         order = torch.cat([und, gen])
-        q, k, v = (torch.cat([u, g]).new_empty((x.shape[0], *u.shape[1:])).index_copy(0, order, torch.cat([u, g]))
-                   for u, g in zip(parts_und, parts_gen, strict=True))  # fmt: skip
-        attended = attention(q, k, v)
-        rows = torch.cat([self._finish(x[und], attended[und], False), self._finish(x[gen], attended[gen], True)])
-        return torch.empty_like(x).index_copy(0, order, rows)
+
+        def unpack(of_und: Tensor, of_gen: Tensor) -> Tensor:
+            rows = torch.cat([of_und, of_gen])
+            return rows.new_zeros(x.shape[0], *rows.shape[1:]).index_copy(0, order, rows)
+
+        of_und = self._qkv(x[und], (rope[0][und], rope[1][und]), gen=False)
+        of_gen = self._qkv(x[gen], (rope[0][gen], rope[1][gen]), gen=True)
+        attended = attention(*(unpack(u, g) for u, g in zip(of_und, of_gen, strict=True)))
+        return unpack(self._finish(x[und], attended[und], gen=False), self._finish(x[gen], attended[gen], gen=True))
 
 
 class DecoderStack(nn.Module):
