@@ -15,6 +15,7 @@ from bagel_rt.errors import (
     CacheFullError,
     CheckpointError,
     EngineError,
+    EngineUnavailableError,
     ExportError,
     InputError,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "CacheFullError",
     "CheckpointError",
     "EngineError",
+    "EngineUnavailableError",
     "ExportError",
     "ImageResult",
     "InputError",

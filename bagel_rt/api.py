@@ -16,10 +16,10 @@ from bagel_rt import contract, options
 from bagel_rt.contexts import Context, ContextTree
 from bagel_rt.drawing import Painter
 from bagel_rt.embeddings import Embeddings
-from bagel_rt.errors import BagelError, EngineError, InputError
+from bagel_rt.errors import BagelError, EngineUnavailableError, InputError
 from bagel_rt.experts import Experts
 from bagel_rt.graphs import Graphs
-from bagel_rt.images import ImageInput, to_image, unpatchify
+from bagel_rt.images import ImageInput, open_image, to_image, unpatchify
 from bagel_rt.manifest import Manifest, read_manifest
 from bagel_rt.noise import TorchNoise
 from bagel_rt.options import ImageOptions, TextOptions, with_values
@@ -62,7 +62,7 @@ def load(
     the artefact's float32; "bfloat16" (openvino) is faster and less exact, and is named in every result.
     cache_tokens: how many tokens of context the page pool can hold; memory is taken as it is used.
 
-    Raises ArtefactError for the folder, EngineError for the engine, InputError for an option.
+    Raises ArtefactError for the folder, EngineUnavailableError for the engine, InputError for an option.
     """
     for name, value in (("threads", threads), ("cache_tokens", cache_tokens)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
@@ -71,7 +71,7 @@ def load(
     try:
         engine = open_engine(backend, device, threads, arithmetic)
     except EngineFailure as error:
-        raise EngineError(str(error)) from error
+        raise EngineUnavailableError(str(error)) from error
     return Bagel(manifest, Graphs(manifest, engine), cache_tokens)
 
 
@@ -127,7 +127,9 @@ class Bagel:
         self, image: ImageInput, prompt: str, *, on_progress: OnProgress = None, **image_options: Any
     ) -> ImageResult:
         """Draw a changed version of an image. Defaults: options.EDIT; the size follows the image."""
-        return self._draw([image, _text("prompt", prompt)], with_values(options.EDIT, image_options), on_progress)
+        return self._draw(
+            [open_image(image), _text("prompt", prompt)], with_values(options.EDIT, image_options), on_progress
+        )
 
     def ask(
         self,
@@ -139,7 +141,7 @@ class Bagel:
     ) -> TextResult:
         """Answer a question about images, or without any. The images come first, as in the official code."""
         several = list(images) if isinstance(images, list | tuple) else [images]
-        items = [*several, _text("prompt", prompt)]
+        items = [*map(open_image, several), _text("prompt", prompt)]
         return self._answer(items, with_values(options.ANSWER, text_options), on_progress)
 
     @overload

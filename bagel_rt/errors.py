@@ -32,7 +32,13 @@ class CacheFullError(BagelError, MemoryError):
 
 
 class EngineError(BagelError, RuntimeError):
-    """An engine is not installed, or failed to load or run a graph."""
+    """An engine failed to load or run a graph."""
+
+
+class EngineUnavailableError(EngineError):
+    """An engine that is unknown, not installed, or cannot do what was asked of it."""
+
+    exit_code = 2
 
 
 class ExportError(BagelError, RuntimeError):

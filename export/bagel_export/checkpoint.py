@@ -149,9 +149,9 @@ def read_transforms(folder: Path, vit: ViTConfig) -> tuple[ResizeRule, ResizeRul
         section = values.get(key) if isinstance(values, dict) else None
         if not isinstance(section, dict):
             raise CheckpointError(f"{path}: key '{key}' is missing or not an object")
-        for name in ("max_size", "min_size", "stride"):
+        for name in ("max_size", "min_size", "stride", "max_pixels"):
             value = section.get(name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if (name in section or name != "max_pixels") and (type(value) is not int or value < 1):
                 raise CheckpointError(f"{path}: key '{key}.{name}' is {value!r}; a positive integer is expected")
         if section["stride"] % unit:
             raise CheckpointError(f"{path}: key '{key}.stride' is {section['stride']}; it must be a multiple of {unit}")

@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from bagel_rt.errors import CheckpointError
 
 DecoderForm = Literal["Qwen2MoTDecoderLayer", "Qwen2MoEDecoderLayer", "Qwen2DecoderLayer"]
 DECODER_FORMS: tuple[DecoderForm, ...] = ("Qwen2MoTDecoderLayer", "Qwen2MoEDecoderLayer", "Qwen2DecoderLayer")
+Config = TypeVar("Config")
 
 
 def read_json(path: Path) -> Any:
@@ -24,6 +25,8 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"{path}: cannot be read: {error}") from None
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{path}: not valid JSON: {error.msg} at line {error.lineno}") from None
+    except RecursionError:
+        raise CheckpointError(f"{path}: not valid JSON: nested too deeply") from None
 
 
 class _Section:
@@ -67,6 +70,13 @@ class _Section:
             raise CheckpointError(f"{self.path}: key '{self.prefix}{key}' is {value!r}; allowed: {', '.join(allowed)}")
         return value
 
+    def build(self, kind: type[Config], **values: Any) -> Config:
+        """The config of these values; what does not go together is named with the file."""
+        try:
+            return kind(**values)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.path}: {error}") from None
+
 
 @dataclass(frozen=True)
 class LLMConfig:
@@ -101,7 +111,8 @@ class LLMConfig:
     def parse(path: Path, values: Any, prefix: str = "") -> LLMConfig:
         get = _Section(path, values, prefix)
         get.choice("hidden_act", ("silu",))
-        config = LLMConfig(
+        config = get.build(
+            LLMConfig,
             hidden_size=get.integer("hidden_size"),
             intermediate_size=get.integer("intermediate_size"),
             num_hidden_layers=get.integer("num_hidden_layers"),
@@ -111,7 +122,7 @@ class LLMConfig:
             max_position_embeddings=get.integer("max_position_embeddings"),
             rms_norm_eps=get.number("rms_norm_eps"),
             rope_theta=get.number("rope_theta"),
-            layer_module=get.choice("layer_module", DECODER_FORMS, "Qwen2MoTDecoderLayer"),  # type: ignore[arg-type]
+            layer_module=get.choice("layer_module", DECODER_FORMS, "Qwen2MoTDecoderLayer"),
             qk_norm=get.flag("qk_norm", True),
             tie_word_embeddings=get.flag("tie_word_embeddings", False),
         )
@@ -160,7 +171,8 @@ class ViTConfig:
             raise CheckpointError(f"{path}: key '{prefix}rope' is true; only the ViT without RoPE is supported (false)")
         if get.integer("num_channels", 3) != 3:
             raise CheckpointError(f"{path}: key '{prefix}num_channels' is {values['num_channels']}; allowed: 3")
-        return ViTConfig(
+        return get.build(
+            ViTConfig,
             hidden_size=get.integer("hidden_size"),
             intermediate_size=get.integer("intermediate_size"),
             num_hidden_layers=get.integer("num_hidden_layers"),

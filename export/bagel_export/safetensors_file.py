@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class StoredTensor:
 
     @property
     def count(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     def mapped(self) -> np.ndarray:
         """The values as stored, mapped from the file."""
@@ -63,7 +64,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         raise CheckpointError(f"{path}: file not found") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a safetensors file: its header is not JSON ({error})") from None
     if not isinstance(header, dict):
         raise CheckpointError(f"{path}: not a safetensors file: its header is not an object")
