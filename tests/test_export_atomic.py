@@ -38,7 +38,7 @@ def outs(tmp_path) -> Path:
 @pytest.fixture
 def old(small_artefact, outs) -> Path:
     """An artefact that is there already."""
-    return shutil.copytree(small_artefact, outs / "artefact", copy_function=os.link)
+    return shutil.copytree(small_artefact, outs / "artefact")
 
 
 def run(checkpoint: Path, out: Path, **options) -> None:
@@ -187,7 +187,7 @@ def kill(process: subprocess.Popen, by: signal.Signals) -> str:
     return process.communicate(timeout=60)[1]
 
 
-MOMENTS = [("", 0.0), ("weights.safetensors", 0.0), ("vit.onnx", 0.0), ("und_step.onnx", 0.0), ("vit.onnx", 0.7)]
+MOMENTS = [("", 0.0), ("weights.safetensors", 0.0), ("vit.onnx", 0.0), ("vit.onnx", 0.7)]
 
 
 @pytest.mark.parametrize("file, delay", MOMENTS)
@@ -219,8 +219,7 @@ def test_an_export_killed_at_any_moment_leaves_the_old_artefact_or_the_new_one_w
         "import os, signal, sys\n"
         "from bagel_export import publish\n"
         "from bagel_export.artefact import export\n"
-        "die, at = lambda: os.kill(os.getpid(), signal.SIGKILL), sys.argv[3]\n"
-        "replace, remove = publish._replace, publish.shutil.rmtree\n"
+        "die, at, replace = lambda: os.kill(os.getpid(), signal.SIGKILL), sys.argv[3], publish._replace\n"
         "def replace_and_die(new, out):\n"
         "    if at == 'before': die()\n"
         "    replace(new, out)\n"
@@ -234,7 +233,9 @@ def test_an_export_killed_at_any_moment_leaves_the_old_artefact_or_the_new_one_w
         assert len(hidden(outs)) == 1
         assert (contents(old) == before) == (state == "old")
         assert read_manifest(old).task == ("full" if state == "old" else "understand")
-    run(small_checkpoint, old, task="understand", overwrite=True, verify=False)
+    steps = export(small_checkpoint, old, overwrite=True)
+    next(steps)
+    steps.close()
     assert [p.name for p in outs.iterdir()] == [old.name]
 
 
@@ -394,6 +395,6 @@ def test_graphs_have_the_contracts_names_types_and_dimensions(small_artefact):
 
 
 def test_an_artefact_can_be_moved(small_artefact, tmp_path):
-    moved = shutil.copytree(small_artefact, tmp_path / "elsewhere", copy_function=os.link)
+    moved = shutil.copytree(small_artefact, tmp_path / "elsewhere")
     with bagel_rt.load(moved, backend="onnxruntime") as bagel:
         assert bagel.generate("x", height=32, width=32, num_timesteps=2, seed=1).image.size == (32, 32)
