@@ -127,9 +127,8 @@ class Bagel:
         self, image: ImageInput, prompt: str, *, on_progress: OnProgress = None, **image_options: Any
     ) -> ImageResult:
         """Draw a changed version of an image. Defaults: options.EDIT; the size follows the image."""
-        return self._draw(
-            [open_image(image), _text("prompt", prompt)], with_values(options.EDIT, image_options), on_progress
-        )
+        items = [open_image(image), _text("prompt", prompt)]
+        return self._draw(items, with_values(options.EDIT, image_options), on_progress)
 
     def ask(
         self,
@@ -140,8 +139,8 @@ class Bagel:
         **text_options: Any,
     ) -> TextResult:
         """Answer a question about images, or without any. The images come first, as in the official code."""
-        several = list(images) if isinstance(images, list | tuple) else [images]
-        items = [*map(open_image, several), _text("prompt", prompt)]
+        several: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
+        items = [*(open_image(image) for image in several), _text("prompt", prompt)]
         return self._answer(items, with_values(options.ANSWER, text_options), on_progress)
 
     @overload
