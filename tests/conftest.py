@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,15 @@ def small_checkpoint(tmp_path_factory) -> Path:
     from bagel_export.synthetic import write_checkpoint
 
     return write_checkpoint(tmp_path_factory.mktemp("small") / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def quick_checkpoint(tmp_path_factory) -> Path:
+    """The smallest checkpoint there is, one layer of everything: for tests about files, not about numbers."""
+    from bagel_export.synthetic import SMALL_VIT, Shape, write_checkpoint
+
+    shape = replace(Shape().with_llm(num_hidden_layers=1), vit=replace(SMALL_VIT, num_hidden_layers=2))
+    return write_checkpoint(tmp_path_factory.mktemp("quick") / "checkpoint", shape)
 
 
 @pytest.fixture(scope="session")
