@@ -278,3 +278,68 @@ def test_the_command_line_says_it_in_one_line_and_exits_with_two(copy, tmp_path)
     assert len(done.stderr.splitlines()) == 1
     assert "llm_config.json: key 'rope_theta' is missing" in done.stderr
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "file, key, value",
+    [
+        ("llm_config.json", "num_hidden_layers", 10**9),
+        ("llm_config.json", "intermediate_size", 10**18),
+        ("llm_config.json", "rope_theta", 10**400),
+        ("vit_config.json", "intermediate_size", 10**30),
+        ("vit_config.json", "num_hidden_layers", 10**6),
+    ],
+)
+def test_an_absurd_number_is_named_instead_of_tried(copy, refused, file, key, value):
+    edit(copy / file, **{key: value})
+    refused(copy, f"{copy / file}", f"'{key}'")
+
+
+@pytest.mark.parametrize(
+    "file, key, value",
+    [
+        ("llm_config.json", "num_attention_heads", 3),
+        ("llm_config.json", "num_attention_heads", 64),  # a head of one number has no halves to rotate
+        ("llm_config.json", "num_key_value_heads", 3),
+        ("vit_config.json", "num_attention_heads", 5),
+        ("vit_config.json", "num_hidden_layers", 1),
+        ("vit_config.json", "image_size", 225),
+    ],
+)
+def test_sizes_that_do_not_go_together_are_named_with_their_file(copy, refused, file, key, value):
+    edit(copy / file, **{key: value})
+    refused(copy, f"{copy / file}", key)
+
+
+def test_json_nested_without_end_is_refused(copy, refused):
+    deep = b"[" * 100_000
+    replace(copy / "ema.safetensors", len(deep).to_bytes(8, "little") + deep)
+    refused(copy, "ema.safetensors", "not JSON")
+    replace(copy / "vit_config.json", deep)
+    refused(copy, "vit_config.json", "not valid JSON")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda entry: entry.pop("dtype"),
+        lambda entry: entry.update(shape=[10**30]),
+        lambda entry: entry.update(shape=[-64]),
+        lambda entry: entry.update(data_offsets=[0]),
+        lambda entry: entry.update(data_offsets=[-4, 252]),
+        lambda entry: entry.update(data_offsets=[1 << 40, (1 << 40) + 256]),
+    ],
+)
+def test_a_malformed_header_entry_is_named(copy, refused, change):
+    data = (copy / "ema.safetensors").read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    change(header[NORM])
+    text = json.dumps(header).encode()
+    replace(copy / "ema.safetensors", len(text).to_bytes(8, "little") + text + data[8 + length :])
+    refused(copy, "ema.safetensors", f"'{NORM}'")
+
+
+def test_a_pixel_limit_that_is_no_number_is_refused(copy, refused):
+    edit(copy / "preprocessor_config.json", vit_transform=dict(max_size=112, min_size=56, stride=14, max_pixels="many"))
+    refused(copy, "preprocessor_config.json", "vit_transform.max_pixels")

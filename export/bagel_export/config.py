@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,6 +14,7 @@ from bagel_rt.errors import CheckpointError
 DecoderForm = Literal["Qwen2MoTDecoderLayer", "Qwen2MoEDecoderLayer", "Qwen2DecoderLayer"]
 DECODER_FORMS: tuple[DecoderForm, ...] = ("Qwen2MoTDecoderLayer", "Qwen2MoEDecoderLayer", "Qwen2DecoderLayer")
 Config = TypeVar("Config")
+MOST, MOST_LAYERS = 1 << 24, 1000  # beyond them a config is damaged, and building the model would fail or never end
 
 
 def read_json(path: Path) -> Any:
@@ -49,17 +51,20 @@ class _Section:
             raise CheckpointError(f"{self.path}: key '{self.prefix}{key}' is {value!r}; {what} is expected")
         return value
 
-    def integer(self, key: str, default: int | None = None) -> int:
+    def integer(self, key: str, default: int | None = None, most: int = MOST) -> int:
         value = self._get(key, default, (int,), "a positive integer")
-        if value < 1:
-            raise CheckpointError(f"{self.path}: key '{self.prefix}{key}' is {value}; a positive integer is expected")
+        if not 1 <= value <= most:
+            limit = f" up to {most}" if value > most else ""
+            raise CheckpointError(
+                f"{self.path}: key '{self.prefix}{key}' is {value}; a positive integer{limit} is expected"
+            )
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        value = float(self._get(key, default, (int, float), "a positive number"))
-        if not 0 < value < float("inf"):
+        value = self._get(key, default, (int, float), "a positive number")
+        if not 0 < value <= sys.float_info.max:
             raise CheckpointError(f"{self.path}: key '{self.prefix}{key}' is {value}; a positive number is expected")
-        return value
+        return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
         return self._get(key, default, (bool,), "true or false")
@@ -115,7 +120,7 @@ class LLMConfig:
             LLMConfig,
             hidden_size=get.integer("hidden_size"),
             intermediate_size=get.integer("intermediate_size"),
-            num_hidden_layers=get.integer("num_hidden_layers"),
+            num_hidden_layers=get.integer("num_hidden_layers", most=MOST_LAYERS),
             num_attention_heads=get.integer("num_attention_heads"),
             num_key_value_heads=get.integer("num_key_value_heads"),
             vocab_size=get.integer("vocab_size"),
@@ -175,7 +180,7 @@ class ViTConfig:
             ViTConfig,
             hidden_size=get.integer("hidden_size"),
             intermediate_size=get.integer("intermediate_size"),
-            num_hidden_layers=get.integer("num_hidden_layers"),
+            num_hidden_layers=get.integer("num_hidden_layers", most=MOST_LAYERS),
             num_attention_heads=get.integer("num_attention_heads"),
             patch_size=get.integer("patch_size"),
             image_size=get.integer("image_size"),
