@@ -101,7 +101,19 @@ class Replay:
         self.cfg_text = self.cond
         self.images += 1
 
+    def check_cache(self, recorded, context):
+        """The recorded cache's length and, where they were kept, its keys and values."""
+        a = self.case.arrays
+        assert context.length == int(a[f"{recorded}.len"])
+        if f"{recorded}.k" in a and context.length:
+            assert distance(torch.stack(context.keys), a[f"{recorded}.k"]) < CLOSE
+            assert distance(torch.stack(context.values), a[f"{recorded}.v"]) < CLOSE
+
+    def check_all_passes_replayed(self):
+        assert self.passes == sum(key.endswith(".hidden_out") for key in self.case.arrays)
+
     def write(self, tokens):
+        self.check_cache("text0.kv_before", self.cond)
         ids, logits = self.ref.run.write(self.cond, tokens)
         a = self.case.arrays
         assert ids == a["text0.returned_ids"].tolist()
@@ -124,6 +136,7 @@ def replay(reference, name) -> Replay:
 def test_the_reference_writes_the_recorded_text(reference, name):
     run = replay(reference, name)
     run.write(run.case.asked["kwargs"]["max_think_token_n"])
+    run.check_all_passes_replayed()
 
 
 @pytest.mark.parametrize("name", IMAGE_CASES)
@@ -133,10 +146,8 @@ def test_the_reference_reproduces_every_stage_of_a_recorded_picture(reference, n
     if kwargs.get("think"):
         run.text(run.write(kwargs["max_think_token_n"]), both=False)
     for branch, context in (("cond", run.cond), ("cfg_text", run.cfg_text), ("cfg_img", run.cfg_img)):
-        assert context.length == int(a[f"kv.{branch}.len"])
-        if f"kv.{branch}.k" in a and context.length:
-            assert distance(torch.stack(context.keys), a[f"kv.{branch}.k"]) < CLOSE
-            assert distance(torch.stack(context.values), a[f"kv.{branch}.v"]) < CLOSE
+        run.check_cache(f"kv.{branch}", context)
+    run.check_all_passes_replayed()
     z = a["vae_decode.in"]
     ids = torch.from_numpy(position_ids((z.shape[2] // 2, z.shape[3] // 2), 64))
     cached = kwargs.get("enable_taylorseer", False)

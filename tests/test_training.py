@@ -80,6 +80,29 @@ def test_splits_that_do_not_fill_their_sample_are_refused():
         packed_attention(from_splits([3], [3], ["causal"]), 4)(*(torch.zeros(4, 1, 2) for _ in range(3)))
 
 
+def test_a_noise_split_is_seen_by_itself_alone_and_sees_what_came_before():
+    (mask,) = from_splits([6], [2, 2, 2], ["causal", "noise", "full"])
+    rows = ["100000", "110000", "111100", "111100", "110011", "110011"]
+    assert mask.int().tolist() == [[int(c) for c in row] for row in rows]
+
+
+def test_attention_that_nothing_defines_is_refused(recorded):
+    model, inputs, _ = recorded("train_flex")
+    del inputs["attn_modes"]
+    with pytest.raises(ValueError, match="attention is not defined"):
+        model(**inputs)
+
+
+def test_bfloat16_weights_give_the_recorded_losses_to_bfloat16_precision(recorded):
+    model, inputs, case = recorded("train_flex")
+    low = {k: v.bfloat16() if torch.is_tensor(v) and v.is_floating_point() else v for k, v in inputs.items()}
+    with torch.no_grad():
+        losses = model.to(torch.bfloat16)(**low)
+    assert losses["ce"].dtype == losses["mse"].dtype == torch.bfloat16
+    assert distance(losses["ce"].float(), case.arrays["out.ce"]) < 0.05
+    assert distance(losses["mse"].float(), case.arrays["out.mse"]) < 0.05
+
+
 def test_every_trainable_weight_gets_a_gradient_and_a_step_lowers_the_loss(recorded):
     model, inputs, _ = recorded("train_flex")
 
@@ -105,6 +128,19 @@ def tiny(form: str = "Qwen2MoTDecoderLayer", **values) -> BagelConfig:
     )
 
 
+def picture(first_row: int) -> dict:
+    """A noisy 2 x 3 latent grid as the forward takes it, its tokens from `first_row` on."""
+    rows = torch.arange(first_row, first_row + 6)
+    return {
+        "padded_latent": torch.randn(1, 16, 4, 6),
+        "patchified_vae_latent_shapes": [(2, 3)],
+        "packed_latent_position_ids": torch.tensor([0, 1, 2, 8, 9, 10]),
+        "packed_vae_token_indexes": rows,
+        "packed_timesteps": torch.randn(6),
+        "mse_loss_indexes": rows,
+    }
+
+
 @pytest.mark.parametrize("form", ["Qwen2MoTDecoderLayer", "Qwen2MoEDecoderLayer", "Qwen2DecoderLayer"])
 def test_each_decoder_form_trains_on_text_alone_and_on_text_with_a_picture(form):
     torch.manual_seed(0)
@@ -126,17 +162,41 @@ def test_each_decoder_form_trains_on_text_alone_and_on_text_with_a_picture(form)
         packed_position_ids=torch.tensor([0, 1, 2, 3, 4] + [5] * 6),
         split_lens=[5, 6],
         attn_modes=["causal", "noise"],
-        padded_latent=torch.randn(1, 16, 4, 6),
-        patchified_vae_latent_shapes=[(2, 3)],
-        packed_latent_position_ids=torch.tensor([0, 1, 2, 8, 9, 10]),
-        packed_vae_token_indexes=torch.arange(5, 11),
-        packed_timesteps=torch.randn(6),
-        mse_loss_indexes=torch.arange(5, 11),
+        **picture(5),
         **text,
     )
     assert both["mse"].shape == (6, 64)
     (both["mse"].mean() + both["ce"].mean()).backward()
     assert torch.allclose(alone["ce"], both["ce"], atol=1e-5)  # noise is invisible to the text before it
+
+
+@pytest.mark.parametrize("form", ["Qwen2MoTDecoderLayer", "Qwen2MoEDecoderLayer", "Qwen2DecoderLayer"])
+def test_a_picture_without_any_understanding_row_trains(form):
+    torch.manual_seed(0)
+    model = BagelForUnifiedMultimodal(tiny(form))
+    torch.nn.init.normal_(model.model.llm2vae.weight)  # it starts at zero, which would stop the gradient
+    none = torch.zeros(0, dtype=torch.long)
+    out = model(6, none, none, [6], torch.zeros(6, dtype=torch.long), None, [6], ["noise"], **picture(0))
+    assert out["ce"] is None
+    assert out["mse"].shape == (6, 64)
+    out["mse"].mean().backward()
+    assert torch.isfinite(model.model.vae2llm.weight.grad).all()
+    assert model.model.vae2llm.weight.grad.any()
+
+
+def test_text_after_a_noisy_picture_does_not_see_it():
+    torch.manual_seed(0)
+    model = BagelForUnifiedMultimodal(tiny())
+
+    def ce() -> torch.Tensor:
+        """Text, a picture with new latents and new noise, text: the losses of the text."""
+        text, at = torch.arange(5), torch.tensor([0, 1, 2, 9, 10])
+        positions = torch.tensor([0, 1, 2, *[3] * 6, 3, 4])
+        losses = {"ce_loss_indexes": at, "packed_label_ids": text}
+        splits = ([3, 6, 2], ["causal", "noise", "causal"])
+        return model(11, text, at, [11], positions, None, *splits, **picture(3), **losses)["ce"]
+
+    assert torch.equal(ce(), ce())
 
 
 def test_stage_one_keeps_the_understanding_keys_only(golden_checkpoint):

@@ -157,9 +157,9 @@ class DecoderLayer(nn.Module):
     def packed(self, x: Tensor, und: Tensor, gen: Tensor, rope: Rope, attention: PackedAttention) -> Tensor:
         """One packed sequence x (rows, hidden); `und` and `gen` index its rows, attention(q, k, v) knows its samples.
 
-        Rows in neither (padding) come back as zeros.
+        Rows in neither (padding) come back as zeros. cos and sin are rounded to x's dtype (bagel-spec section 4).
         """
-        order = torch.cat([und, gen])
+        order, rope = torch.cat([und, gen]), (rope[0].to(x.dtype), rope[1].to(x.dtype))
 
         def unpack(of_und: Tensor, of_gen: Tensor) -> Tensor:
             rows = torch.cat([of_und, of_gen])
