@@ -7,8 +7,9 @@ PIP = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints
 demo: $(VENV)/.demo
 	$(VENV)/bin/bagel-rt demo
 
+# SLOW=1 adds the tests marked slow; CI does
 test: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest $(if $(SLOW),,-m "not slow")
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/pyright && $(VENV)/bin/lint-imports

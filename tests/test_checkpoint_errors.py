@@ -26,11 +26,11 @@ VIT_REQUIRED = (
 
 
 @pytest.fixture
-def copy(small_checkpoint, tmp_path):
+def copy(quick_checkpoint, tmp_path):
     """The random checkpoint under hard links; `edit` and `tensors` replace files, never write through a link."""
     folder = tmp_path / "in" / "checkpoint"
     folder.parent.mkdir()
-    shutil.copytree(small_checkpoint, folder, copy_function=os.link)
+    shutil.copytree(quick_checkpoint, folder, copy_function=os.link)
     return folder
 
 

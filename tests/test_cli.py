@@ -178,10 +178,10 @@ def test_help_shows_the_defaults_of_the_option_classes(capsys):
     assert "(default: 2.0)" in text
 
 
-def test_export_makes_the_artefact_that_commands_then_use(capsys, small_checkpoint, tmp_path):
+def test_export_makes_the_artefact_that_commands_then_use(capsys, quick_checkpoint, tmp_path):
     out_folder = tmp_path / "art"
     code, out, err = run(
-        capsys, "export", "--ckpt", small_checkpoint, "--out", out_folder, "--task", "understand", "--no-verify"
+        capsys, "export", "--ckpt", quick_checkpoint, "--out", out_folder, "--task", "understand", "--no-verify"
     )
     assert (code, out) == (0, f"{out_folder}\n")
     code, _, err = run(capsys, "generate", "--prompt", "a")
@@ -252,9 +252,12 @@ def test_ctrl_c_ends_cleanly_and_leaves_no_file(small_artefact, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_demo_draws_edits_and_answers(capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize("bundled", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_the_demo_draws_edits_and_answers(capsys, tmp_path, monkeypatch, small_artefact, bundled):
     from bagel_rt.cli import demo
 
+    if bundled:
+        monkeypatch.setattr(demo, "BUNDLED", small_artefact)
     code, out, _ = run(capsys, "demo", "--out", tmp_path / "none" / "demo")
     assert code == 2
     code, out, _ = run(capsys, "demo", "--out", tmp_path / "demo", "--backend", "onnxruntime")
