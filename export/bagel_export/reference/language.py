@@ -31,7 +31,7 @@ class RMSNorm(nn.Module):
 
 def rope_tables(positions: Tensor, head_dim: int, theta: float) -> Rope:
     """cos and sin (rows, head_dim) in float32 for integer positions (rows,); rotate-half layout."""
-    inverse = 1.0 / (theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim))
+    inverse = 1.0 / (theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim))
     angles = positions.to(torch.float32)[:, None] * inverse[None, :]
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos(), angles.sin()

@@ -13,8 +13,8 @@ MODES = ("causal", "full", "noise")
 
 
 def from_additive(masks: Sequence[Tensor]) -> list[Tensor]:
-    """Boolean masks (n, n) from additive ones: whatever is near minus infinity is hidden."""
-    return [mask > torch.finfo(mask.dtype).min / 2 for mask in masks]
+    """Boolean masks (n, n), True where a query may look, from additive ones: negative numbers hide."""
+    return [mask if mask.dtype == torch.bool else mask >= 0 for mask in masks]
 
 
 def from_splits(sample_lens: Sequence[int], split_lens: Sequence[int], modes: Sequence[str]) -> list[Tensor]:

@@ -62,7 +62,8 @@ class BagelForUnifiedMultimodal(nn.Module):
                     )
                 with torch.no_grad():
                     wanted[name].copy_(torch.from_numpy(source.array()))
-        if missing := sorted(set(wanted) - set(tensors)):
+        tied = {"language_model.lm_head.weight"} if config.llm.tie_word_embeddings else set()
+        if missing := sorted(set(wanted) - set(tensors) - tied):
             log.warning("%s: %d tensors are not in the checkpoint, the first is %s", path, len(missing), missing[0])
         return model
 
@@ -137,6 +138,8 @@ class BagelForUnifiedMultimodal(nn.Module):
             und = torch.cat([und, packed_vit_token_indexes])
         gen, target, noisy = und.new_zeros(0), None, None
         if padded_latent is not None:
+            if not self.config.visual_gen:
+                raise ValueError("this model understands only (stage 1): it takes no latents")
             assert patchified_vae_latent_shapes is not None
             assert packed_timesteps is not None
             assert packed_latent_position_ids is not None
