@@ -235,10 +235,12 @@ def moe_artefact(tmp_path_factory) -> tuple[Path, dict]:
     return folder / "artefact", exported(folder / "checkpoint", folder / "artefact")
 
 
+@pytest.mark.slow
 def test_a_moe_decoder_with_tied_embeddings_and_no_qk_norm_draws_edits_and_answers(moe_artefact):
     draw_edit_and_ask(moe_artefact[0], 48, 64)
 
 
+@pytest.mark.slow
 def test_tied_embeddings_are_stored_once_and_read_by_the_head(moe_artefact):
     artefact, manifest = moe_artefact
     start, header = weight_header(artefact)
@@ -249,6 +251,7 @@ def test_tied_embeddings_are_stored_once_and_read_by_the_head(moe_artefact):
     assert (artefact / "weights.safetensors").stat().st_size == start + size
 
 
+@pytest.mark.slow
 def test_a_moe_decoder_reads_a_second_mlp_for_generation_and_nothing_else(moe_artefact):
     artefact, _ = moe_artefact
     second = {name for name in weights_read(artefact, "gen_step") if "_moe_gen" in name}
