@@ -5,21 +5,30 @@ from __future__ import annotations
 import numpy as np
 
 from bagel_rt.contract import ModelDims
+from bagel_rt.errors import InputError
 from bagel_rt.pages import PageTable, Sequence
 
 
 class PagePool:
     """`array` (2 * layers * slots, kv heads, head dim) float32 is what the step graphs read (contract: pool).
 
-    The array is virtual memory until a page is written, so a large budget costs nothing until it is used.
+    The array is virtual memory until a page is written, so a large budget costs nothing until it is used. Raises
+    InputError for a budget that the machine cannot even address.
     """
 
     def __init__(self, model: ModelDims, tokens: int, page_size: int = 16):
-        self.table = PageTable(-(-tokens // page_size), page_size)
-        slots = self.table.total_tokens
-        halves = 2 * model.num_hidden_layers
-        self.array = np.zeros((halves * slots, model.num_key_value_heads, model.head_dim), np.float32)
-        self._by_layer = self.array.reshape(halves, slots, model.num_key_value_heads, model.head_dim)
+        pages = -(-tokens // page_size)
+        halves, row = 2 * model.num_hidden_layers, (model.num_key_value_heads, model.head_dim)
+        try:
+            self.array = np.zeros((halves * pages * page_size, *row), np.float32)
+        except (MemoryError, ValueError):
+            size = halves * tokens * int(np.prod(row)) * 4
+            raise InputError(
+                f"cache_tokens {tokens} needs {size / 2**30:.1f} GiB of address space, which this machine does not give;"
+                " ask for fewer"
+            ) from None
+        self._by_layer = self.array.reshape(halves, pages * page_size, *row)
+        self.table = PageTable(pages, page_size)
 
     def slots(self, sequence: Sequence) -> np.ndarray:
         """(length,) int64, the contract's `slots`."""

@@ -171,3 +171,8 @@ def test_an_unused_pool_takes_no_memory():
     pool = PagePool(dims(num_hidden_layers=28, num_key_value_heads=4, head_dim=128), 16384)
     assert pool.array.nbytes > 1 << 30
     assert resident() - before < 64 << 20
+
+
+def test_a_pool_that_cannot_be_addressed_is_refused():
+    with pytest.raises(bagel_rt.InputError, match="cache_tokens 10000000000000 needs"):
+        PagePool(dims(), 10**13)
