@@ -24,8 +24,8 @@ class PagePool:
         except (MemoryError, ValueError):
             size = halves * tokens * int(np.prod(row)) * 4
             raise InputError(
-                f"cache_tokens {tokens} needs {size / 2**30:.1f} GiB of address space, which this machine does not give;"
-                " ask for fewer"
+                f"cache_tokens {tokens} needs {size / 2**30:.1f} GiB of address space, which this machine does not"
+                " give; ask for fewer"
             ) from None
         self._by_layer = self.array.reshape(halves, pages * page_size, *row)
         self.table = PageTable(pages, page_size)

@@ -158,6 +158,17 @@ def test_bad_input_ends_in_one_line_and_leaves_nothing(capsys, model, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_disk_error_is_one_line_and_leaves_nothing(capsys, model, tmp_path, monkeypatch):
+    def fail(self, path, **_):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    code, _, err = run(capsys, "generate", "--prompt", "a", "--out", tmp_path / "a.png", *SMALL)
+    assert code == 1
+    assert "No space left on device" in err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_missing_image_is_named(capsys, model, tmp_path):
     code, _, err = run(capsys, "edit", "--image", tmp_path / "no.png", "--prompt", "a", "--out", tmp_path / "o.png")
     assert code == 2

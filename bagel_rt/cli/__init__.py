@@ -35,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("bagel-rt: interrupted", file=sys.stderr)
         return 1
-    except BrokenPipeError:
+    except BrokenPipeError:  # whoever read our output has gone
         sys.stderr.close()
+        return 1
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"bagel-rt: error: {error}", file=sys.stderr)
         return 1
