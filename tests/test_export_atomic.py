@@ -162,6 +162,55 @@ def test_a_kill_leaves_the_old_artefact_and_at_most_one_hidden_folder_that_the_n
     assert os.listdir(place) == ["model"]
 
 
+@pytest.mark.slow
+def test_a_kill_just_before_or_after_the_rename_leaves_the_old_artefact_or_the_new_one_whole(quick_checkpoint, old):
+    """Around the renames, where a moment cannot be seen from outside: the calls that change names are made to kill."""
+    place, before = old.parent, contents(old)
+    code = (
+        "import os, signal, sys\n"
+        "from bagel_export import publish\n"
+        "from bagel_export.artefact import export\n"
+        "die, at, replace = lambda: os.kill(os.getpid(), signal.SIGKILL), sys.argv[3], publish._replace\n"
+        "def replace_and_die(new, out):\n"
+        "    if at == 'before': die()\n"
+        "    replace(new, out)\n"
+        "    if at == 'after': die()\n"
+        "publish._replace = replace_and_die\n"
+        "for _ in export(sys.argv[1], sys.argv[2], 'understand', overwrite=True, verify=False): pass\n"
+    )
+    for at, state in (("before", "old"), ("after", "new")):
+        done = subprocess.run([sys.executable, "-c", code, quick_checkpoint, old, at], capture_output=True, timeout=120)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert len(os.listdir(place)) == 2
+        assert (contents(old) == before) == (state == "old")
+        assert read_manifest(old).task == ("full" if state == "old" else "understand")
+    steps = export(quick_checkpoint, old, overwrite=True)
+    next(steps)
+    steps.close()
+    assert [p.name for p in place.iterdir()] == [old.name]
+
+
+def test_a_link_in_the_targets_place_is_refused(quick, old):
+    place, before = old.parent, contents(old)
+    (place / "link").symlink_to(old)
+    (place / "dangling").symlink_to(place / "nowhere")
+    for name in ("link", "dangling"):
+        with pytest.raises(bagel_rt.ExportError, match="not a folder"):
+            list(export(out=place / name, overwrite=True, **quick))
+    assert contents(old) == before
+    assert sorted(os.listdir(place)) == ["dangling", "link", "model"]
+
+
+def test_a_bad_checkpoint_leaves_the_old_artefact(quick_checkpoint, old, tmp_path):
+    before = contents(old)
+    broken = shutil.copytree(quick_checkpoint, tmp_path / "broken", copy_function=os.link)
+    (broken / "vit_config.json").unlink()
+    with pytest.raises(bagel_rt.CheckpointError):
+        list(export(broken, old, overwrite=True))
+    assert contents(old) == before
+    assert os.listdir(old.parent) == ["model"]
+
+
 def test_a_killed_first_export_leaves_no_artefact(quick_checkpoint, tmp_path):
     (tmp_path / "place").mkdir()
     child = start(tmp_path / "place" / "model", quick_checkpoint)
