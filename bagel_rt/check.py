@@ -13,7 +13,7 @@ from bagel_rt.errors import InputError
 def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> None:
     real = isinstance(value, int | float | np.floating | np.integer) and not isinstance(value, bool)
     if not real or not math.isfinite(value) or not low <= value <= high:
-        span = "" if math.isinf(low) and math.isinf(high) else f" from {low:g} to {high:g}"
+        span = "" if math.isinf(low) else f" of {low:g} or more" if math.isinf(high) else f" from {low:g} to {high:g}"
         raise InputError(f"{name} is {value!r}; a finite number{span} is expected")
 
 
@@ -21,6 +21,13 @@ def positive(name: str, value: Any) -> None:
     number(name, value)
     if value <= 0:
         raise InputError(f"{name} is {value!r}; a number above 0 is expected")
+
+
+def temperature(value: Any, do_sample: bool) -> None:
+    """Greedy text ignores the temperature; sampling divides by it."""
+    number("text_temperature", value, 0.0)
+    if do_sample and value == 0:
+        raise InputError("text_temperature is 0 with do_sample; a number above 0, or no do_sample, is expected")
 
 
 def whole(name: str, value: Any, least: int | None, optional: bool = False) -> None:

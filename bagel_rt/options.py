@@ -58,7 +58,7 @@ class ImageOptions:
         for name in ("think", "do_sample", "vae_sample"):
             check.flag(name, getattr(self, name))
         check.whole("max_think_tokens", self.max_think_tokens, least=1)
-        check.positive("text_temperature", self.text_temperature)
+        check.temperature(self.text_temperature, self.do_sample)
         if self.noise is not None:
             check.noise(self.noise)
 
@@ -101,7 +101,7 @@ class TextOptions:
         check.flag("think", self.think)
         check.flag("do_sample", self.do_sample)
         check.whole("max_tokens", self.max_tokens, least=1)
-        check.positive("text_temperature", self.text_temperature)
+        check.temperature(self.text_temperature, self.do_sample)
         check.whole("top_k", self.top_k, least=1, optional=True)
         if self.top_p is not None:
             check.number("top_p", self.top_p, 0.0, 1.0)

@@ -111,7 +111,8 @@ def test_a_size_that_cannot_be_drawn_is_refused_with_the_nearest_that_can(small_
         ({"cfg_renorm_min": 2.0}, "from 0 to 1"),
         ({"timestep_shift": 0.0}, "above 0"),
         ({"step_cache": "teacache"}, "allowed: taylorseer"),
-        ({"text_temperature": 0}, "above 0"),
+        ({"text_temperature": 0, "do_sample": True}, "above 0"),
+        ({"text_temperature": -1.0}, "0 or more"),
         ({"max_think_tokens": 0}, "1 or more"),
         ({"seed": 1.5}, "integer"),
         ({"seed": True}, "integer"),
@@ -135,6 +136,10 @@ def test_a_bad_option_is_refused_by_name(small_bagel, bad, message):
 def test_a_bad_text_option_is_refused(small_bagel, bad):
     with pytest.raises(bagel_rt.InputError):
         small_bagel.ask("a", **bad)
+
+
+def test_temperature_zero_is_legal_for_greedy_text(small_bagel):
+    assert small_bagel.ask("a", text_temperature=0, max_tokens=3).token_ids
 
 
 def test_an_empty_prompt_is_legal(small_bagel):
