@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -12,7 +13,7 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from bagel_engines import EngineFailure, open_engine
-from bagel_rt import contract, options
+from bagel_rt import check, contract, options
 from bagel_rt.contexts import Context, ContextTree
 from bagel_rt.drawing import Painter
 from bagel_rt.embeddings import Embeddings
@@ -64,9 +65,8 @@ def load(
 
     Raises ArtefactError for the folder, EngineUnavailableError for the engine, InputError for an option.
     """
-    for name, value in (("threads", threads), ("cache_tokens", cache_tokens)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise InputError(f"{name} is {value!r}; an integer of 1 or more is expected")
+    check.whole("threads", threads, least=1, optional=True)
+    check.whole("cache_tokens", cache_tokens, least=1)
     manifest = read_manifest(artefact_dir)
     try:
         engine = open_engine(backend, device, threads, arithmetic)
@@ -250,24 +250,13 @@ class Bagel:
     def _contexts(self) -> ContextTree:
         return ContextTree(self._pool, self._prefill, self._model.max_position_embeddings)
 
-    def _call(self) -> _Call:
-        return _Call(self)
-
-
-class _Call:
-    """One call at a time on one handle."""
-
-    def __init__(self, bagel: Bagel):
-        self._bagel = bagel
-
-    def __enter__(self) -> None:
-        self._bagel._lock.acquire()
-        if self._bagel._closed:
-            self._bagel._lock.release()
-            raise BagelError("this model was closed; load it again")
-
-    def __exit__(self, *_: object) -> None:
-        self._bagel._lock.release()
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        """One call at a time on one handle."""
+        with self._lock:
+            if self._closed:
+                raise BagelError("this model was closed; load it again")
+            yield
 
 
 def _seed(seed: int | None) -> int:

@@ -110,9 +110,8 @@ def write_graphs(
     model = checkpoint.meta_model().to(dtype)
     vae = checkpoint.meta_vae().to(dtype) if checkpoint.task == "full" else None
     halves = 2 * checkpoint.config.llm.num_hidden_layers
-    weights = external_tensors(checkpoint.tensors, offsets, folder, precision)
-    if checkpoint.config.llm.tie_word_embeddings:
-        weights["language_model.lm_head.weight"] = weights[EMBEDDING]
+    sources = checkpoint.by_parameter()
+    weights = external_tensors(sources, offsets, folder, precision)
     specs = graph_specs(model_dims(checkpoint), precision)
     entries = {}
     for i, name in enumerate(names):
@@ -126,17 +125,10 @@ def write_graphs(
         check = parity.skipped()
         if verify:
             yield Progress("graphs", i, len(names), f"checking {name}")
-            check = parity.compare(spec, module, path, _streamed_sources(checkpoint), size, halves)
+            check = parity.compare(spec, module, path, sources, size, halves)
         entries[name] = {"file": path.name, **_signature(spec), "weight_bytes": size, "parity": check}
     yield Progress("graphs", len(names), len(names))
     return entries
-
-
-def _streamed_sources(checkpoint: Checkpoint) -> dict:
-    tensors = dict(checkpoint.tensors)
-    if checkpoint.config.llm.tie_word_embeddings:
-        tensors["language_model.lm_head.weight"] = tensors[EMBEDDING]
-    return tensors
 
 
 def _signature(spec: GraphSpec) -> dict[str, Any]:

@@ -22,6 +22,7 @@ VAE_PREFIX = "vae."
 GENERATION_ROOTS = ("time_embedder.", "vae2llm.", "llm2vae.", "latent_pos_embed.")
 ROOTS = ("language_model.", "vit_model.", "connector.", "vit_pos_embed.", *GENERATION_ROOTS)
 EMBEDDING = "language_model.model.embed_tokens.weight"
+LM_HEAD = "language_model.lm_head.weight"
 PATCH_EMBEDDING = "vit_model.vision_model.embeddings.patch_embedding.weight"
 UNDERSTAND_HINT = "export with --task understand to leave generation out"
 
@@ -65,6 +66,11 @@ class Checkpoint:
     def name(self) -> str:
         return self.folder.resolve().name
 
+    def by_parameter(self) -> dict[str, SourceTensor]:
+        """The tensors by every parameter name that reads them: a tied lm_head reads the embedding table."""
+        tied = {LM_HEAD: self.tensors[EMBEDDING]} if self.config.llm.tie_word_embeddings else {}
+        return self.tensors | tied
+
     def meta_model(self) -> BagelModel:
         """The reference model without memory for its weights."""
         with torch.device("meta"):
@@ -93,7 +99,7 @@ def open_checkpoint(path: str | Path, task: str = "full") -> Checkpoint:
     with torch.device("meta"):
         wanted = {k: tuple(v.shape) for k, v in BagelModel(config).state_dict().items()}
     if llm.tie_word_embeddings:
-        del wanted["language_model.lm_head.weight"]
+        del wanted[LM_HEAD]
     tensors, unused = _match(folder / WEIGHTS, wanted, stored, config, task)
     if task == "full":
         vae_stored = {VAE_PREFIX + k: v for k, v in read_header(folder / VAE_WEIGHTS).items()}
@@ -227,7 +233,7 @@ def _known_unused(name: str, config: BagelConfig, task: str) -> bool:
     return (
         name.endswith(("._extra_state", "rotary_emb.inv_freq", "embeddings.position_ids"))
         or name.startswith((dropped, "vit_model.vision_model.head."))
-        or (config.llm.tie_word_embeddings and name == "language_model.lm_head.weight")
+        or (config.llm.tie_word_embeddings and name == LM_HEAD)
         or (task == "understand" and ("_moe_gen." in name or name.startswith(GENERATION_ROOTS)))
     )
 

@@ -52,12 +52,12 @@ def write_weights(
 def external_tensors(
     tensors: Mapping[str, SourceTensor], offsets: Mapping[str, int], folder: Path, precision: str
 ) -> dict[str, ir.ExternalTensor]:
-    """What graph initializers point to: a place in the weight file beside the graph."""
+    """What graph initializers point to, by parameter name: a place in the weight file beside the graph."""
     _, dtype, onnx_type = FORMATS[precision]
     return {
         name: ir.ExternalTensor(
             location=WEIGHT_FILE,
-            offset=offsets[name],
+            offset=offsets[tensor.name],
             length=tensor.stored.count * dtype.itemsize,
             dtype=onnx_type,
             shape=ir.Shape(tensor.shape),

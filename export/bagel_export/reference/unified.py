@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bagel_export.checkpoint import load_for_training
+from bagel_export.checkpoint import LM_HEAD, load_for_training
 from bagel_export.config import BagelConfig
 from bagel_export.reference.bagel import BagelModel, PositionEmbedding, sincos_table
 from bagel_export.reference.language import DecoderLayer, PackedAttention, RMSNorm, rope_tables
@@ -62,7 +62,7 @@ class BagelForUnifiedMultimodal(nn.Module):
                     )
                 with torch.no_grad():
                     wanted[name].copy_(torch.from_numpy(source.array()))
-        tied = {"language_model.lm_head.weight"} if config.llm.tie_word_embeddings else set()
+        tied = {LM_HEAD} if config.llm.tie_word_embeddings else set()
         if missing := sorted(set(wanted) - set(tensors) - tied):
             log.warning("%s: %d tensors are not in the checkpoint, the first is %s", path, len(missing), missing[0])
         return model
