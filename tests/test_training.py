@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 import bagel_rt
 from bagel_export import BagelConfig, BagelForUnifiedMultimodal, BagelModel
+from bagel_export.reference import masks
+from bagel_export.reference.language import attend
 from bagel_export.reference.masks import from_splits, packed_attention
 from bagel_export.synthetic import SMALL_LLM, SMALL_VIT
 
@@ -77,7 +79,27 @@ def test_splits_that_do_not_fill_their_sample_are_refused():
     with pytest.raises(ValueError, match="'diagonal' is unknown"):
         from_splits([3], [3], ["diagonal"])
     with pytest.raises(ValueError, match="the samples cover 3 tokens, the sequence has 4"):
-        packed_attention(from_splits([3], [3], ["causal"]), 4)(*(torch.zeros(4, 1, 2) for _ in range(3)))
+        packed_attention(from_splits([3], [3], ["causal"]), torch.arange(4), torch.arange(0), 4)
+
+
+@pytest.mark.parametrize("short", [0, 256])
+def test_attention_over_packed_samples_is_attention_over_each_alone(monkeypatch, short):
+    monkeypatch.setattr(masks, "SHORT", short)
+    splits = ([2, 3], [3, 2], [3, 2], [4])
+    modes = (["causal", "full"], ["causal", "noise"], ["full", "causal"], ["causal"])
+    alone = [from_splits([sum(n)], n, m)[0] for n, m in zip(splits, modes, strict=True)]
+    total = sum(len(m) for m in alone)
+    und, gen = torch.arange(0, total, 2), torch.arange(1, total, 2)
+    q, k, v = torch.randn(total, 4, 8), torch.randn(total, 2, 8), torch.randn(total, 2, 8)
+    take = lambda rows: (q[rows], k[rows], v[rows])  # noqa: E731
+    to_und, to_gen = packed_attention(alone, und, gen, total)(take(und), take(gen))
+    wanted, start = [], 0
+    for mask in alone:
+        rows = slice(start, start + len(mask))
+        wanted.append(attend(q[rows], k[rows], v[rows], mask))
+        start += len(mask)
+    torch.testing.assert_close(to_und, torch.cat(wanted)[und])
+    torch.testing.assert_close(to_gen, torch.cat(wanted)[gen])
 
 
 def test_a_noise_split_is_seen_by_itself_alone_and_sees_what_came_before():

@@ -21,6 +21,12 @@ def register(commands) -> None:
     export.add_argument("--ckpt", type=Path, required=True, metavar="PATH", help="folder with ema.safetensors")
     export.add_argument("--out", type=Path, metavar="DIR", help="artefact folder (default: in the user's data folder)")
     export.add_argument("--task", choices=list(TASK_GRAPHS), default="full", help="understand: leave drawing out")
+    export.add_argument(
+        "--precision",
+        choices=["fp32", "int8"],
+        default="fp32",
+        help="int8: a quarter of the size, weights in 8 bits, arithmetic in float32 (default: fp32)",
+    )
     export.add_argument("--overwrite", action="store_true", help="replace the artefact that is there")
     export.add_argument("--no-verify", dest="verify", action="store_false", help="do not compare with the reference")
     export.set_defaults(run=run_export)
@@ -44,7 +50,7 @@ def run_export(args: argparse.Namespace) -> None:
         open_checkpoint(args.ckpt, args.task)  # a bad checkpoint leaves not even the folder above the artefact
         out.parent.mkdir(parents=True, exist_ok=True)
     with Bars(bytes_in=("weights", "hashing")) as bars:
-        for event in export(args.ckpt, out, args.task, args.overwrite, args.verify):
+        for event in export(args.ckpt, out, args.task, args.overwrite, args.verify, args.precision):
             bars(event)
     remember_export(out)
     print(out)

@@ -42,6 +42,8 @@ class OnnxRuntimeEngine:
         options = self._ort.SessionOptions()
         options.log_severity_level = 3
         options.enable_mem_pattern = False  # shapes change from call to call
+        # fused int8 weights: activations stay float32 (4, the default, rounds them to 8 bits as well)
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         if self._threads:
             options.intra_op_num_threads = self._threads
         try:

@@ -14,6 +14,7 @@ import torch
 from bagel_export import graphs, onnx_graph, parity
 from bagel_export.checkpoint import EMBEDDING, Checkpoint, open_checkpoint
 from bagel_export.publish import check_room, check_target, publishing
+from bagel_export.quantize import Rounded
 from bagel_export.reference.vae import DOWNSAMPLE, SCALE, SHIFT
 from bagel_export.tokenizer import TOKENIZER_FILE, load_tokenizer
 from bagel_export.weights import WEIGHT_FILE, external_tensors, weight_bytes, write_weights
@@ -21,6 +22,7 @@ from bagel_rt.contract import CONTRACT_VERSION, FORMAT_VERSION, TASK_GRAPHS, Gra
 from bagel_rt.errors import ExportError
 from bagel_rt.manifest import MANIFEST, model_section, sha256
 
+PRECISIONS = {"fp32": "float32", "int8": "int8"}  # as the command line says it, and as files name it
 ROOM_FOR_GRAPHS = 64 << 20  # graphs, tokenizer and manifest; the rest is weights
 
 
@@ -58,9 +60,16 @@ def model_dims(checkpoint: Checkpoint) -> ModelDims:
 
 
 def export(
-    ckpt: str | Path, out: str | Path, task: str = "full", overwrite: bool = False, verify: bool = True
+    ckpt: str | Path,
+    out: str | Path,
+    task: str = "full",
+    overwrite: bool = False,
+    verify: bool = True,
+    precision: str = "fp32",
 ) -> Iterator[Progress]:
     """Export a checkpoint to `out`, yielding progress; the work is done when the iterator ends.
+
+    precision "int8" stores the weights of Linear layers and convolutions in 8 bits; all arithmetic stays float32.
 
     Nothing is written before the checkpoint has been checked as a whole. `out` appears in one rename when it is
     complete; an existing artefact is replaced only with `overwrite`, and is intact until then. Raises CheckpointError,
@@ -69,18 +78,21 @@ def export(
     out = Path(out).absolute()
     if task not in TASK_GRAPHS:
         raise ExportError(f"task {task!r} is unknown; allowed: {', '.join(TASK_GRAPHS)}")
+    if precision not in PRECISIONS:
+        raise ExportError(f"precision {precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
+    stored = PRECISIONS[precision]
     check_target(out, overwrite)
     checkpoint = open_checkpoint(ckpt, task)
     tokenizer, special_ids = load_tokenizer(checkpoint.folder, checkpoint.config.llm.vocab_size)
-    check_room(out.parent, weight_bytes(checkpoint.tensors.values()) + ROOM_FOR_GRAPHS)
+    check_room(out.parent, weight_bytes(checkpoint.tensors.values(), stored) + ROOM_FOR_GRAPHS)
     with publishing(out) as folder:
         tokenizer.save(str(folder / TOKENIZER_FILE))
-        offsets = yield from _weights(checkpoint, folder)
-        entries = yield from write_graphs(checkpoint, folder, offsets, TASK_GRAPHS[task], "float32", verify)
+        offsets = yield from _weights(checkpoint, folder, stored)
+        entries = yield from write_graphs(checkpoint, folder, offsets, TASK_GRAPHS[task], stored, verify)
         failed = [f"{n} ({e['parity']['relative_l2']:.1e})" for n, e in entries.items() if _failed(e)]
         if failed:
             raise ExportError(f"graphs differ from the reference by relative L2: {', '.join(failed)}; nothing was kept")
-        manifest = _manifest(checkpoint, offsets, entries, special_ids, tokenizer.get_vocab_size())
+        manifest = _manifest(checkpoint, stored, offsets, entries, special_ids, tokenizer.get_vocab_size())
         manifest["files"] = yield from _files(folder)
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -89,11 +101,11 @@ def _failed(entry: dict[str, Any]) -> bool:
     return entry["parity"]["status"] == "failed"
 
 
-def _weights(checkpoint: Checkpoint, folder: Path) -> Generator[Progress, None, dict[str, int]]:
+def _weights(checkpoint: Checkpoint, folder: Path, precision: str) -> Generator[Progress, None, dict[str, int]]:
     """Write the weight file in steps a progress bar can follow; returns the offsets."""
-    total, done = weight_bytes(checkpoint.tensors.values()), 0
+    total, done = weight_bytes(checkpoint.tensors.values(), precision), 0
     yield Progress("weights", 0, total)
-    writing = write_weights(checkpoint.tensors, folder / WEIGHT_FILE, "float32")
+    writing = write_weights(checkpoint.tensors, folder / WEIGHT_FILE, precision)
     while True:
         try:
             done += next(writing)
@@ -106,13 +118,15 @@ def write_graphs(
     checkpoint: Checkpoint, folder: Path, offsets: dict[str, int], names: tuple[str, ...], precision: str, verify: bool
 ) -> Generator[Progress, None, dict[str, Any]]:
     """Export the named graphs beside the weight file; returns each one's manifest entry."""
-    dtype = getattr(torch, precision)
+    arithmetic = "bfloat16" if precision == "bfloat16" else "float32"
+    dtype = getattr(torch, arithmetic)
     model = checkpoint.meta_model().to(dtype)
     vae = checkpoint.meta_vae().to(dtype) if checkpoint.task == "full" else None
     halves = 2 * checkpoint.config.llm.num_hidden_layers
     sources = checkpoint.by_parameter()
     weights = external_tensors(sources, offsets, folder, precision)
-    specs = graph_specs(model_dims(checkpoint), precision)
+    kept = {name: Rounded(source, precision) for name, source in sources.items()}
+    specs = graph_specs(model_dims(checkpoint), arithmetic)
     entries = {}
     for i, name in enumerate(names):
         yield Progress("graphs", i, len(names), f"tracing {name}")
@@ -125,7 +139,7 @@ def write_graphs(
         check = parity.skipped()
         if verify:
             yield Progress("graphs", i, len(names), f"checking {name}")
-            check = parity.compare(spec, module, path, sources, size, halves)
+            check = parity.compare(spec, module, path, kept, size, halves)
         entries[name] = {"file": path.name, **_signature(spec), "weight_bytes": size, "parity": check}
     yield Progress("graphs", len(names), len(names))
     return entries
@@ -139,7 +153,12 @@ def _signature(spec: GraphSpec) -> dict[str, Any]:
 
 
 def _manifest(
-    checkpoint: Checkpoint, offsets: dict[str, int], entries: dict, special_ids: dict[str, int], vocab: int
+    checkpoint: Checkpoint,
+    precision: str,
+    offsets: dict[str, int],
+    entries: dict,
+    special_ids: dict[str, int],
+    vocab: int,
 ) -> dict[str, Any]:
     table = checkpoint.tensors[EMBEDDING]
     return {
@@ -147,7 +166,7 @@ def _manifest(
         "contract_version": CONTRACT_VERSION,
         "source": checkpoint.name,
         "task": checkpoint.task,
-        "precision": "float32",
+        "precision": precision,
         "model": model_section(model_dims(checkpoint)),
         "transforms": {"vae": asdict(checkpoint.vae_transform), "vit": asdict(checkpoint.vit_transform)},
         "tokenizer": {"file": TOKENIZER_FILE, "size": vocab, "special_ids": special_ids},

@@ -12,9 +12,8 @@ import torch
 from torch import nn
 
 from bagel_engines import open_engine
-from bagel_export.checkpoint import SourceTensor
 from bagel_export.onnx_graph import sizes_for
-from bagel_export.streaming import Streamed
+from bagel_export.streaming import Streamed, Values
 from bagel_rt.contract import GraphSpec
 
 TOLERANCE = 1e-4  # relative L2 of every output; measured errors are around 1e-6
@@ -56,7 +55,7 @@ def example_inputs(spec: GraphSpec, halves: int, seed: int = 0) -> dict[str, np.
 
 
 def compare(
-    spec: GraphSpec, module: nn.Module, graph: Path, tensors: Mapping[str, SourceTensor], size: int, halves: int
+    spec: GraphSpec, module: nn.Module, graph: Path, tensors: Mapping[str, Values], size: int, halves: int
 ) -> dict[str, Any]:
     """Run a graph on ONNX Runtime and its wrapper on the mapped checkpoint, and state how far they are apart.
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
-from bagel_export.checkpoint import SourceTensor
+
+class Values(Protocol):
+    """A tensor that can be read: a checkpoint's own, or as an artefact rounds it."""
+
+    def array(self) -> np.ndarray: ...
 
 
 class Streamed:
@@ -16,7 +22,7 @@ class Streamed:
     `tensors` are looked up by the module's parameter names.
     """
 
-    def __init__(self, module: nn.Module, tensors: Mapping[str, SourceTensor]):
+    def __init__(self, module: nn.Module, tensors: Mapping[str, Values]):
         self._module, self._tensors = module, tensors
         self._handles: list = []
 

@@ -67,12 +67,7 @@ def write_checkpoint(folder: Path, shape: Shape | None = None) -> Path:
     """Write configs, tokenizer and random weights; files that are there are replaced. Returns the folder."""
     shape = shape or Shape()
     folder.mkdir(parents=True, exist_ok=True)
-    llm, vit = asdict(shape.llm), asdict(shape.vit)
-    _write_json(folder / "llm_config.json", {"model_type": "qwen2", "hidden_act": "silu", **llm})
-    _write_json(folder / "vit_config.json", {"model_type": "siglip_vision_model", **vit})
-    rules = {"vae_transform": shape.vae_transform, "vit_transform": shape.vit_transform}
-    sizes = ("max_size", "min_size", "stride")
-    _write_json(folder / "preprocessor_config.json", {k: {s: getattr(r, s) for s in sizes} for k, r in rules.items()})
+    write_configs(folder, shape.llm, shape.vit, shape.vae_transform, shape.vit_transform)
     byte_tokenizer(shape.llm.vocab_size).save(str(folder / "tokenizer.json"))
     config = BagelConfig(
         shape.llm, shape.vit, max_latent_size=shape.max_latent_size, vit_max_num_patch_per_side=shape.vit.grid
@@ -86,6 +81,15 @@ def write_checkpoint(folder: Path, shape: Shape | None = None) -> Path:
     save_file(weights, folder / WEIGHTS)
     save_file(_fill(vae.state_dict(), random, replace(shape, dtype=torch.float32)), folder / VAE_WEIGHTS)
     return folder
+
+
+def write_configs(folder: Path, llm: LLMConfig, vit: ViTConfig, for_vae: ResizeRule, for_vit: ResizeRule) -> None:
+    """llm_config.json, vit_config.json and preprocessor_config.json as an official checkpoint has them."""
+    _write_json(folder / "llm_config.json", {"model_type": "qwen2", "hidden_act": "silu", **asdict(llm)})
+    _write_json(folder / "vit_config.json", {"model_type": "siglip_vision_model", **asdict(vit)})
+    rules = {"vae_transform": for_vae, "vit_transform": for_vit}
+    sizes = ("max_size", "min_size", "stride")
+    _write_json(folder / "preprocessor_config.json", {k: {s: getattr(r, s) for s in sizes} for k, r in rules.items()})
 
 
 def byte_tokenizer(vocab_size: int) -> Tokenizer:

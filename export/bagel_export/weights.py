@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable, Mapping
+import math
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import ml_dtypes
@@ -11,58 +13,116 @@ import numpy as np
 import onnx_ir as ir
 
 from bagel_export.checkpoint import SourceTensor
+from bagel_export.quantize import Storage, quantize, storage_of, stored_shapes
 
 WEIGHT_FILE = "weights.safetensors"
 ALIGNMENT = 4096  # of the first tensor; the rest follow without gaps, as the format demands
 FORMATS = {
     "float32": ("F32", np.dtype(np.float32), ir.DataType.FLOAT),
     "bfloat16": ("BF16", np.dtype(ml_dtypes.bfloat16), ir.DataType.BFLOAT16),
+    "int8": ("I8", np.dtype(np.int8), ir.DataType.INT8),
 }
+SCALE = ".scale"  # behind a quantised tensor's name: its scales
+
+
+@dataclass(frozen=True)
+class Part:
+    """One entry of the weight file: a tensor, or the int8 values or the scales of one."""
+
+    name: str
+    format: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * FORMATS[self.format][1].itemsize
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """What a quantised initializer points to."""
+
+    values: ir.ExternalTensor
+    scale: ir.ExternalTensor
+    storage: Storage
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes + self.scale.nbytes
+
+
+Placed = ir.ExternalTensor | QuantizedTensor
+
+
+def parts_of(tensor: SourceTensor, precision: str) -> list[Part]:
+    """The entries a tensor becomes. What int8 does not take stays float32."""
+    storage = storage_of(tensor, precision)
+    if storage == "plain":
+        return [Part(tensor.name, "float32" if precision == "int8" else precision, tensor.shape)]
+    values, scale = stored_shapes(tensor.shape, storage)
+    return [Part(tensor.name, "int8", values), Part(tensor.name + SCALE, "float32", scale)]
 
 
 def weight_bytes(tensors: Iterable[SourceTensor], precision: str = "float32") -> int:
-    return sum(t.stored.count for t in tensors) * FORMATS[precision][1].itemsize
+    return sum(part.nbytes for t in tensors for part in parts_of(t, precision))
 
 
 def write_weights(
     tensors: Mapping[str, SourceTensor], path: Path, precision: str
 ) -> Generator[int, None, dict[str, int]]:
-    """Stream all tensors into `path`, yielding the bytes of each piece; returns each tensor's byte offset.
+    """Stream all tensors into `path`, yielding the bytes of each piece; returns each entry's byte offset.
 
-    At no time more than one piece of one tensor is held in memory.
+    At no time more than one piece of one tensor is held in memory, or one tensor where it is quantised.
     """
-    tag, dtype, _ = FORMATS[precision]
     header, position = {}, 0
-    for name, tensor in tensors.items():
-        end = position + tensor.stored.count * dtype.itemsize
-        header[name] = {"dtype": tag, "shape": list(tensor.shape), "data_offsets": [position, end]}
+    for part in (part for t in tensors.values() for part in parts_of(t, precision)):
+        end = position + part.nbytes
+        tag = FORMATS[part.format][0]
+        header[part.name] = {"dtype": tag, "shape": list(part.shape), "data_offsets": [position, end]}
         position = end
     text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     with path.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors.values():
-            for piece in tensor.chunks():
-                data = np.ascontiguousarray(piece.astype(dtype, copy=False))
+            for data in _pieces(tensor, precision):
                 stream.write(data.view(np.uint8).data)
                 yield data.nbytes
     return {name: 8 + len(text) + entry["data_offsets"][0] for name, entry in header.items()}
 
 
+def _pieces(tensor: SourceTensor, precision: str) -> Iterator[np.ndarray]:
+    storage = storage_of(tensor, precision)
+    if storage == "plain":
+        dtype = FORMATS[parts_of(tensor, precision)[0].format][1]
+        for piece in tensor.chunks():
+            yield np.ascontiguousarray(piece.astype(dtype, copy=False))
+    else:
+        yield from (np.ascontiguousarray(array) for array in quantize(tensor.array(), storage))
+
+
 def external_tensors(
     tensors: Mapping[str, SourceTensor], offsets: Mapping[str, int], folder: Path, precision: str
-) -> dict[str, ir.ExternalTensor]:
+) -> dict[str, Placed]:
     """What graph initializers point to, by parameter name: a place in the weight file beside the graph."""
-    _, dtype, onnx_type = FORMATS[precision]
-    return {
-        name: ir.ExternalTensor(
+
+    def place(part: Part, name: str) -> ir.ExternalTensor:
+        return ir.ExternalTensor(
             location=WEIGHT_FILE,
-            offset=offsets[tensor.name],
-            length=tensor.stored.count * dtype.itemsize,
-            dtype=onnx_type,
-            shape=ir.Shape(tensor.shape),
+            offset=offsets[part.name],
+            length=part.nbytes,
+            dtype=FORMATS[part.format][2],
+            shape=ir.Shape(part.shape),
             name=name,
             base_dir=str(folder),
         )
-        for name, tensor in tensors.items()
-    }
+
+    placed: dict[str, Placed] = {}
+    for name, tensor in tensors.items():
+        parts = parts_of(tensor, precision)
+        if len(parts) == 1:
+            placed[name] = place(parts[0], name)
+        else:
+            values, scale = place(parts[0], name), place(parts[1], name + SCALE)
+            placed[name] = QuantizedTensor(values, scale, storage_of(tensor, precision))
+    return placed

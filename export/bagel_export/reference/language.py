@@ -16,7 +16,8 @@ from bagel_export.config import LLMConfig
 
 GEN = "_moe_gen"
 Rope = tuple[Tensor, Tensor]  # cos, sin: (rows, head_dim) each
-PackedAttention = Callable[[Tensor, Tensor, Tensor], Tensor]
+QKV = tuple[Tensor, Tensor, Tensor]
+PackedAttention = Callable[[QKV, QKV], tuple[Tensor, Tensor]]  # q, k, v of und and gen rows -> attended und, gen
 
 
 class RMSNorm(nn.Module):
@@ -50,14 +51,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
     mask (rows, keys) is True where a query may look; None lets every query see every key.
     """
-    out = F.scaled_dot_product_attention(
-        q.transpose(0, 1)[None],
-        k.transpose(0, 1)[None],
-        v.transpose(0, 1)[None],
-        attn_mask=None if mask is None else mask[None, None],
-        enable_gqa=True,
-    )
-    return out[0].transpose(0, 1).flatten(1)
+    return attend_batch(q[None], k[None], v[None], None if mask is None else mask[None, None])[0]
+
+
+def attend_batch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """`attend` with a batch in front of everything; mask (batch, 1, rows, keys)."""
+    grouped = q.shape[2] != k.shape[2]
+    heads_first = (x.transpose(1, 2) for x in (q, k, v))
+    out = F.scaled_dot_product_attention(*heads_first, attn_mask=mask, enable_gqa=grouped)
+    return out.transpose(1, 2).flatten(2)
 
 
 class Attention(nn.Module):
@@ -79,7 +81,7 @@ class Attention(nn.Module):
                 self.add_module("q_norm" + s, RMSNorm(self.head_dim, config.rms_norm_eps))
                 self.add_module("k_norm" + s, RMSNorm(self.head_dim, config.rms_norm_eps))
 
-    def qkv(self, x: Tensor, rope: Rope, suffix: str) -> tuple[Tensor, Tensor, Tensor]:
+    def qkv(self, x: Tensor, rope: Rope, suffix: str) -> QKV:
         """q (rows, heads, dim), k and v (rows, kv heads, dim); q and k normed and rotated, as they are cached."""
         part = lambda name: self.get_submodule(name + suffix)  # noqa: E731
         q = part("q_proj")(x).unflatten(-1, (self.heads, self.head_dim))
@@ -121,7 +123,7 @@ class DecoderLayer(nn.Module):
         for s in alone if dense else both:
             self.add_module("mlp" + s, MLP(config.hidden_size, config.intermediate_size))
 
-    def _qkv(self, x: Tensor, rope: Rope, gen: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def _qkv(self, x: Tensor, rope: Rope, gen: bool) -> QKV:
         s = self.gen_attention if gen else ""
         return self.self_attn.qkv(self.get_submodule("input_layernorm" + s)(x), rope, s)
 
@@ -154,21 +156,14 @@ class DecoderLayer(nn.Module):
         gen = self._finish(gen, to_gen, gen=True)
         return und, gen, torch.cat([ku, kg]), torch.cat([vu, vg])
 
-    def packed(self, x: Tensor, und: Tensor, gen: Tensor, rope: Rope, attention: PackedAttention) -> Tensor:
-        """One packed sequence x (rows, hidden); `und` and `gen` index its rows, attention(q, k, v) knows its samples.
-
-        Rows in neither (padding) come back as zeros. cos and sin are rounded to x's dtype (bagel-spec section 4).
-        """
-        order, rope = torch.cat([und, gen]), (rope[0].to(x.dtype), rope[1].to(x.dtype))
-
-        def unpack(of_und: Tensor, of_gen: Tensor) -> Tensor:
-            rows = torch.cat([of_und, of_gen])
-            return rows.new_zeros(x.shape[0], *rows.shape[1:]).index_copy(0, order, rows)
-
-        of_und = self._qkv(x[und], (rope[0][und], rope[1][und]), gen=False)
-        of_gen = self._qkv(x[gen], (rope[0][gen], rope[1][gen]), gen=True)
-        attended = attention(*(unpack(u, g) for u, g in zip(of_und, of_gen, strict=True)))
-        return unpack(self._finish(x[und], attended[und], gen=False), self._finish(x[gen], attended[gen], gen=True))
+    def packed(
+        self, und: Tensor, gen: Tensor, und_rope: Rope, gen_rope: Rope, attention: PackedAttention
+    ) -> tuple[Tensor, Tensor]:
+        """Rows of packed sequences, (und rows, hidden) and (gen rows, hidden); attention knows where they stand."""
+        of_und = self._qkv(und, und_rope, gen=False)
+        of_gen = self._qkv(gen, gen_rope, gen=True)
+        to_und, to_gen = attention(of_und, of_gen)
+        return self._finish(und, to_und, gen=False), self._finish(gen, to_gen, gen=True)
 
 
 class DecoderStack(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bagel_export.checkpoint import LM_HEAD, load_for_training
 from bagel_export.config import BagelConfig
 from bagel_export.reference.bagel import BagelModel, PositionEmbedding, sincos_table
-from bagel_export.reference.language import DecoderLayer, PackedAttention, RMSNorm, rope_tables
+from bagel_export.reference.language import DecoderLayer, RMSNorm, rope_tables
 from bagel_export.reference.masks import from_additive, from_splits, packed_attention
 from bagel_rt.errors import CheckpointError
 
@@ -147,26 +147,29 @@ class BagelForUnifiedMultimodal(nn.Module):
             clean = self._pack_latents(padded_latent, patchified_vae_latent_shapes)
             t = self._times(packed_timesteps)
             noise = torch.randn_like(clean)
-            x_t = (1 - t[:, None]) * clean + t[:, None] * noise
+            x_t = ((1 - t[:, None]) * clean + t[:, None] * noise).to(clean.dtype)
             rows = self.model.embed_latents(x_t, t, packed_latent_position_ids)
             gen, target, noisy = packed_vae_token_indexes, noise - clean, t > 0
             x = x.index_copy(0, gen, rows.to(x.dtype))
-        hidden = self.last_hidden_state(x, und, gen, packed_position_ids, packed_attention(masks, x.shape[0]))
+        hidden = self.last_hidden_state(x, und, gen, packed_position_ids, masks)
         return {
             "ce": self._cross_entropy(hidden, ce_loss_indexes, packed_label_ids),
             "mse": self._squared_error(hidden, mse_loss_indexes, target, noisy),
         }
 
-    def last_hidden_state(
-        self, x: Tensor, und: Tensor, gen: Tensor, positions: Tensor, attention: PackedAttention
-    ) -> Tensor:
-        """The decoder on packed rows x (n, hidden), final norms included; und and gen are row indexes."""
+    def last_hidden_state(self, x: Tensor, und: Tensor, gen: Tensor, positions: Tensor, masks: list[Tensor]) -> Tensor:
+        """The decoder on packed rows x (n, hidden), final norms included; und and gen are row indexes.
+
+        cos and sin are rounded to x's dtype (bagel-spec section 4); rows in neither und nor gen come back as zeros.
+        """
         stack, llm = self.model.language_model.model, self.config.llm
-        rope = rope_tables(positions[: x.shape[0]], llm.head_dim, llm.rope_theta)
+        cos, sin = (t.to(x.dtype) for t in rope_tables(positions[: x.shape[0]], llm.head_dim, llm.rope_theta))
+        attention = packed_attention(masks, und, gen, x.shape[0])
+        of_und, of_gen, und_rope, gen_rope = x[und], x[gen], (cos[und], sin[und]), (cos[gen], sin[gen])
         for layer in stack.layers:
             assert isinstance(layer, DecoderLayer)
-            x = layer.packed(x, und, gen, rope, attention)
-        rows = torch.cat([stack.final_norm(x[und], gen=False), stack.final_norm(x[gen], gen=True)])
+            of_und, of_gen = layer.packed(of_und, of_gen, und_rope, gen_rope, attention)
+        rows = torch.cat([stack.final_norm(of_und, gen=False), stack.final_norm(of_gen, gen=True)])
         return torch.zeros_like(x).index_copy(0, torch.cat([und, gen]), rows)
 
     def _pack_latents(self, padded: Tensor, shapes: Any) -> Tensor:

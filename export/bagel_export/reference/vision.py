@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bagel_export.config import ViTConfig
+from bagel_export.reference.language import attend, attend_batch
 
 
 class VisionEmbeddings(nn.Module):
@@ -29,15 +30,16 @@ class VisionAttention(nn.Module):
         self.out_proj = nn.Linear(size, size)
 
     def forward(self, x: Tensor, lengths: list[int] | None) -> Tensor:
-        q, k, v = (
-            p(x).unflatten(-1, (self.heads, -1)).transpose(0, 1)[None] for p in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        q, k, v = (p(x).unflatten(-1, (self.heads, -1)) for p in (self.q_proj, self.k_proj, self.v_proj))
         if lengths is None:  # one image
-            out = F.scaled_dot_product_attention(q, k, v)
+            out = attend(q, k, v)
+        elif len(set(lengths)) == 1:
+            q, k, v = (t.unflatten(0, (-1, lengths[0])) for t in (q, k, v))
+            out = attend_batch(q, k, v).flatten(0, 1)
         else:
-            images = zip(*(t.split(lengths, dim=2) for t in (q, k, v)), strict=True)
-            out = torch.cat([F.scaled_dot_product_attention(*image) for image in images], dim=2)
-        return self.out_proj(out[0].transpose(0, 1).flatten(1))
+            images = zip(*(t.split(lengths) for t in (q, k, v)), strict=True)
+            out = torch.cat([attend(*image) for image in images])
+        return self.out_proj(out)
 
 
 class GeluMLP(nn.Module):
