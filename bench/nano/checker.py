@@ -1,0 +1,172 @@
+"""Finds the shapes of a picture in its pixels and compares them with what was asked for."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+from scipy import ndimage
+
+from bench.nano.render import REACH, distances
+from bench.nano.world import BACKGROUNDS, COLOURS, RELATIONS, SHAPES, SIDE, SIZES, Scene, Thing, Wish
+
+FOREGROUND = 0.5  # share of the way from the background's colour to a shape's
+LEAST_AREA = 20  # pixels of a 64 pixel picture; the smallest shape has about 50
+LEAST_OVERLAP = 0.62  # intersection over union with the best shape, below which a blob is no shape
+RADII = (SIZES["small"] * 0.7, SIZES["big"] * 1.4)  # beyond them a blob is no shape of the world
+FAR = 110  # RGB distance to the nearest named colour beyond which a blob has none
+APART = 8.0  # pixels by which two centres must differ for a relation
+STILL = 4.0  # pixels a thing may move in an edit that leaves it alone
+MIDDLE = (SIZES["small"] + SIZES["big"]) / 2
+
+
+@dataclass(frozen=True)
+class Found:
+    """One shape of a picture; centre in pixels of a 64 pixel picture."""
+
+    thing: Thing
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Seen:
+    """found: every blob, None where one is no shape of the world."""
+
+    found: tuple[Found | None, ...]
+    background: str
+
+    @property
+    def things(self) -> tuple[Thing | None, ...]:
+        return tuple(f.thing if f else None for f in self.found)
+
+
+def look(image: np.ndarray) -> Seen:
+    """What is in a square picture (side, side, 3) uint8."""
+    pixels, scale = image.astype(np.float32), SIDE / image.shape[0]
+    names = list(BACKGROUNDS)
+    votes = _nearest(pixels, np.array([BACKGROUNDS[n] for n in names], np.float32))[0]
+    background = names[int(np.bincount(votes.ravel()).argmax())]
+    # the picture's own shade of it: a drawn background is a little off
+    ground = np.median(pixels[votes == names.index(background)], axis=0)
+    return Seen(tuple(_found(b, pixels, ground, scale) for b in _blobs(pixels, ground, scale)), background)
+
+
+def _nearest(pixels: np.ndarray, palette: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Index of and distance to the nearest palette colour, for any leading shape."""
+    apart = np.linalg.norm(pixels[..., None, :] - palette, axis=-1)
+    return apart.argmin(-1), apart.min(-1)
+
+
+def _blobs(pixels: np.ndarray, ground: np.ndarray, scale: float) -> list[tuple[np.ndarray, str]]:
+    """Connected parts that differ from the background, cut where their colour changes: mask and colour each."""
+    palette = np.array(list(COLOURS.values()), np.float32)
+    apart = np.linalg.norm(pixels - ground, axis=-1)
+    regions, count = ndimage.label(apart > 45, np.ones((3, 3)))
+    blobs = []
+    for region in range(1, count + 1):
+        inside = regions == region
+        core = inside & (apart > 0.8 * np.quantile(apart[inside], 0.75))  # edges are blends, and blends lie
+        names = np.where(core, _nearest(pixels, palette)[0], -1)
+        shares = np.bincount(names[core], minlength=len(palette)) / max(1, core.sum())
+        strong = np.flatnonzero(shares > 0.2)
+        for name in strong:
+            own = inside & ((names == name) | ~core) if len(strong) > 1 else inside
+            if len(strong) > 1:  # touching shapes: an edge pixel goes to the nearer one
+                reach = [ndimage.distance_transform_edt(names != other) for other in strong]
+                own &= np.argmin(reach, axis=0) == list(strong).index(name)
+            colour = np.median(pixels[core & (names == name)], axis=0)
+            full = np.linalg.norm(colour - ground)
+            mask = own & (apart > FOREGROUND * full)
+            parts, n = ndimage.label(mask, np.ones((3, 3)))
+            for part in range(1, n + 1):
+                alone = parts == part
+                if alone.sum() * scale**2 >= LEAST_AREA:
+                    blobs.append((alone, _colour(colour, palette)))
+    return blobs
+
+
+def _colour(value: np.ndarray, palette: np.ndarray) -> str:
+    index, far = _nearest(value, palette)
+    return list(COLOURS)[int(index)] if far < FAR else ""
+
+
+def _found(blob: tuple[np.ndarray, str], pixels: np.ndarray, ground: np.ndarray, scale: float) -> Found | None:
+    mask, colour = blob
+    area, (rows, columns) = mask.sum(), np.nonzero(mask)
+    overlaps = {s: _overlap(s, mask, area, columns.mean() + 0.5, rows.mean() + 0.5) for s in SHAPES}
+    shape = max(overlaps, key=lambda s: overlaps[s][0])
+    overlap, x, y, radius = overlaps[shape]
+    if overlap < LEAST_OVERLAP or not colour or not RADII[0] <= radius * scale <= RADII[1]:
+        return None
+    size = "small" if radius * scale < MIDDLE else "big"
+    return Found(Thing(shape, colour, size), float(x * scale), float(y * scale))
+
+
+def _overlap(shape: str, mask: np.ndarray, area: float, cx: float, cy: float) -> tuple[float, float, float, float]:
+    """Intersection over union with this shape at the blob's area and centroid; with it, its centre and radius."""
+    unit_area, (ox, oy) = _unit(shape)
+    radius = math.sqrt(area / unit_area)
+    x, y = cx - ox * radius, cy - oy * radius
+    axis = lambda centre, n: np.clip(  # noqa: E731
+        np.rint(((np.arange(n) + 0.5 - centre) / radius + REACH) / (2 * REACH) * (len(distances(shape)) - 1)).astype(
+            int
+        ),
+        0,
+        len(distances(shape)) - 1,
+    )
+    drawn = distances(shape)[np.ix_(axis(y, mask.shape[0]), axis(x, mask.shape[1]))] < 0
+    return float((drawn & mask).sum() / (drawn | mask).sum()), x, y, radius
+
+
+@functools.cache
+def _unit(shape: str) -> tuple[float, tuple[float, float]]:
+    """Area and centroid of the shape of radius 1."""
+    inside, axis = distances(shape) < 0, np.linspace(-REACH, REACH, len(distances(shape)))
+    x, y = np.meshgrid(axis, axis)
+    return inside.sum() * (axis[1] - axis[0]) ** 2, (x[inside].mean(), y[inside].mean())
+
+
+def relates(first: Found, second: Found, relation: str) -> bool:
+    across, down = RELATIONS[relation]
+    dx, dy = first.x - second.x, first.y - second.y
+    along, aside = (dx * across, abs(dy)) if across else (dy * down, abs(dx))
+    return along > APART and along > aside
+
+
+def fulfils(seen: Seen, wish: Wish) -> bool:
+    """Whether the picture holds the things asked for and nothing else, related and on the background asked for."""
+    if len(seen.found) != len(wish.things) or any(f is None for f in seen.found):
+        return False
+    if wish.background and seen.background != wish.background:
+        return False
+    return any(_assigned(order, wish) for order in permutations(f for f in seen.found if f))
+
+
+def _assigned(found: tuple[Found, ...], wish: Wish) -> bool:
+    if not all(asked.fits(f.thing) for asked, f in zip(wish.things, found, strict=True)):
+        return False
+    return wish.relation is None or relates(found[0], found[1], wish.relation)
+
+
+def shows(seen: Seen, scene: Scene) -> bool:
+    """Whether the picture is this scene: every thing where it should be, but for STILL pixels, and no other."""
+    if len(seen.found) != len(scene.placed) or seen.background != scene.background:
+        return False
+    return all(any(_is(f, p.thing, *p.centre) for f in seen.found) for p in scene.placed)
+
+
+def _is(found: Found | None, thing: Thing, x: float, y: float) -> bool:
+    return found is not None and found.thing == thing and math.hypot(found.x - x, found.y - y) <= STILL
+
+
+def keeps(seen: Seen, before: Scene, except_for: Iterable[int] = ()) -> bool:
+    """Whether everything of `before` is still there, but for the places named."""
+    gone = set(except_for)
+    return all(
+        any(_is(f, p.thing, *p.centre) for f in seen.found) for i, p in enumerate(before.placed) if i not in gone
+    )

@@ -1,0 +1,206 @@
+"""How often is bagel-nano right? python -m bench.nano.score --model DIR --out RESULT.json
+
+Draws, edits and answers the held-out cases through an exported artefact and checks pixels and words. Any engine,
+precision or shortcut is scored by the same cases and seeds, so two results can be compared case by case (--against).
+Ends in one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+from tqdm import tqdm
+
+import bagel_rt
+from bagel_rt.api import Bagel
+from bench.nano.cases import AIMS, Case, all_cases
+from bench.nano.checker import Seen, fulfils, keeps, look, shows
+from bench.nano.render import render
+from bench.nano.words import describe
+from bench.nano.world import Thing
+
+THINK_TOKENS, ANSWER_TOKENS = 64, 48
+SHEET_COLUMNS, SHEET_ROWS, TILE = 10, 2, 128
+
+
+def is_right(case: Case, picture: Image.Image | None, text: str | None) -> bool:
+    if case.answer is not None:
+        return text == case.answer
+    assert picture is not None
+    seen = look(np.asarray(picture))
+    if case.wish is not None:
+        return fulfils(seen, case.wish)
+    return edited(seen, case)
+
+
+def edited(seen: Seen, case: Case) -> bool:
+    """Whether the edit was done and everything else stayed; where a thing is added is the model's choice."""
+    edit = case.edit
+    assert edit is not None
+    if edit.action != "add":
+        return shows(seen, edit.after)
+    new = replace(edit.after.placed[-1].thing, size=None)
+    before = sum(new.fits(t) for t in edit.before.things)
+    there = sum(isinstance(t, Thing) and new.fits(t) for t in seen.things)
+    same_ground = seen.background == edit.before.background
+    return (
+        same_ground and len(seen.found) == len(edit.after.placed) and there == before + 1 and keeps(seen, edit.before)
+    )
+
+
+def ask(bagel: Bagel, case: Case, options: dict[str, Any]) -> tuple[Image.Image | None, str | None]:
+    """The picture, or the text, that the model gives for a case."""
+    if case.answer is not None:
+        assert case.scene is not None
+        return None, bagel.ask(case.prompt, Image.fromarray(render(case.scene)), max_tokens=ANSWER_TOKENS).text
+    if case.edit is not None:
+        drawn = bagel.edit(Image.fromarray(render(case.edit.before)), case.prompt, seed=case.seed, **options)
+    else:
+        drawn = bagel.generate(case.prompt, seed=case.seed, think=case.think, max_think_tokens=THINK_TOKENS, **options)
+    return drawn.image, drawn.thought
+
+
+def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    p = right / count
+    middle, half = p + z * z / (2 * count), z * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
+    return (middle - half) / (1 + z * z / count), (middle + half) / (1 + z * z / count)
+
+
+def summary(marks: dict[str, list[int]]) -> dict[str, dict[str, Any]]:
+    table = {}
+    for category, bits in marks.items():
+        low, high = wilson(sum(bits), len(bits))
+        table[category] = {
+            "n": len(bits),
+            "right": sum(bits),
+            "share": round(sum(bits) / len(bits), 4),
+            "interval": [round(low, 4), round(high, 4)],
+            **({"aim": AIMS[category]} if category in AIMS else {}),
+        }
+    return table
+
+
+def paired(mine: Iterable[int], theirs: Iterable[int]) -> dict[str, float]:
+    """Mean difference of paired marks with its 95 % interval (normal, from the pairs' own variance)."""
+    differences = np.array(list(mine), float) - np.array(list(theirs), float)
+    half = 1.96 * differences.std(ddof=1) / math.sqrt(len(differences)) if len(differences) > 1 else math.inf
+    mean = differences.mean()
+    return {
+        "difference": round(float(mean), 4),
+        "low": round(float(mean - half), 4),
+        "high": round(float(mean + half), 4),
+        "changed": int(np.abs(differences).sum()),
+    }
+
+
+def compare(mine: dict[str, list[int]], other: dict[str, str]) -> dict[str, Any]:
+    common = [c for c in mine if c in other and len(mine[c]) == len(other[c])]
+    pairs = {c: paired(mine[c], map(int, other[c])) for c in common}
+    pooled = ([b for c in common for b in mine[c]], [int(b) for c in common for b in other[c]])
+    return {**pairs, "all": paired(*pooled)}
+
+
+def contact_sheet(shown: list[tuple[str, Image.Image, bool]]) -> Image.Image:
+    """Pictures with their prompts; a red frame where the checker disagrees."""
+    columns = min(SHEET_COLUMNS, len(shown))
+    rows, foot = -(-len(shown) // columns), 44
+    sheet = Image.new("RGB", (columns * (TILE + 8), rows * (TILE + foot)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for i, (prompt, picture, right) in enumerate(shown):
+        x, y = i % columns * (TILE + 8) + 4, i // columns * (TILE + foot) + 4
+        sheet.paste(picture.resize((TILE, TILE), Image.Resampling.NEAREST), (x, y))
+        pen.rectangle((x - 2, y - 2, x + TILE + 1, y + TILE + 1), outline="#3a3" if right else "#d22", width=2)
+        for line, text in enumerate(_wrapped(prompt, 22)[:3]):
+            pen.text((x, y + TILE + 3 + 12 * line), text, fill="black")
+    return sheet
+
+
+def _title(case: Case) -> str:
+    """The prompt; what it means where the sheet's font has no letters for it."""
+    return case.prompt if case.prompt.isascii() or case.wish is None else f"(zh) {describe(case.wish)}"
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        if len(lines[-1]) + len(word) >= width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return lines
+
+
+def table(scores: dict[str, dict[str, Any]]) -> str:
+    rows = ["| | share right | 95 % interval | n | aim |", "|---|---|---|---|---|"]
+    for category, s in scores.items():
+        low, high = s["interval"]
+        rows.append(f"| {category} | {s['share']:.2f} | {low:.2f} to {high:.2f} | {s['n']} | {s.get('aim', '')} |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--backend", default="onnxruntime")
+    parser.add_argument("--arithmetic")
+    parser.add_argument("--only", nargs="*", help="categories")
+    parser.add_argument("--limit", type=int, help="cases per category")
+    parser.add_argument("--set", nargs="*", default=[], metavar="OPTION=JSON", help="image options, cfg_text_scale=3")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--sheet", type=Path)
+    parser.add_argument("--against", type=Path, help="an earlier result, compared case by case")
+    args = parser.parse_args()
+    options = {k: json.loads(v) for k, v in (pair.split("=", 1) for pair in args.set)}
+    by_category: dict[str, list[Case]] = {}
+    for case in all_cases():
+        if not args.only or case.category in args.only:
+            by_category.setdefault(case.category, []).append(case)
+    cases = [c for group in by_category.values() for c in group[: args.limit]]
+    marks: dict[str, list[int]] = {}
+    shown: dict[str, list] = {}
+    began = time.monotonic()
+    with bagel_rt.load(args.model, args.backend, arithmetic=args.arithmetic) as bagel:
+        for case in tqdm(cases, unit="case"):
+            picture, text = ask(bagel, case, options)
+            right = is_right(case, picture, text)
+            marks.setdefault(case.category, []).append(int(right))
+            if picture is not None:
+                shown.setdefault(case.category, []).append((_title(case), picture, right))
+        engine, model = bagel.engine, bagel.model
+    scores = summary(marks)
+    thinking = [marks.get(f"riddles, {how}") for how in ("thinking", "not thinking")]
+    result = {
+        "bench": "nano/score",
+        "model": model,
+        "engine": engine,
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "versions": {"bagel-rt": bagel_rt.__version__, "numpy": np.__version__},
+        "options": options or "the defaults of generate and edit",
+        "seconds": round(time.monotonic() - began, 1),
+        "scores": scores,
+        **({"thinking over not thinking": paired(*thinking)} if all(thinking) else {}),
+        "marks": {c: "".join(map(str, bits)) for c, bits in marks.items()},
+    }
+    if args.against:
+        result["against"] = compare(marks, json.loads(args.against.read_text())["marks"])
+    if args.sheet:
+        tiles = [t for group in shown.values() for t in group[: SHEET_COLUMNS * SHEET_ROWS]]
+        contact_sheet(tiles).save(args.sheet)
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(table(scores))
+    print(json.dumps({k: v for k, v in result.items() if k != "marks"}, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
