@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 from tqdm import tqdm
 
 import bagel_rt
 from bagel_rt.api import Bagel
+from bagel_rt.sheet import Card, contact_sheet
 from bench.nano.cases import AIMS, Case, all_cases
 from bench.nano.checker import Seen, fulfils, keeps, look, shows
 from bench.nano.render import render
@@ -30,7 +31,7 @@ from bench.nano.words import describe
 from bench.nano.world import Thing
 
 THINK_TOKENS, ANSWER_TOKENS = 64, 48
-SHEET_COLUMNS, SHEET_ROWS, TILE = 10, 2, 128
+SHEET_COLUMNS, SHEET_ROWS = 10, 2
 
 
 def is_right(case: Case, picture: Image.Image | None, text: str | None) -> bool:
@@ -67,7 +68,7 @@ def ask(bagel: Bagel, case: Case, options: dict[str, Any]) -> tuple[Image.Image 
         drawn = bagel.edit(Image.fromarray(render(case.edit.before)), case.prompt, seed=case.seed, **options)
     else:
         drawn = bagel.generate(case.prompt, seed=case.seed, think=case.think, max_think_tokens=THINK_TOKENS, **options)
-    return drawn.image, drawn.thought
+    return drawn.image, drawn.text
 
 
 def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
@@ -111,33 +112,9 @@ def compare(mine: dict[str, list[int]], other: dict[str, str]) -> dict[str, Any]
     return {**pairs, "all": paired(*pooled)}
 
 
-def contact_sheet(shown: list[tuple[str, Image.Image, bool]]) -> Image.Image:
-    """Pictures with their prompts; a red frame where the checker disagrees."""
-    columns = min(SHEET_COLUMNS, len(shown))
-    rows, foot = -(-len(shown) // columns), 44
-    sheet = Image.new("RGB", (columns * (TILE + 8), rows * (TILE + foot)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for i, (prompt, picture, right) in enumerate(shown):
-        x, y = i % columns * (TILE + 8) + 4, i // columns * (TILE + foot) + 4
-        sheet.paste(picture.resize((TILE, TILE), Image.Resampling.NEAREST), (x, y))
-        pen.rectangle((x - 2, y - 2, x + TILE + 1, y + TILE + 1), outline="#3a3" if right else "#d22", width=2)
-        for line, text in enumerate(_wrapped(prompt, 22)[:3]):
-            pen.text((x, y + TILE + 3 + 12 * line), text, fill="black")
-    return sheet
-
-
 def _title(case: Case) -> str:
     """The prompt; what it means where the sheet's font has no letters for it."""
     return case.prompt if case.prompt.isascii() or case.wish is None else f"(zh) {describe(case.wish)}"
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        if len(lines[-1]) + len(word) >= width:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return lines
 
 
 def table(scores: dict[str, dict[str, Any]]) -> str:
@@ -167,7 +144,7 @@ def main() -> None:
             by_category.setdefault(case.category, []).append(case)
     cases = [c for group in by_category.values() for c in group[: args.limit]]
     marks: dict[str, list[int]] = {}
-    shown: dict[str, list] = {}
+    shown: dict[str, list[Card]] = {}
     began = time.monotonic()
     with bagel_rt.load(args.model, args.backend, arithmetic=args.arithmetic) as bagel:
         for case in tqdm(cases, unit="case"):
@@ -175,7 +152,7 @@ def main() -> None:
             right = is_right(case, picture, text)
             marks.setdefault(case.category, []).append(int(right))
             if picture is not None:
-                shown.setdefault(case.category, []).append((_title(case), picture, right))
+                shown.setdefault(case.category, []).append(Card(picture, _title(case), right))
         engine, model = bagel.engine, bagel.model
     scores = summary(marks)
     thinking = [marks.get(f"riddles, {how}") for how in ("thinking", "not thinking")]
@@ -195,7 +172,7 @@ def main() -> None:
         result["against"] = compare(marks, json.loads(args.against.read_text())["marks"])
     if args.sheet:
         tiles = [t for group in shown.values() for t in group[: SHEET_COLUMNS * SHEET_ROWS]]
-        contact_sheet(tiles).save(args.sheet)
+        contact_sheet(tiles, SHEET_COLUMNS).save(args.sheet)
     if args.out:
         args.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(table(scores))

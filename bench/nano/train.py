@@ -1,6 +1,6 @@
 """Trains bagel-nano: python -m bench.nano.train --state DIR. Started again, it goes on where it was.
 
-One command does it all: the tokenizer, the VAE, then the model. --snapshot DIR writes the official checkpoint layout.
+One command does it all: the tokenizer, the VAE, then the model. bench.nano.snapshot makes a checkpoint of it.
 """
 
 from __future__ import annotations
@@ -196,26 +196,30 @@ def load_vae(path: Path, base_width: int) -> AutoEncoder:
     return vae.eval().requires_grad_(False)
 
 
+def run(config: dict, folder: Path, steps: int | None = None) -> None:
+    """Everything a folder lacks: tokenizer.json, vae-final.pt, then the model up to `steps` (else the config's)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer_file = folder / "tokenizer.json"
+    if not tokenizer_file.exists():
+        train_tokenizer(config["model"]["vocabulary"], config["model"]["seed"]).save(str(tokenizer_file))
+    if not (folder / "vae-final.pt").exists():
+        train_vae.run(config["vae"], folder)
+    vae = load_vae(folder / "vae-final.pt", config["vae"]["base_width"])
+    shape = model_config(config["model"])
+    torch.manual_seed(config["model"]["seed"])
+    model = BagelForUnifiedMultimodal(shape)
+    side = config["model"]["vit_side"]
+    packer = Packer(Tokenizer.from_file(str(tokenizer_file)), shape, ResizeRule(side, side, PATCH))
+    train(model, vae, packer, config["training"], State(folder, "model"), steps or config["training"]["steps"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--state", type=Path, required=True, help="folder for checkpoints and logs")
     parser.add_argument("--config", type=Path, default=CONFIG)
     parser.add_argument("--steps", type=int, help="instead of the config's")
     args = parser.parse_args()
-    config = tomllib.loads(args.config.read_text())
-    args.state.mkdir(parents=True, exist_ok=True)
-    tokenizer_file = args.state / "tokenizer.json"
-    if not tokenizer_file.exists():
-        train_tokenizer(config["model"]["vocabulary"], config["model"]["seed"]).save(str(tokenizer_file))
-    if not (args.state / "vae-final.pt").exists():
-        train_vae.run(config["vae"], args.state)
-    vae = load_vae(args.state / "vae-final.pt", config["vae"]["base_width"])
-    shape = model_config(config["model"])
-    torch.manual_seed(config["model"]["seed"])
-    model = BagelForUnifiedMultimodal(shape)
-    side = config["model"]["vit_side"]
-    packer = Packer(Tokenizer.from_file(str(tokenizer_file)), shape, ResizeRule(side, side, PATCH))
-    train(model, vae, packer, config["training"], State(args.state, "model"), args.steps or config["training"]["steps"])
+    run(tomllib.loads(args.config.read_text()), args.state, args.steps)
 
 
 if __name__ == "__main__":

@@ -80,14 +80,16 @@ def train(config: dict, state: State) -> AutoEncoder:
 
 
 @torch.no_grad()
-def scale_latents(vae: AutoEncoder, seed: int) -> None:
+def scale_latents(vae: AutoEncoder, seed: int, batches: int = 16) -> None:
     """Fold a factor per channel into both ends so that latents in BAGEL's constants have unit variance, mean zero.
 
     SCALE * (z - SHIFT) is what BAGEL feeds its decoder; the factor is exact at borders, the mean is not, and training
     kept it at zero, so only SHIFT itself is moved; polishing adapts the decoder to it.
     """
     rng = random.Random(seed)
-    means = torch.cat([vae.encoder(pixels([random_scene(rng) for _ in range(64)])).chunk(2, 1)[0] for _ in range(16)])
+    means = torch.cat(
+        [vae.encoder(pixels([random_scene(rng) for _ in range(64)])).chunk(2, 1)[0] for _ in range(batches)]
+    )
     factor = 1 / (SCALE * means.std(dim=(0, 2, 3)))
     offset = SHIFT - means.mean(dim=(0, 2, 3)) * factor
     out, into = vae.encoder.conv_out, vae.decoder.conv_in
