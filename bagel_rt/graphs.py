@@ -18,7 +18,7 @@ class Graphs:
 
     def __init__(self, manifest: Manifest, engine: Engine):
         self._manifest, self._engine = manifest, engine
-        self._specs = graph_specs(manifest.model)
+        self._specs = graph_specs(manifest.model, manifest.arithmetic)
         self._runners: dict[str, Runner] = {}
         self.calls: dict[str, int] = {}
 

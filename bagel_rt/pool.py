@@ -6,23 +6,24 @@ import numpy as np
 
 from bagel_rt.contract import ModelDims
 from bagel_rt.errors import InputError
+from bagel_rt.numbers import KEPT_AS
 from bagel_rt.pages import PageTable, Sequence
 
 
 class PagePool:
-    """`array` (2 * layers * slots, kv heads, head dim) float32 is what the step graphs read (contract: pool).
+    """`array` (2 * layers * slots, kv heads, head dim), dtype as contract.graph_specs, is what the step graphs read.
 
     The array is virtual memory until a page is written, so a large budget costs nothing until it is used. Raises
     InputError for a budget that the machine cannot even address.
     """
 
-    def __init__(self, model: ModelDims, tokens: int, page_size: int = 16):
+    def __init__(self, model: ModelDims, tokens: int, dtype: str = "float32", page_size: int = 16):
         pages = -(-tokens // page_size)
         halves, row = 2 * model.num_hidden_layers, (model.num_key_value_heads, model.head_dim)
         try:
-            self.array = np.zeros((halves * pages * page_size, *row), np.float32)
+            self.array = np.zeros((halves * pages * page_size, *row), KEPT_AS[dtype])
         except (MemoryError, ValueError):
-            size = halves * tokens * int(np.prod(row)) * 4
+            size = halves * tokens * int(np.prod(row)) * KEPT_AS[dtype].itemsize
             raise InputError(
                 f"cache_tokens {tokens} needs {size / 2**30:.1f} GiB of address space, which this machine does not"
                 " give; ask for fewer"

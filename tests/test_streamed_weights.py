@@ -17,6 +17,7 @@ import json, resource, sys
 from pathlib import Path
 import psutil
 from bagel_export.checkpoint import open_checkpoint
+from bagel_export.precision import PRECISIONS
 from bagel_export.weights import weight_bytes, write_weights
 
 def own():
@@ -28,9 +29,9 @@ def peak():
 
 checkpoint = open_checkpoint(sys.argv[1])
 before, peak_before, most, largest = own(), peak(), 0, 0
-for written in write_weights(checkpoint.tensors, Path(sys.argv[2]), "float32"):
+for written in write_weights(checkpoint.tensors, Path(sys.argv[2]), PRECISIONS["fp32"]):
     most, largest = max(most, own()), max(largest, written)
-size = weight_bytes(checkpoint.tensors.values())
+size = weight_bytes(checkpoint.tensors.values(), PRECISIONS["fp32"])
 print(json.dumps(dict(own=most - before, peak=peak() - peak_before, size=size, piece=largest)))
 """
 

@@ -7,6 +7,7 @@ import pytest
 from bagel_engines.tensorrt_check import build, lint
 from bagel_export.artefact import model_dims, write_graphs
 from bagel_export.checkpoint import open_checkpoint
+from bagel_export.precision import PRECISIONS
 from bagel_export.profiles import profiles
 from bagel_export.weights import WEIGHT_FILE, write_weights
 from bagel_rt.contract import FLOW_EMBED, FLOW_HEAD, GEN_STEP, TASK_GRAPHS, UND_STEP, VAE_DECODER, graph_specs
@@ -27,8 +28,8 @@ def drain(generator):
 def bf16_graphs(golden_checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bf16")
     checkpoint = open_checkpoint(golden_checkpoint)
-    offsets = drain(write_weights(checkpoint.tensors, folder / WEIGHT_FILE, "bfloat16"))
-    drain(write_graphs(checkpoint, folder, offsets, BUILT, "bfloat16", verify=False))
+    offsets = drain(write_weights(checkpoint.tensors, folder / WEIGHT_FILE, PRECISIONS["bf16"]))
+    drain(write_graphs(checkpoint, folder, offsets, BUILT, PRECISIONS["bf16"], verify=False))
     return folder, checkpoint
 
 

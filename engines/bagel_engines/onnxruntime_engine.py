@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: float32, the engine that parity is stated on."""
+"""ONNX Runtime on the CPU: the engine that parity is stated on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from bagel_engines.runner import Arrays, EngineFailure, EngineInfo, Runner
+
+ARITHMETIC = ("float32", "float16")  # float16 is computed in float32 and rounded between operators
 
 
 class OnnxRuntimeRunner:
@@ -27,16 +29,19 @@ class OnnxRuntimeRunner:
 class OnnxRuntimeEngine:
     takes_zero_rows = False  # its Attention refuses zero query rows
 
-    def __init__(self, device: str = "cpu", threads: int | None = None, arithmetic: str | None = None):
+    def __init__(self, device: str = "cpu", threads: int | None = None, arithmetic: str = "float32"):
         import onnxruntime
 
         if device != "cpu":
             raise EngineFailure(f"onnxruntime runs on 'cpu' here; device {device!r} is not supported")
-        if arithmetic not in (None, "float32"):
-            raise EngineFailure(f"onnxruntime computes in float32 here; arithmetic {arithmetic!r} needs openvino")
+        if arithmetic not in ARITHMETIC:
+            raise EngineFailure(
+                f"onnxruntime has no {arithmetic} kernels for the CPU; allowed: {', '.join(ARITHMETIC)}; use --backend"
+                " openvino, or export with --precision fp32, fp16 or int8"
+            )
         self._ort = onnxruntime
         self._threads = threads
-        self.info = EngineInfo("onnxruntime", onnxruntime.__version__, device, "float32")
+        self.info = EngineInfo("onnxruntime", onnxruntime.__version__, device, arithmetic)
 
     def load(self, graph: Path, prime: Arrays | None = None) -> Runner:
         options = self._ort.SessionOptions()

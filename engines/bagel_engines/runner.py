@@ -18,7 +18,7 @@ class EngineFailure(RuntimeError):
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What computes, in words that go into results: arithmetic is 'float32', or what the caller asked for instead."""
+    """What computes, in words that go into results: arithmetic is the artefact's, or what the caller asked for."""
 
     name: str
     version: str
@@ -39,7 +39,10 @@ class Runner(Protocol):
     def outputs(self) -> tuple[str, ...]: ...
 
     def run(self, inputs: Arrays, outputs: Sequence[str]) -> dict[str, np.ndarray]:
-        """Compute the named outputs. Input arrays are read in place and not kept; results belong to the caller."""
+        """Compute the named outputs. Input arrays are read in place and not kept; results belong to the caller.
+
+        A bfloat16 tensor is given and returned as uint16, its bits.
+        """
         ...
 
 

@@ -17,11 +17,16 @@ def installed() -> list[str]:
 
 
 def open_engine(
-    backend: str = "auto", device: str = "cpu", threads: int | None = None, arithmetic: str | None = None
+    backend: str = "auto",
+    device: str = "cpu",
+    threads: int | None = None,
+    arithmetic: str | None = None,
+    stated: str = "float32",
 ) -> Engine:
     """The engine of that name, or the fastest installed for "auto".
 
-    arithmetic None follows the artefact (float32); another value is an explicit request and is named in `info`.
+    stated: what the graphs compute in ("float32", "bfloat16", "float16"); arithmetic None follows it, another value is
+    an explicit request; `info` names what is used.
     Raises EngineFailure for an unknown name, a missing package, or what the engine does not support.
     """
     if backend != "auto" and backend not in PACKAGES:
@@ -33,6 +38,11 @@ def open_engine(
         backend = found[0]
     elif find_spec(PACKAGES[backend]) is None:
         raise EngineFailure(f"backend {backend!r} is not installed; run: pip install 'bagel-rt[{EXTRAS[backend]}]'")
+    if arithmetic not in (None, stated) and backend != "openvino":
+        raise EngineFailure(
+            f"{backend} computes as the artefact states, {stated}; --arithmetic {arithmetic} needs openvino"
+        )
+    arithmetic = arithmetic or stated
     if backend == "openvino":
         from bagel_engines.openvino_engine import OpenVinoEngine
 

@@ -13,6 +13,7 @@ import torch
 
 from bagel_export import graphs, onnx_graph, parity
 from bagel_export.checkpoint import EMBEDDING, Checkpoint, open_checkpoint
+from bagel_export.precision import Precision, precision_named
 from bagel_export.publish import check_room, check_target, publishing
 from bagel_export.quantize import Rounded
 from bagel_export.reference.vae import DOWNSAMPLE, SCALE, SHIFT
@@ -22,7 +23,6 @@ from bagel_rt.contract import CONTRACT_VERSION, FORMAT_VERSION, TASK_GRAPHS, Gra
 from bagel_rt.errors import ExportError
 from bagel_rt.manifest import MANIFEST, model_section, sha256
 
-PRECISIONS = {"fp32": "float32", "int8": "int8"}  # as the command line says it, and as files name it
 ROOM_FOR_GRAPHS = 64 << 20  # graphs, tokenizer and manifest; the rest is weights
 
 
@@ -69,7 +69,8 @@ def export(
 ) -> Iterator[Progress]:
     """Export a checkpoint to `out`, yielding progress; the work is done when the iterator ends.
 
-    precision "int8" stores the weights of Linear layers and convolutions in 8 bits; all arithmetic stays float32.
+    precision: "fp32"; "bf16" or "fp16" for weights and arithmetic of 16 bits (under fp16 the VAE stays float32);
+    "int8" for Linear layers and convolutions with weights of 8 bits and arithmetic in float32.
 
     Nothing is written before the checkpoint has been checked as a whole. `out` appears in one rename when it is
     complete; an existing artefact is replaced only with `overwrite`, and is intact until then. Raises CheckpointError,
@@ -78,9 +79,7 @@ def export(
     out = Path(out).absolute()
     if task not in TASK_GRAPHS:
         raise ExportError(f"task {task!r} is unknown; allowed: {', '.join(TASK_GRAPHS)}")
-    if precision not in PRECISIONS:
-        raise ExportError(f"precision {precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
-    stored = PRECISIONS[precision]
+    stored = precision_named(precision)
     check_target(out, overwrite)
     checkpoint = open_checkpoint(ckpt, task)
     tokenizer, special_ids = load_tokenizer(checkpoint.folder, checkpoint.config.llm.vocab_size)
@@ -101,7 +100,7 @@ def _failed(entry: dict[str, Any]) -> bool:
     return entry["parity"]["status"] == "failed"
 
 
-def _weights(checkpoint: Checkpoint, folder: Path, precision: str) -> Generator[Progress, None, dict[str, int]]:
+def _weights(checkpoint: Checkpoint, folder: Path, precision: Precision) -> Generator[Progress, None, dict[str, int]]:
     """Write the weight file in steps a progress bar can follow; returns the offsets."""
     total, done = weight_bytes(checkpoint.tensors.values(), precision), 0
     yield Progress("weights", 0, total)
@@ -115,18 +114,22 @@ def _weights(checkpoint: Checkpoint, folder: Path, precision: str) -> Generator[
 
 
 def write_graphs(
-    checkpoint: Checkpoint, folder: Path, offsets: dict[str, int], names: tuple[str, ...], precision: str, verify: bool
+    checkpoint: Checkpoint,
+    folder: Path,
+    offsets: dict[str, int],
+    names: tuple[str, ...],
+    precision: Precision,
+    verify: bool,
 ) -> Generator[Progress, None, dict[str, Any]]:
     """Export the named graphs beside the weight file; returns each one's manifest entry."""
-    arithmetic = "bfloat16" if precision == "bfloat16" else "float32"
-    dtype = getattr(torch, arithmetic)
-    model = checkpoint.meta_model().to(dtype)
-    vae = checkpoint.meta_vae().to(dtype) if checkpoint.task == "full" else None
+    model = checkpoint.meta_model().to(getattr(torch, precision.arithmetic))
+    vae = checkpoint.meta_vae().to(getattr(torch, precision.vae)) if checkpoint.task == "full" else None
+    exact = checkpoint.meta_model(), checkpoint.meta_vae() if checkpoint.task == "full" else None
     halves = 2 * checkpoint.config.llm.num_hidden_layers
     sources = checkpoint.by_parameter()
     weights = external_tensors(sources, offsets, folder, precision)
     kept = {name: Rounded(source, precision) for name, source in sources.items()}
-    specs = graph_specs(model_dims(checkpoint), arithmetic)
+    specs = graph_specs(model_dims(checkpoint), precision.arithmetic)
     entries = {}
     for i, name in enumerate(names):
         yield Progress("graphs", i, len(names), f"tracing {name}")
@@ -139,7 +142,7 @@ def write_graphs(
         check = parity.skipped()
         if verify:
             yield Progress("graphs", i, len(names), f"checking {name}")
-            check = parity.compare(spec, module, path, kept, size, halves)
+            check = parity.compare(spec, graphs.build(name, *exact), path, kept, size, halves, precision)
         entries[name] = {"file": path.name, **_signature(spec), "weight_bytes": size, "parity": check}
     yield Progress("graphs", len(names), len(names))
     return entries
@@ -154,7 +157,7 @@ def _signature(spec: GraphSpec) -> dict[str, Any]:
 
 def _manifest(
     checkpoint: Checkpoint,
-    precision: str,
+    precision: Precision,
     offsets: dict[str, int],
     entries: dict,
     special_ids: dict[str, int],
@@ -166,7 +169,8 @@ def _manifest(
         "contract_version": CONTRACT_VERSION,
         "source": checkpoint.name,
         "task": checkpoint.task,
-        "precision": precision,
+        "precision": precision.name,
+        "arithmetic": precision.arithmetic,
         "model": model_section(model_dims(checkpoint)),
         "transforms": {"vae": asdict(checkpoint.vae_transform), "vit": asdict(checkpoint.vit_transform)},
         "tokenizer": {"file": TOKENIZER_FILE, "size": vocab, "special_ids": special_ids},
@@ -174,7 +178,7 @@ def _manifest(
             "file": WEIGHT_FILE,
             "offset": offsets[EMBEDDING],
             "shape": list(table.shape),
-            "dtype": "float32",
+            "dtype": precision.stored(EMBEDDING),
         },
         "graphs": entries,
         "unused_tensors": list(checkpoint.unused),
