@@ -18,6 +18,7 @@ from bagel_rt.errors import (
     EngineUnavailableError,
     ExportError,
     InputError,
+    OutOfDeviceMemoryError,
 )
 from bagel_rt.version import __version__
 
@@ -38,6 +39,7 @@ __all__ = [
     "ExportError",
     "ImageResult",
     "InputError",
+    "OutOfDeviceMemoryError",
     "Progress",
     "TextResult",
     "__version__",

@@ -59,9 +59,9 @@ def load(
 ) -> Bagel:
     """Open an artefact folder on an engine; use it in a `with` block, or close() it.
 
-    backend: "auto" (the fastest installed), "onnxruntime" or "openvino"; device: "cpu". arithmetic None computes in
-    what the artefact states; "bfloat16" for a float32 artefact (openvino) is faster and less exact, and is named in
-    every result.
+    backend: "auto" (the fastest installed), "onnxruntime" or "openvino"; device: "cpu", or "cuda" or
+    "cuda:N" with onnxruntime. arithmetic None computes in what the artefact states; "bfloat16" for a float32 artefact
+    (openvino) is faster and less exact, and is named in every result.
     cache_tokens: how many tokens of context the page pool can hold; memory is taken as it is used.
 
     Raises ArtefactError for the folder, EngineUnavailableError for the engine, InputError for an option.
@@ -70,7 +70,7 @@ def load(
     check.whole("cache_tokens", cache_tokens, least=1)
     manifest = read_manifest(artefact_dir)
     try:
-        engine = open_engine(backend, device, threads, arithmetic, manifest.arithmetic)
+        engine = open_engine(backend, device, threads, arithmetic, manifest.arithmetic, manifest.weight_bytes)
     except EngineFailure as error:
         raise EngineUnavailableError(str(error)) from error
     return Bagel(manifest, Graphs(manifest, engine), cache_tokens)
@@ -83,7 +83,7 @@ class Bagel:
         self.manifest, self.graphs = manifest, graphs
         self._model = manifest.model
         self._codec = TextCodec(manifest)
-        self._pool = PagePool(manifest.model, cache_tokens, manifest.arithmetic)
+        self._pool = PagePool(manifest.model, cache_tokens, manifest.arithmetic, make_cache=graphs.engine.cache)
         embeddings = Embeddings(manifest)
         experts = Experts(manifest, graphs, embeddings.markers)
         self._prefill = Prefill(manifest, graphs, experts, embeddings)

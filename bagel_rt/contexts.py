@@ -9,7 +9,7 @@ from bagel_rt.errors import InputError
 from bagel_rt.pages import Sequence
 from bagel_rt.pool import PagePool
 from bagel_rt.prefill import Prefill
-from bagel_rt.segments import History, Segment
+from bagel_rt.segments import History, Latents, Segment
 
 
 @dataclass(eq=False)
@@ -67,7 +67,7 @@ class ContextTree:
         self.check_position(context.position + segment.positions - 1)
         new_kv = self._prefill.run(segment, self.pool, context.sequence, context.position)
         child = self.branch(context)
-        self.pool.append(child.sequence, new_kv)
+        self.pool.append(child.sequence, new_kv, segment.order if isinstance(segment, Latents) else None)
         child.position += segment.positions
         context.children[segment] = child
         return child

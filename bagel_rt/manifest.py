@@ -68,6 +68,11 @@ class Manifest:
         """Short hash of everything the manifest states, files' hashes included: names the model in results."""
         return hashlib.sha256(json.dumps(self.raw, sort_keys=True).encode()).hexdigest()[:16]
 
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the file that holds the weights of every graph."""
+        return int(self.files[self.embeddings.file]["size"])
+
     def graph_file(self, name: str) -> Path:
         return self.folder / self.graphs[name]["file"]
 

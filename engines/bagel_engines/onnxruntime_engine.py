@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from bagel_engines.runner import Arrays, EngineFailure, EngineInfo, Runner
+from bagel_engines.host import HostCache
+from bagel_engines.runner import Arrays, EngineFailure, EngineInfo, Runner, Tensors
 
 ARITHMETIC = ("float32", "float16")  # float16 is computed in float32 and rounded between operators
 
@@ -18,7 +19,7 @@ class OnnxRuntimeRunner:
         self.inputs = tuple(i.name for i in session.get_inputs())
         self.outputs = tuple(o.name for o in session.get_outputs())
 
-    def run(self, inputs: Arrays, outputs: Sequence[str]) -> dict[str, np.ndarray]:
+    def run(self, inputs: Tensors, outputs: Sequence[str], held: Container[str] = ()) -> dict[str, np.ndarray]:
         try:
             # numpy inputs on the CPU are wrapped, not copied: a call does not pay for the page pool's size
             return dict(zip(outputs, self._session.run(list(outputs), dict(inputs)), strict=True))
@@ -56,3 +57,9 @@ class OnnxRuntimeEngine:
         except Exception as error:
             raise EngineFailure(f"onnxruntime cannot load {graph}: {error}") from error
         return OnnxRuntimeRunner(session, graph.stem)
+
+    def hold(self, array: np.ndarray) -> np.ndarray:
+        return array
+
+    def cache(self, halves: int, slots: int, row: tuple[int, int], dtype: np.dtype) -> HostCache:
+        return HostCache(halves, slots, row, dtype)

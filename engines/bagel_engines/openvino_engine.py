@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from bagel_engines.runner import Arrays, EngineFailure, EngineInfo, Runner
+from bagel_engines.host import HostCache
+from bagel_engines.runner import Arrays, EngineFailure, EngineInfo, Runner, Tensor, Tensors
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
@@ -20,7 +21,7 @@ class OpenVinoRunner:
         self.inputs = tuple(port.any_name for port in compiled.inputs)
         self.outputs = tuple(port.any_name for port in compiled.outputs)
 
-    def run(self, inputs: Arrays, outputs: Sequence[str]) -> dict[str, np.ndarray]:
+    def run(self, inputs: Tensors, outputs: Sequence[str], held: Container[str] = ()) -> dict[str, np.ndarray]:
         try:
             # share_inputs: the page pool is read where it lies; without it every call copies the pool
             self._request.infer({name: self._tensor(name, array) for name, array in inputs.items()}, share_inputs=True)
@@ -28,7 +29,7 @@ class OpenVinoRunner:
         except Exception as error:
             raise EngineFailure(f"openvino failed in graph '{self._name}': {error}") from error
 
-    def _tensor(self, name: str, array: np.ndarray):
+    def _tensor(self, name: str, array: Tensor):
         if name not in self._bfloat16:
             return array
         return self._openvino.Tensor(array, list(array.shape), self._openvino.Type.bf16)
@@ -68,3 +69,9 @@ class OpenVinoEngine:
         if prime is not None:  # 2026.4.1 computes a ViT wrongly for ever when its first call has one patch
             runner.run(prime, ())
         return runner
+
+    def hold(self, array: np.ndarray) -> np.ndarray:
+        return array
+
+    def cache(self, halves: int, slots: int, row: tuple[int, int], dtype: np.dtype) -> HostCache:
+        return HostCache(halves, slots, row, dtype)

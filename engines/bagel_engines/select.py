@@ -22,15 +22,19 @@ def open_engine(
     threads: int | None = None,
     arithmetic: str | None = None,
     stated: str = "float32",
+    weights: int = 0,
 ) -> Engine:
     """The engine of that name, or the fastest installed for "auto".
 
     stated: what the graphs compute in ("float32", "bfloat16", "float16"); arithmetic None follows it, another value is
-    an explicit request; `info` names what is used.
+    an explicit request; `info` names what is used. weights: the bytes of the artefact's weights; a device with less
+    free memory is refused.
     Raises EngineFailure for an unknown name, a missing package, or what the engine does not support.
     """
     if backend != "auto" and backend not in PACKAGES:
         raise EngineFailure(f"backend {backend!r} is unknown; allowed: auto, {', '.join(PACKAGES)}")
+    if backend == "auto" and device != "cpu":
+        backend = "onnxruntime"
     if backend == "auto":
         found = installed()
         if not found:
@@ -47,6 +51,10 @@ def open_engine(
         from bagel_engines.openvino_engine import OpenVinoEngine
 
         return OpenVinoEngine(device, threads, arithmetic)
+    if device != "cpu":
+        from bagel_engines.onnxruntime_device import on_cuda
+
+        return on_cuda(device, threads, arithmetic, weights)
     from bagel_engines.onnxruntime_engine import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(device, threads, arithmetic)
