@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +74,7 @@ def _snapshot(cache: Path) -> Path:
 
 def _fetch(repo: str, revision: str | None) -> Path:
     try:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import constants, snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
     except ModuleNotFoundError:
         raise CheckpointError(
@@ -88,10 +87,12 @@ def _fetch(repo: str, revision: str | None) -> Path:
         cached = None
     if cached is not None and _whole(cached):
         return cached
+    if constants.HF_HUB_OFFLINE:
+        raise CheckpointError(_not_fetched(repo, cached, "HF_HUB_OFFLINE is set"))
     try:
         return Path(snapshot_download(**wanted))
     except Exception as error:  # the hub's own errors and those of the HTTP client below it
-        raise CheckpointError(_not_fetched(repo, cached, error)) from None
+        raise CheckpointError(_not_fetched(repo, cached, f"it gave: {str(error).strip().splitlines()[0]}")) from None
 
 
 def _whole(folder: Path) -> bool:
@@ -103,13 +104,11 @@ def _whole(folder: Path) -> bool:
     return any((folder / name).exists() for name in ("llm_config.json", "config.json"))
 
 
-def _not_fetched(repo: str, cached: Path | None, error: Exception) -> str:
+def _not_fetched(repo: str, cached: Path | None, why: str) -> str:
     from huggingface_hub import constants
 
     known = "holds only a part of it" if cached else "does not hold it"
-    offline = bool(os.environ.get("HF_HUB_OFFLINE")) or constants.HF_HUB_OFFLINE
-    why = "HF_HUB_OFFLINE is set" if offline else f"the hub gave: {str(error).strip().splitlines()[0]}"
     return (
-        f"{repo}: no such checkpoint folder; the hub cache {constants.HF_HUB_CACHE} {known}, and {why}; run 'hf"
-        f" download {repo}' where there is a network, or name a folder"
+        f"{repo}: no such checkpoint folder; as a model on the hub: the cache {constants.HF_HUB_CACHE} {known}, and the"
+        f" hub cannot be asked: {why}; run 'hf download {repo}' where there is a network, or name a folder"
     )
