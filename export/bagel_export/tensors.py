@@ -69,5 +69,8 @@ class SourceTensor:
 
     def array(self) -> np.ndarray:
         """All values in float32, as a new array of `shape`."""
-        parts = list(self.chunks())
-        return (np.concatenate(parts) if parts else np.zeros(0, np.float32)).reshape(self.shape)
+        out, done = np.empty(math.prod(self.shape), np.float32), 0
+        for piece in self.chunks():
+            out[done : done + piece.size] = piece
+            done += piece.size
+        return out.reshape(self.shape)
