@@ -70,8 +70,8 @@ class Manifest:
 
     @property
     def weight_bytes(self) -> int:
-        """Size of the file that holds the weights of every graph."""
-        return int(self.files[self.embeddings.file]["size"])
+        """Size of the files that hold the weights of every graph."""
+        return sum(int(entry["size"]) for name, entry in self.files.items() if name.endswith(".safetensors"))
 
     def graph_file(self, name: str) -> Path:
         return self.folder / self.graphs[name]["file"]
