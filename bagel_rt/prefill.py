@@ -13,7 +13,7 @@ from bagel_rt.images import position_ids
 from bagel_rt.manifest import Manifest
 from bagel_rt.pages import Sequence
 from bagel_rt.pool import PagePool
-from bagel_rt.segments import Grid, Latents, Patches, Segment, Text
+from bagel_rt.segments import Gap, Grid, Latents, Patches, Segment, Text
 
 
 class Prefill:
@@ -22,7 +22,7 @@ class Prefill:
         self._graphs, self._experts, self._embeddings = graphs, experts, embeddings
 
     def run(self, segment: Segment, pool: PagePool, past: Sequence, position: int) -> Tensor:
-        """new_kv (2 * layers, segment.tokens, kv heads, head dim) of a segment behind `past`, in the graph's order."""
+        """new_kv (2 * layers, tokens, kv heads, head dim) of a segment that has tokens, in the graph's order."""
         match segment:
             case Text():
                 return self._text(segment, pool, past, position)
@@ -31,6 +31,8 @@ class Prefill:
                 return self._experts.image_kv(rows, self._experts.frame(position, len(segment.rows), pool, past))
             case Patches():
                 return self._patches(segment, pool, past, position)
+            case Gap():
+                raise ValueError("a gap has no tokens to compute")
 
     def latent_rows(self, latents: np.ndarray, t: np.float32, grid: Grid) -> Tensor:
         """Latents (n, 64) at time t -> rows for the generation expert (n, hidden), which may stay with the engine."""
