@@ -7,6 +7,7 @@ latents carry a mask (several images in one run): it would be a graph of its own
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 FORMAT_VERSION = 2  # of bagel_rt.json
@@ -146,3 +147,16 @@ def graph_specs(m: ModelDims, cache: str = "float32") -> dict[str, GraphSpec]:
         ),
     ]
     return {spec.name: spec for spec in specs}
+
+
+def input_shapes(spec: GraphSpec, sizes: Mapping[str, int], halves: int) -> dict[str, tuple[int, ...]]:
+    """Concrete input shapes for given symbol values; a symbolic sum is added up, the pool has `pool_slots`."""
+
+    def value(dim: Dim) -> int:
+        if isinstance(dim, int):
+            return dim
+        if dim == "pool_rows":
+            return halves * sizes["pool_slots"]
+        return sum(sizes[part] for part in dim.split(" + "))
+
+    return {t.name: tuple(value(d) for d in t.shape) for t in spec.inputs}

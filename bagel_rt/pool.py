@@ -12,6 +12,13 @@ from bagel_rt.errors import InputError
 from bagel_rt.numbers import KEPT_AS
 from bagel_rt.pages import PageTable, Sequence
 
+PAGE_SIZE = 16  # tokens
+
+
+def slots_for(tokens: int, page_size: int = PAGE_SIZE) -> int:
+    """Slots of a pool with room for so many tokens: whole pages."""
+    return -(-tokens // page_size) * page_size
+
 
 class PagePool:
     """Keys and values of up to `tokens` tokens, dtype as contract.graph_specs, in what make_cache gives (Engine.cache).
@@ -24,10 +31,10 @@ class PagePool:
         model: ModelDims,
         tokens: int,
         dtype: str = "float32",
-        page_size: int = 16,
+        page_size: int = PAGE_SIZE,
         make_cache: Callable[..., Cache] = HostCache,
     ):
-        pages = -(-tokens // page_size)
+        pages = slots_for(tokens, page_size) // page_size
         halves, row = 2 * model.num_hidden_layers, (model.num_key_value_heads, model.head_dim)
         try:
             self._cache = make_cache(halves, pages * page_size, row, KEPT_AS[dtype])

@@ -80,6 +80,11 @@ def describe(index: int) -> str:
     return f"{name}, {found.totalGlobalMem / 2**30:.0f} GiB, compute capability {found.major}.{found.minor}"
 
 
+def wait(stream: int) -> None:
+    """Until everything in a stream is done."""
+    checked(runtime().cudaStreamSynchronize(stream), "finish a run")
+
+
 class CudaMemory:
     """A device.Memory: one CUDA device. What is given back is kept for the next taker of that size."""
 

@@ -13,10 +13,9 @@ from torch import nn
 
 from bagel_engines import EngineFailure, open_engine
 from bagel_export.formats import FORMATS
-from bagel_export.onnx_graph import sizes_for
 from bagel_export.precision import Precision
 from bagel_export.streaming import Streamed, Values
-from bagel_rt.contract import GraphSpec
+from bagel_rt.contract import GraphSpec, input_shapes
 from bagel_rt.numbers import KEPT_AS, widened
 
 MEMORY_PER_WEIGHT_BYTE = 2.2  # the mapped weights, and ONNX Runtime's packed copy of them
@@ -38,7 +37,7 @@ def example_inputs(spec: GraphSpec, halves: int, seed: int = 0) -> dict[str, np.
     random = np.random.default_rng(seed)
     arrays: dict[str, np.ndarray] = {}
     for tensor in spec.inputs:
-        shape = sizes_for(spec, SIZES, halves)[tensor.name]
+        shape = input_shapes(spec, SIZES, halves)[tensor.name]
         if tensor.name == "slots":
             arrays[tensor.name] = random.permutation(SIZES["pool_slots"])[: shape[0]].astype(np.int64)
         elif tensor.name == "position_ids":
