@@ -40,7 +40,7 @@ def read_record(path: Path) -> tuple[Case, Trace, str]:
             trace = {key: stored[key] for key in stored.files}
     except FileNotFoundError:
         raise InputError(f"{path}: no such record") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not a record, or cut off: {error}") from None
     try:
         meta = json.loads(str(trace.pop("meta")))
