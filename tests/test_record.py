@@ -39,7 +39,9 @@ def test_a_recorded_run_holds_what_the_golden_run_of_the_official_code_holds(gol
     missing = {key for key in wanted if not key.endswith(not_kept) and not key.startswith("kv_after.")} - got.keys()
     assert missing == set()
     for key in wanted.keys() & got.keys():
-        if wanted[key].dtype.kind != "f":
+        if key == "image":
+            assert np.abs(got[key].astype(int) - wanted[key]).max() <= 1
+        elif wanted[key].dtype.kind != "f":
             np.testing.assert_array_equal(got[key], wanted[key], err_msg=key)
         else:
             np.testing.assert_array_equal(np.isnan(got[key]), np.isnan(wanted[key]), err_msg=key)

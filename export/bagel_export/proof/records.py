@@ -75,7 +75,8 @@ def _case(asked: dict[str, Any], trace: Trace) -> Case:
 
 
 def _check_stages(path: Path, case: Case, trace: Trace) -> None:
-    needed = {"text0.returned_ids", "text0.logits"} if case.output == "text" or case.think else set()
+    text = {"text0.returned_ids", "text0.logits", "text0.kv_before.len"}
+    needed = text if case.output == "text" or case.think else set()
     if case.output == "image":
         flow = ("flow.x_t", "flow.t", "flow.v_cond", "flow.v_text", "flow.v_img")
         lengths = (f"kv.{branch}.len" for branch in ("cond", "cfg_text", "cfg_img"))
