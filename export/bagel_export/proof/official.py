@@ -27,6 +27,7 @@ PREPARING = (  # the methods that make a call's tensors, all of them on the CPU
     "prepare_vae_latent_cfg",
     "prepare_start_tokens",
 )
+ON_CPU = ("padded_images", "packed_init_noises")
 
 
 @dataclass(frozen=True)
@@ -146,16 +147,21 @@ def _fill(model: nn.Module, checkpoint: Checkpoint, device: str, dtype: torch.dt
 
 
 def _run_on(model: Any, vae: Any, device: str) -> None:
-    """Bring what the preparing methods make to the model's device, and keep the VAE where it is."""
+    """Bring what the preparing methods make to the model's device, as the app's accelerate hooks do.
+
+    The VAE and the picture being drawn stay on the CPU, there as here: the schedule and the Euler steps follow them.
+    """
 
     def moved(value: Any) -> Any:
         if isinstance(value, dict):
-            return {k: v.to(device) if torch.is_tensor(v) and k != "padded_images" else v for k, v in value.items()}
+            return {k: v.to(device) if torch.is_tensor(v) and k not in ON_CPU else v for k, v in value.items()}
         return tuple(moved(part) for part in value) if isinstance(value, tuple) else value
 
     for name in PREPARING:
         prepare = getattr(model, name)
         setattr(model, name, lambda *args, prepare=prepare, **kwargs: moved(prepare(*args, **kwargs)))
+    for module in (model.vae2llm, model.time_embedder):
+        module.register_forward_pre_hook(lambda module, args: tuple(arg.to(device) for arg in args))
     vae.eval()
     home = next(vae.parameters())
     encode, decode = vae.encode, vae.decode
