@@ -104,15 +104,16 @@ def test_sixteen_bit_checkpoints_link_where_the_artefact_is_sixteen_bit_too(bf16
 # Bad twins
 
 
-def test_where_types_differ_the_error_says_which(bf16_checkpoint, quick_checkpoint, tmp_path):
+def test_where_types_differ_the_error_says_which(bf16_checkpoint, tmp_path):
+    wide = write_checkpoint(tmp_path / "wide", Shape().with_llm(intermediate_size=1024))
     for ckpt, precision, words in (
         (bf16_checkpoint, "fp32", "stores BF16, the artefact F32"),
-        (quick_checkpoint, "int8", "rounded"),
+        (wide, "int8", "rounded"),
     ):
         with pytest.raises(ExportError, match=words) as caught:
             list(export(ckpt, tmp_path / "out", "understand", precision=precision, weights="link"))
         assert "--weights copy" in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["wide"]
 
 
 def test_an_adapter_for_every_matrix_leaves_too_little_to_link(quick_checkpoint, tmp_path):

@@ -4,7 +4,7 @@
 |---|---|
 | `input{n}.rgb` | the input image as given, uint8 (n: its place in the list of inputs) |
 | `text_ids{n}` | token ids of each text segment, in order |
-| `vae_encode{n}.in / moments / latent`, `vit{n}.pixels / pos_ids / out / connector` | image encoders |
+| `vae_encode{n}.in / moments / latent`, `vit{n}.pixels / pos_ids / out / connector / rows` | image encoders |
 | `ctx{n}.hidden_in / hidden_out / positions` | each context pass, in order |
 | `kv.cond / cfg_text / cfg_img .len, .k, .v` | before drawing [layers, tokens, KV heads, dim]; k, v if small |
 | `noise{n}.*` | every random draw, in order |
@@ -40,7 +40,7 @@ def read_record(path: Path) -> tuple[Case, Trace, str]:
             trace = {key: stored[key] for key in stored.files}
     except FileNotFoundError:
         raise InputError(f"{path}: no such record") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not a record, or cut off: {error}") from None
     try:
         meta = json.loads(str(trace.pop("meta")))
@@ -51,7 +51,8 @@ def read_record(path: Path) -> tuple[Case, Trace, str]:
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a recorded run: {error}") from None
     _check_stages(path, case, trace)
-    _add_vit_rows(trace, meta.get("events", []))
+    if "vit0.pixels" in trace and "vit0.rows" not in trace:
+        _add_vit_rows(path, trace, meta.get("events", []))
     return case, trace, precision
 
 
@@ -74,7 +75,8 @@ def _case(asked: dict[str, Any], trace: Trace) -> Case:
 
 
 def _check_stages(path: Path, case: Case, trace: Trace) -> None:
-    needed = {"text0.returned_ids", "text0.logits"} if case.output == "text" or case.think else set()
+    text = {"text0.returned_ids", "text0.logits", "text0.kv_before.len"}
+    needed = text if case.output == "text" or case.think else set()
     if case.output == "image":
         flow = ("flow.x_t", "flow.t", "flow.v_cond", "flow.v_text", "flow.v_img")
         lengths = (f"kv.{branch}.len" for branch in ("cond", "cfg_text", "cfg_img"))
@@ -87,8 +89,10 @@ def _check_stages(path: Path, case: Case, trace: Trace) -> None:
         raise InputError(f"{path}: the recorded run is not whole: key '{missing[0]}' is missing; record it again")
 
 
-def _add_vit_rows(trace: Trace, events: list[dict[str, Any]]) -> None:
+def _add_vit_rows(path: Path, trace: Trace, events: list[dict[str, Any]]) -> None:
     """`vit{n}.rows`, connector and position together, as they entered the decoder between two markers."""
     passes = [e["event"] for e in events if e.get("mode") == "und" and e.get("is_causal") is False]
     for n, name in enumerate(passes):
+        if f"{name}.hidden_in" not in trace:
+            raise InputError(f"{path}: the recorded run is not whole: key '{name}.hidden_in' is missing")
         trace[f"vit{n}.rows"] = trace[f"{name}.hidden_in"][1:-1]

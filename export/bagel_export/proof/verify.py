@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bagel_export.lora import Lora
 from bagel_export.proof.artefact import Artefact, check_same_model
 from bagel_export.proof.cases import Case, Trace, built_in
 from bagel_export.proof.findings import Finding, Limits, compared
@@ -16,6 +16,9 @@ from bagel_export.proof.records import read_record
 from bagel_rt.api import Bagel
 from bagel_rt.errors import InputError
 from bagel_rt.manifest import Manifest
+
+if TYPE_CHECKING:
+    from bagel_export.lora import Lora
 
 ENCODERS = ("moments", "latent", "out", "connector")
 
