@@ -13,9 +13,7 @@ from PIL import Image
 import bagel_rt
 
 WORDS = ("a", "red cube", "树", "")
-PICTURES = [
-    Image.fromarray(np.random.default_rng(n).integers(0, 256, (64, 80, 3)).astype(np.uint8)) for n in range(2)
-]
+PICTURES = [Image.fromarray(np.random.default_rng(n).integers(0, 256, (64, 80, 3)).astype(np.uint8)) for n in range(2)]
 ENCODERS = ({}, {"vae": False}, {"vit": False}, {"vae_sample": False})
 TURNS = {  # each with a way to choose how
     "text": lambda s, n: s.add_text(WORDS[n % len(WORDS)]),

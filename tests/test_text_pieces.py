@@ -8,7 +8,21 @@ from hypothesis import strategies as st
 
 from bagel_rt.textstream import TextPieces
 
-PARTS = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|im_", "<", "|", "im_end", "|>", "a", " b", "树", "🙂", "\n"]
+PARTS = [
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|im_",
+    "<",
+    "|",
+    "im_end",
+    "|>",
+    "a",
+    " b",
+    "树",
+    "🙂",
+    "\n",
+]
 
 
 @pytest.fixture
