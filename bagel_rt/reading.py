@@ -11,7 +11,7 @@ import numpy as np
 from bagel_rt import contract
 from bagel_rt.errors import InputError
 from bagel_rt.graphs import Graphs
-from bagel_rt.images import ImageInput, open_image, patchify, resize, resized_size, to_pixels
+from bagel_rt.images import ImageInput, open_image, patchify, resize, to_pixels
 from bagel_rt.manifest import Manifest, ResizeRule
 from bagel_rt.noise import TorchNoise
 from bagel_rt.options import Encoding
@@ -79,15 +79,6 @@ class Reader:
             segments.append(self.patches(to_pixels(seen)))
         histories = reading.histories.with_image(*segments)
         return replace(reading, histories=histories, size=(resized.height, resized.width))
-
-    def image_tokens(self, size: tuple[int, int], how: Encoding) -> int:
-        """How many tokens an image (height, width) takes in a context."""
-        m, rules = self._manifest.model, self._manifest
-        resized = resized_size(rules.vae_transform, size[1], size[0])
-        seen = resized_size(self._vit_rule(how), *((size[1], size[0]) if how.vit_raw else resized))
-        latents = (resized[0] // m.latent_stride) * (resized[1] // m.latent_stride) + 2
-        patches = (seen[0] // m.vit_patch_size) * (seen[1] // m.vit_patch_size) + 2
-        return latents * how.vae + patches * how.vit
 
     def latents(self, pixels: np.ndarray, noise: TorchNoise | None) -> Latents:
         """VAE encoding of pixels (3, H, W): a draw from the posterior, or its mean without noise."""

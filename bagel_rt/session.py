@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from bagel_rt import check, options
-from bagel_rt.errors import BagelError, CacheFullError, InputError
+from bagel_rt.errors import BagelError, InputError
 from bagel_rt.events import Event, ImageReady
 from bagel_rt.images import ImageInput, open_image
 from bagel_rt.noise import TorchNoise
@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 Think = Literal["image", "text"] | bool | None
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A finished picture, which enters the contexts when they are next used: the last one costs nothing."""
+
+    image: Image
+    how: Encoding
+
+
 @dataclass(frozen=True, eq=False)
 class Mark:
     """Where a session stood: what was said and where its random numbers were. A value; it holds no memory."""
@@ -36,6 +44,7 @@ class Mark:
     reading: Reading
     noise: TorchNoise  # copied before anything is drawn from it
     random: np.random.Generator  # likewise
+    drawn: Drawn | None = None  # said after everything in `reading`
 
 
 class Session:
@@ -69,16 +78,12 @@ class Session:
             self._closed = True
             self._lease.close()
 
-    @property
-    def tokens(self) -> int:
-        """Length of the context that answers and pictures are made from."""
-        return sum(segment.tokens for segment in self._mark.reading.histories.cond)
-
     def add_text(self, text: str) -> None:
         """Say something."""
         check.text("text", text)
         with self._gate.enter():
-            here = self._free_to_move()
+            self._check_free()
+            here = self._settled()
             self._stand(replace(here, reading=self._turns.reader.add_text(here.reading, text)))
 
     def add_image(self, image: ImageInput, vae: bool = True, vit: bool = True, vae_sample: bool = True) -> None:
@@ -94,7 +99,8 @@ class Session:
             raise InputError("this model was exported with --task understand: it has no VAE; add images with vae=False")
         opened = open_image(image)
         with self._gate.enter():
-            here = self._free_to_move()
+            self._check_free()
+            here = self._settled()
             self._stand(self._shown(here, opened, Encoding(vae, vit, vae_sample)))
 
     def generate_text(self, *, on_progress: OnProgress = None, **text_options: Any) -> TextResult:
@@ -134,7 +140,7 @@ class Session:
         if not isinstance(mark, Mark) or mark.turns is not self._turns:
             raise InputError("rollback needs what mark() of a session of this model returned")
         with self._gate.enter():
-            self._free_to_move()
+            self._check_free()
             self._stand(mark)
 
     def fork(self, seed: int | None = None) -> Session:
@@ -144,14 +150,15 @@ class Session:
         """
         check.whole("seed", seed, least=None, optional=True)
         with self._gate.enter():
-            here = self._free_to_move()
+            self._check_free()
+            here = self._settled()
             if seed is None:
                 return Session(self._gate, here, self.seed, self.think)
             fresh = replace(here, noise=TorchNoise(seed), random=text_random(seed))
             return Session(self._gate, fresh, int(seed), self.think)
 
     def _answer(self, opts: TextOptions) -> Turn[TextResult]:
-        here = self._mark
+        here = self._spoken()
         random = copy.deepcopy(here.random)
         with self._turns.tree.lease() as contexts:
             ids = yield from self._turns.write(contexts, here.reading.histories.cond, opts, random, "answering")
@@ -160,20 +167,19 @@ class Session:
         return TextResult(text, ids, self.seed)
 
     def _draw(self, opts: ImageOptions) -> Turn[ImageResult]:
-        turns, here = self._turns, self._mark
+        turns, here = self._turns, self._spoken()
         noise, random = here.noise.copy(), copy.deepcopy(here.random)
         with turns.tree.lease() as contexts:
-            size = turns.sizes.choose(opts, here.reading.size)
-            grid = turns.sizes.grid(size)
+            grid = turns.sizes.grid(turns.sizes.choose(opts, here.reading.size))
             start = turns.start(opts, grid, noise)
             histories, thought = yield from turns.plan(contexts, here.reading.histories, opts, random)
-            self._check_room(size, opts.encoding)
             latent, image = yield from turns.paint(contexts, histories, opts, start, grid)
             result = turns.result(opts, here.reading, image, latent, thought, self.seed)
             reading = here.reading
             if thought is not None:
                 reading = replace(reading, histories=reading.histories.with_thought(turns.reader.text(thought)))
-            self._stand(self._shown(replace(here, reading=reading, noise=noise, random=random), image, opts.encoding))
+            drawn = Drawn(image, opts.encoding)
+            self._stand(replace(here, reading=reading, noise=noise, random=random, drawn=drawn))
         yield ImageReady(result)
         return result
 
@@ -201,7 +207,7 @@ class Session:
 
     def _guarded(self, turn: Turn) -> Turn:
         """The turn, with the session to itself until it ends."""
-        self._free_to_move()
+        self._check_free()
         self._busy = True
         try:
             while True:
@@ -213,25 +219,29 @@ class Session:
             turn.close()
             self._busy = False
 
-    def _free_to_move(self) -> Mark:
-        """Where the session stands; raises BagelError when it is closed or in the middle of a turn."""
+    def _settled(self) -> Mark:
+        """Where the session stands, with a picture drawn before encoded."""
+        here = self._mark
+        if here.drawn is not None:
+            here = self._shown(replace(here, drawn=None), here.drawn.image, here.drawn.how)
+            self._stand(here)
+        return here
+
+    def _spoken(self) -> Mark:
+        """Where the session stands, ready for a turn of the model. Raises InputError when nothing was said."""
+        here = self._settled()
+        if not here.reading.texts and here.reading.size is None:
+            raise InputError("nothing was said in this session yet: add a text or an image first")
+        return here
+
+    def _check_free(self) -> None:
         self._check_open()
         if self._busy:
             raise BagelError("this session is in the middle of a turn: read its stream to the end, or close it, first")
-        return self._mark
 
     def _check_open(self) -> None:
         if self._closed:
             raise BagelError("this session was closed; open another")
-
-    def _check_room(self, size: tuple[int, int], how: Encoding) -> None:
-        """Refuse a picture that could be drawn but not kept, before it is drawn."""
-        needed, free = self._turns.reader.image_tokens(size, how), self._turns.pool.table.free_tokens
-        if needed > free:
-            raise CacheFullError(
-                f"a picture of {size[1]}x{size[0]} enters the session as {needed} tokens, and the cache has room for"
-                f" {free}: load with a larger cache_tokens, draw a smaller one, or roll back"
-            )
 
 
 def open_session(turns: Turns, gate: Gate, seed: int | None, think: Think) -> Session:

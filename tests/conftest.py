@@ -9,7 +9,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import bagel_rt
 
@@ -21,6 +23,12 @@ def own_home(tmp_path, monkeypatch):
     """No test sees, or changes, what the user's own exports left behind."""
     monkeypatch.setenv("BAGEL_RT_HOME", str(tmp_path / "bagel-home"))
     monkeypatch.delenv("BAGEL_RT_MODEL", raising=False)
+
+
+@pytest.fixture
+def photo() -> Image.Image:
+    """100 x 70 pixels of noise."""
+    return Image.fromarray(np.random.default_rng(5).integers(0, 256, (70, 100, 3)).astype(np.uint8))
 
 
 @pytest.fixture(scope="session")

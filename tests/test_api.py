@@ -16,11 +16,6 @@ from bagel_rt.results import read_metadata
 FAST = {"height": 64, "width": 64, "num_timesteps": 3}
 
 
-@pytest.fixture
-def photo() -> Image.Image:
-    return Image.fromarray(np.random.default_rng(5).integers(0, 256, (70, 100, 3)).astype(np.uint8))
-
-
 def same(a, b) -> bool:
     return np.array_equal(a.latent, b.latent)
 

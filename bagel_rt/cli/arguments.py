@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bagel_rt.locate import find_model
+from bagel_rt.presets import PRESETS
 
 if TYPE_CHECKING:
     from bagel_rt.api import Bagel
@@ -49,15 +52,28 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_option_arguments(parser: argparse.ArgumentParser, defaults: Any, helps: dict, flags: dict[str, str]) -> None:
-    """One argument per option, with dashes; only options given on the command line reach the call."""
+    """--seed and one argument per option, with dashes; only options given on the command line reach the call."""
     group = parser.add_argument_group("options")
+    group.add_argument("--seed", type=int, default=argparse.SUPPRESS, help="any integer (default: a new one, reported)")
+    add_options_to(group, defaults, helps, flags)
+
+
+def add_options_to(group: Any, defaults: Any, helps: dict, flags: dict[str, str]) -> None:
+    """One argument per option in a group."""
     for name, (text, kind) in helps.items():
         value = getattr(defaults, name)
         shown = text if value is None else f"{text} (default: {value})"
         group.add_argument(_dashed(name), type=kind, default=argparse.SUPPRESS, help=shown, metavar=METAVARS[kind])
     for name, text in flags.items():
-        group.add_argument(_dashed(name), action="store_true", default=argparse.SUPPRESS, help=text)
-    group.add_argument("--seed", type=int, default=argparse.SUPPRESS, help="any integer (default: a new one, reported)")
+        group.add_argument(
+            _dashed(name), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
+        )  # the negative form undoes what a preset sets
+
+
+def add_preset_argument(parser: argparse.ArgumentParser, task: str) -> None:
+    """--preset, with the names that have settings for this kind of call."""
+    names = ", ".join(name for name, tasks in PRESETS.items() if task in tasks)
+    parser.add_argument("--preset", metavar="NAME", help=f"settings of an official script: {names} (default: notebook)")
 
 
 def given_options(args: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -80,6 +96,11 @@ def open_model(args: argparse.Namespace) -> Bagel:
     )
     print(f"bagel-rt: {bagel.manifest.name} in {found.folder} ({found.why}) on {bagel.engine}", file=sys.stderr)
     return bagel
+
+
+def free_names() -> Iterator[Path]:
+    """bagel-1.png, bagel-2.png, ...: those that are not taken in the current folder."""
+    return (path for n in count(1) if not (path := Path(f"bagel-{n}.png")).exists())
 
 
 def _dashed(name: str) -> str:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bagel_rt import options
+from bagel_rt import options, presets
 from bagel_rt.cli.arguments import (
     TEXT_FLAGS,
     TEXT_HELP,
     add_model_arguments,
     add_option_arguments,
+    add_preset_argument,
     given_options,
     open_model,
 )
-from bagel_rt.cli.progress import Bars
+from bagel_rt.cli.progress import show
 from bagel_rt.options import with_values
 
 
@@ -23,13 +24,13 @@ def register(commands) -> None:
     ask.add_argument("--prompt", required=True, metavar="TEXT", help="the question")
     ask.add_argument("--image", type=Path, action="append", default=[], metavar="FILE", help="a picture (repeatable)")
     add_model_arguments(ask)
+    add_preset_argument(ask, presets.ASK)
     add_option_arguments(ask, options.ANSWER, TEXT_HELP, TEXT_FLAGS)
     ask.set_defaults(run=run_ask)
 
 
 def run_ask(args: argparse.Namespace) -> None:
     opts = given_options(args, *TEXT_HELP, *TEXT_FLAGS)
-    with_values(options.ANSWER, opts)
-    with open_model(args) as bagel, Bars() as bars:
-        result = bagel.ask(args.prompt, args.image, on_progress=bars, **opts)
-    print(result.text)
+    with_values(presets.defaults(presets.ASK, args.preset), opts)  # a bad option is found before a model is loaded
+    with open_model(args) as bagel:
+        show(bagel.stream([*args.image, args.prompt], output="text", preset=args.preset, **opts))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
+from contextlib import closing
 from types import TracebackType
 from typing import Any
 
 from tqdm import tqdm
+
+from bagel_rt.events import Done, Event, ImageReady, TextPiece
 
 
 class Bars:
@@ -18,11 +22,11 @@ class Bars:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._close()
+        self.close()
 
     def __call__(self, event: Any) -> None:
         if event.stage != self._stage:
-            self._close()
+            self.close()
             in_bytes = event.stage in self._bytes_in
             self._stage = event.stage
             self._bar = tqdm(  # disable=None: no bar when stderr is not a terminal
@@ -35,7 +39,31 @@ class Bars:
             self._bar.set_postfix_str(detail)
         self._bar.update(event.done - self._bar.n)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """End the current bar; the next event begins another."""
         if self._bar is not None:
             self._bar.close()
         self._bar, self._stage, self._detail = None, None, ""
+
+
+def show(events: Generator[Event, None, None], on_image: Callable[[ImageReady], object] | None = None) -> Any:
+    """Read a stream to its end and return its result: text is printed as it comes, the rest becomes bars."""
+    writing = False
+    with closing(events), Bars() as bars:
+        for event in events:
+            if writing and not isinstance(event, TextPiece):
+                print()
+                writing = False
+            match event:
+                case TextPiece():
+                    print(event.text, end="", flush=True)
+                    writing = True
+                case Done():
+                    return event.result
+                case ImageReady():
+                    bars.close()
+                    if on_image is not None:
+                        on_image(event)
+                case _:
+                    bars(event)
+    raise AssertionError("a stream ends with Done")

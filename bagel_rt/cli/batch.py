@@ -1,0 +1,45 @@
+"""`batch`: a file of requests."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bagel_rt.batch import RESULTS, Batch, read_requests
+from bagel_rt.cli.arguments import add_model_arguments, open_model
+from bagel_rt.cli.progress import Bars
+from bagel_rt.errors import BagelError, InputError
+from bagel_rt.events import Progress
+from bagel_rt.presets import PRESETS
+
+
+def register(commands) -> None:
+    batch = commands.add_parser(
+        "batch",
+        help="many prompts, edits and questions from a file",
+        description='Do every line of a JSONL file: {"prompt": ..., "image": ..., "id": ..., and any option, such as'
+        ' "seed": 1}. Pictures and results.jsonl go to a folder; the same command goes on where it was stopped.',
+    )
+    batch.add_argument("file", type=Path, metavar="FILE.jsonl", help="one request per line; paths relative to it")
+    batch.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    batch.add_argument("--preset", metavar="NAME", help=f"settings of an official script: {', '.join(PRESETS)}")
+    add_model_arguments(batch)
+    batch.set_defaults(run=run_batch)
+
+
+def run_batch(args: argparse.Namespace) -> None:
+    requests = read_requests(args.file, args.preset)
+    if not args.out.absolute().parent.is_dir():
+        raise InputError(f"{args.out.absolute().parent}: no such folder; make it first")
+    if args.out.exists() and not args.out.is_dir():
+        raise InputError(f"{args.out}: exists and is not a folder; choose another --out")
+    with open_model(args) as bagel, Bars() as bars:
+        args.out.mkdir(exist_ok=True)
+        batch = Batch(args.out, requests, bagel.model)
+        before, failed = len(requests) - len(batch.waiting), 0
+        for done, record in enumerate(batch.run(bagel), before + 1):
+            failed += "error" in record
+            bars(Progress("requests", done, len(requests)))
+    print(f"{args.out / RESULTS}: {len(requests) - failed} of {len(requests)} done, {before} of them before")
+    if failed:
+        raise BagelError(f"{failed} requests failed; {args.out / RESULTS} says why, the same command tries them again")

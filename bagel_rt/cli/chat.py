@@ -1,0 +1,162 @@
+"""`chat`: a session in a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bagel_rt import options
+from bagel_rt.cli.arguments import (
+    IMAGE_HELP,
+    TEXT_FLAGS,
+    TEXT_HELP,
+    add_model_arguments,
+    add_options_to,
+    free_names,
+    given_options,
+    open_model,
+)
+from bagel_rt.cli.progress import show
+from bagel_rt.errors import BagelError, InputError
+from bagel_rt.options import with_values
+
+if TYPE_CHECKING:
+    from bagel_rt.api import Bagel
+    from bagel_rt.results import ImageResult
+    from bagel_rt.session import Mark
+
+HELP = """\
+text            say it, and read the answer
+/image FILE     show a picture
+/draw [TEXT]    draw a picture of what was said so far, after TEXT; it is written to the next free bagel-N.png
+/undo           take the last of these back
+/save FILE      write the last picture to FILE
+/help, /quit    this text; the end (so does Ctrl-D; Ctrl-C stops what is being written or drawn)"""
+DRAWING = ("height", "width", "cfg_text_scale", "cfg_img_scale", "timestep_shift", "num_timesteps", "step_cache")
+WRITING = tuple(TEXT_HELP)
+
+
+def register(commands) -> None:
+    chat = commands.add_parser(
+        "chat",
+        help="talk, show pictures, have them drawn and changed",
+        description="Talk with the model in a terminal; what was said, shown and drawn stays.",
+        epilog=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    chat.add_argument("--think", choices=["image", "text"], help="plan pictures, or reason in answers")
+    chat.add_argument("--seed", type=int, help="any integer (default: a new one)")
+    add_model_arguments(chat)
+    sampling = {"do_sample": TEXT_FLAGS["do_sample"]}
+    add_options_to(chat.add_argument_group("answers"), options.ANSWER, TEXT_HELP, sampling)
+    drawing = {name: IMAGE_HELP[name] for name in DRAWING}
+    add_options_to(chat.add_argument_group("pictures"), options.INTERLEAVE, drawing, {})
+    chat.set_defaults(run=run_chat)
+
+
+def run_chat(args: argparse.Namespace) -> None:
+    writing, drawing = given_options(args, *WRITING, "do_sample"), given_options(args, *DRAWING)
+    del writing["seed"], drawing["seed"]  # one for the session
+    with_values(options.ANSWER, writing)
+    with_values(options.INTERLEAVE, drawing)
+    with open_model(args) as bagel, Chat(bagel, args.seed, args.think, writing, drawing) as chat:
+        print("bagel-rt: /help lists the commands", file=sys.stderr)
+        for line in _lines():
+            if line in ("/quit", "/exit"):
+                return
+            chat.take(line)
+
+
+def _lines() -> Iterator[str]:
+    """What is typed, or piped in; ends with the input, or with Ctrl-C at the prompt."""
+    prompt = "> " if sys.stdin.isatty() else ""
+    while True:
+        try:
+            line = input(prompt).strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+        if line:
+            yield line
+
+
+class Chat:
+    """A session, and where it stood before each thing that can be undone."""
+
+    def __init__(self, bagel: Bagel, seed: int | None, think: Any, writing: dict[str, Any], drawing: dict[str, Any]):
+        self._session = bagel.session(seed, think)
+        self._vae = bagel.manifest.task == "full"
+        self._writing, self._drawing = writing, drawing
+        self._before: list[tuple[Mark, ImageResult | None]] = []
+        self._picture: ImageResult | None = None
+
+    def __enter__(self) -> Chat:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session.close()
+
+    def take(self, line: str) -> None:
+        """Do what a line asks for. A mistake, or Ctrl-C, leaves the conversation as it was."""
+        command, _, rest = line.partition(" ")
+        if not command.startswith("/"):
+            command, rest = "", line
+        before = self._session.mark()
+        try:
+            self._command(command)(rest.strip())
+        except BrokenPipeError:  # nobody reads any more
+            raise
+        except (BagelError, OSError) as error:
+            self._session.rollback(before)
+            print(f"bagel-rt: error: {error}", file=sys.stderr)
+        except KeyboardInterrupt:
+            self._session.rollback(before)
+            print("\nbagel-rt: stopped; nothing of it stays", file=sys.stderr)
+
+    def _command(self, name: str):
+        commands = {"": self._say, "/image": self._show, "/draw": self._draw, "/undo": self._undo, "/save": self._save}
+        commands["/help"] = lambda _: print(HELP)
+        if name not in commands:
+            raise InputError(f"{name}: no such command; known: {', '.join(sorted(commands)[1:])}, /quit")
+        return commands[name]
+
+    def _say(self, text: str) -> None:
+        before = self._session.mark()
+        self._session.add_text(text)
+        show(self._session.stream_text(**self._writing))
+        self._before.append((before, self._picture))
+
+    def _show(self, file: str) -> None:
+        before = self._session.mark()
+        self._session.add_image(Path(file), vae=self._vae)
+        self._before.append((before, self._picture))
+
+    def _draw(self, text: str) -> None:
+        before = self._session.mark()
+        if text:
+            self._session.add_text(text)
+        result = show(self._session.stream_image(**self._drawing))
+        _write(result, next(free_names()))
+        self._before.append((before, self._picture))
+        self._picture = result
+
+    def _undo(self, _: str) -> None:
+        if not self._before:
+            raise InputError("nothing was said that could be taken back")
+        mark, self._picture = self._before.pop()
+        self._session.rollback(mark)
+
+    def _save(self, file: str) -> None:
+        if not file:
+            raise InputError("/save needs a file name: /save cube.png")
+        if self._picture is None:
+            raise InputError("no picture was drawn yet: /draw one first")
+        _write(self._picture, Path(file))
+
+
+def _write(picture: ImageResult, path: Path) -> None:
+    picture.save(path)
+    width, height = picture.image.size
+    print(f"{path}: {width}x{height}")

@@ -1,0 +1,95 @@
+"""`frames`: a picture, changed again and again by the same words."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bagel_rt import check, presets
+from bagel_rt.cli.arguments import (
+    IMAGE_FLAGS,
+    IMAGE_HELP,
+    add_model_arguments,
+    add_option_arguments,
+    add_preset_argument,
+    given_options,
+    open_model,
+)
+from bagel_rt.cli.progress import show
+from bagel_rt.errors import InputError
+from bagel_rt.images import open_image
+from bagel_rt.options import with_values
+from bagel_rt.seeds import draw_seed
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ANIMATION = "frames.webp"
+
+
+def register(commands) -> None:
+    frames = commands.add_parser(
+        "frames",
+        help="change a picture again and again: numbered frames and an animation",
+        description="Apply the same words to a picture, then to the result, and so on: navigation, rotation, a story."
+        " Writes frame-001.png, ... and an animated frames.webp that begins with the given picture.",
+    )
+    frames.add_argument("--image", type=Path, required=True, metavar="FILE", help="the picture to begin with")
+    frames.add_argument("--prompt", required=True, metavar="TEXT", help="how each frame differs from the one before")
+    frames.add_argument("--count", type=int, required=True, metavar="N", help="frames to draw")
+    frames.add_argument("--out", type=Path, default=Path("bagel-frames"), metavar="DIR", help="default: bagel-frames")
+    frames.add_argument("--duration", type=int, default=500, metavar="MS", help="of a frame in the animation (500)")
+    add_model_arguments(frames)
+    add_preset_argument(frames, presets.EDIT)
+    add_option_arguments(frames, presets.DEFAULTS[presets.EDIT], IMAGE_HELP, IMAGE_FLAGS)
+    frames.set_defaults(run=run_frames)
+
+
+def run_frames(args: argparse.Namespace) -> None:
+    opts = given_options(args, *IMAGE_HELP, *IMAGE_FLAGS)
+    defaults = with_values(presets.defaults(presets.EDIT, args.preset), opts)
+    check.whole("count", args.count, least=1)
+    check.whole("duration", args.duration, least=1)
+    first = open_image(args.image)
+    _prepare(args.out)
+    seed = draw_seed(defaults.seed)
+    with open_model(args) as bagel:
+        pictures = [first]
+        for number in range(1, args.count + 1):
+            asked = {**opts, "seed": seed + number - 1}
+            print(f"frame {number} of {args.count}", file=sys.stderr)
+            result = show(bagel.stream([pictures[-1], args.prompt], preset=args.preset or "notebook", **asked))
+            result.save(args.out / f"frame-{number:03}.png")
+            pictures.append(result.image)
+    _animate(pictures, args.out / ANIMATION, args.duration)
+    print(f"{args.out}: {args.count} frames and {ANIMATION}, seeds {seed} to {seed + args.count - 1}")
+
+
+def _prepare(folder: Path) -> None:
+    """Make the folder. Refuses one that could not be written, or that holds frames already."""
+    from PIL import features
+
+    if not features.check("webp"):
+        raise InputError("this Pillow writes no WebP; install one that does: pip install --upgrade pillow")
+    if not folder.absolute().parent.is_dir():
+        raise InputError(f"{folder.absolute().parent}: no such folder; make it first")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: exists and is not a folder; choose another --out")
+    if folder.is_dir() and any(folder.glob("frame*")):
+        raise InputError(f"{folder}: holds frames already; choose another --out")
+    folder.mkdir(exist_ok=True)
+
+
+def _animate(pictures: list[Image], path: Path, duration: int) -> None:
+    """All pictures in the size of the last, repeated for ever. The file appears whole or not at all."""
+    size = pictures[-1].size
+    frames = [picture if picture.size == size else picture.resize(size) for picture in pictures]
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}.webp")
+    try:
+        frames[0].save(partial, save_all=True, append_images=frames[1:], duration=duration, loop=0, quality=90)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
