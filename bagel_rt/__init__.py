@@ -18,14 +18,23 @@ from bagel_rt.errors import (
     EngineUnavailableError,
     ExportError,
     InputError,
+    OutOfDeviceMemoryError,
 )
 from bagel_rt.version import __version__
 
 if TYPE_CHECKING:
-    from bagel_rt.api import Bagel, Progress, load
+    from bagel_rt.api import Bagel, load
+    from bagel_rt.events import Done, ImageReady, Progress, Step, TextPiece
     from bagel_rt.results import ImageResult, TextResult
+    from bagel_rt.session import Mark, Session
 
-_LAZY = {"load": "api", "Bagel": "api", "Progress": "api", "ImageResult": "results", "TextResult": "results"}
+_MODULES = {
+    "api": ("Bagel", "load"),
+    "events": ("Done", "ImageReady", "Progress", "Step", "TextPiece"),
+    "results": ("ImageResult", "TextResult"),
+    "session": ("Mark", "Session"),
+}
+_LAZY = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "ArtefactError",
@@ -33,12 +42,19 @@ __all__ = [
     "BagelError",
     "CacheFullError",
     "CheckpointError",
+    "Done",
     "EngineError",
     "EngineUnavailableError",
     "ExportError",
+    "ImageReady",
     "ImageResult",
     "InputError",
+    "Mark",
+    "OutOfDeviceMemoryError",
     "Progress",
+    "Session",
+    "Step",
+    "TextPiece",
     "TextResult",
     "__version__",
     "load",

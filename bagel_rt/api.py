@@ -1,51 +1,36 @@
-"""The embedded API: load an artefact, then draw, edit, ask, or give any sequence of texts and images."""
+"""The embedded API: load an artefact, then draw, edit, ask, stream, or open a session."""
 
 from __future__ import annotations
 
-import secrets
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, overload
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from bagel_engines import EngineFailure, open_engine
-from bagel_rt import check, contract, options
-from bagel_rt.contexts import Context, ContextTree
-from bagel_rt.drawing import Painter
-from bagel_rt.embeddings import Embeddings
-from bagel_rt.errors import BagelError, EngineUnavailableError, InputError
-from bagel_rt.experts import Experts
+from bagel_rt import check, options, presets
+from bagel_rt.calls import Calls
+from bagel_rt.errors import EngineUnavailableError, InputError
+from bagel_rt.events import Event, Progress, Step
 from bagel_rt.graphs import Graphs
-from bagel_rt.images import ImageInput, open_image, to_image, unpatchify
+from bagel_rt.images import ImageInput, open_image
 from bagel_rt.manifest import Manifest, read_manifest
-from bagel_rt.noise import TorchNoise
-from bagel_rt.options import ImageOptions, TextOptions, with_values
-from bagel_rt.pool import PagePool
-from bagel_rt.prefill import Prefill
-from bagel_rt.prompts import THINK_THEN_ANSWER, THINK_THEN_DRAW
-from bagel_rt.reading import Item, Reader
+from bagel_rt.options import ImageOptions, with_values
+from bagel_rt.plans import plans_for
+from bagel_rt.reading import Item, open_items
 from bagel_rt.results import ImageResult, TextResult
-from bagel_rt.segments import Grid
-from bagel_rt.tokens import TextCodec
-from bagel_rt.writing import Writer
+from bagel_rt.seeds import draw_seed, seeds_of
+from bagel_rt.session import Session, Think, open_session
+from bagel_rt.streaming import Gate, OnProgress, drain, stream
+from bagel_rt.turns import Turns
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["CACHE_TOKENS", "Bagel", "Progress", "load"]
 
 CACHE_TOKENS = 32768
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a call is doing: "thinking" or "answering" (tokens, of at most `total`), "drawing" (steps), "decoding"."""
-
-    stage: str
-    done: int
-    total: int
-
-
-OnProgress = Callable[[Progress], object] | None
+Seeds = Sequence[int]
 
 
 def load(
@@ -59,8 +44,10 @@ def load(
 ) -> Bagel:
     """Open an artefact folder on an engine; use it in a `with` block, or close() it.
 
-    backend: "auto" (the fastest installed), "onnxruntime" or "openvino"; device: "cpu". arithmetic None computes in
-    the artefact's float32; "bfloat16" (openvino) is faster and less exact, and is named in every result.
+    backend: "auto" (the fastest installed), "onnxruntime", "openvino" or "tensorrt"; device: "cpu", or "cuda" or
+    "cuda:N" with onnxruntime. "tensorrt" is always on CUDA and builds what is missing on its first use.
+    arithmetic None computes in what the artefact states; "bfloat16" for a float32 artefact (openvino) is faster and
+    less exact, and is named in every result.
     cache_tokens: how many tokens of context the page pool can hold; memory is taken as it is used.
 
     Raises ArtefactError for the folder, EngineUnavailableError for the engine, InputError for an option.
@@ -69,28 +56,25 @@ def load(
     check.whole("cache_tokens", cache_tokens, least=1)
     manifest = read_manifest(artefact_dir)
     try:
-        engine = open_engine(backend, device, threads, arithmetic)
+        plans = plans_for(manifest, pool_tokens=cache_tokens) if backend == "tensorrt" else None
+        engine = open_engine(backend, device, threads, arithmetic, manifest.arithmetic, manifest.weight_bytes, plans)
     except EngineFailure as error:
         raise EngineUnavailableError(str(error)) from error
     return Bagel(manifest, Graphs(manifest, engine), cache_tokens)
 
 
 class Bagel:
-    """A loaded model. Calls from several threads are safe: they wait for each other."""
+    """A loaded model. Calls from several threads are safe: they take turns, one engine step at a time.
+
+    Options of a call are those of options.ImageOptions or TextOptions; `preset` names the settings of an official
+    script to take the defaults from (presets.PRESETS). `on_progress` is called with the events of a stream.
+    """
 
     def __init__(self, manifest: Manifest, graphs: Graphs, cache_tokens: int = CACHE_TOKENS):
         self.manifest, self.graphs = manifest, graphs
-        self._model = manifest.model
-        self._codec = TextCodec(manifest)
-        self._pool = PagePool(manifest.model, cache_tokens)
-        embeddings = Embeddings(manifest)
-        experts = Experts(manifest, graphs, embeddings.markers)
-        self._prefill = Prefill(manifest, graphs, experts, embeddings)
-        self._reader = Reader(manifest, graphs, self._codec)
-        self._writer = Writer(graphs, experts, embeddings, self._codec.im_start, self._codec.im_end)
-        self._painter = Painter(graphs, experts, self._prefill)
-        self._lock = threading.Lock()
-        self._closed = False
+        self._turns = Turns(manifest, graphs, cache_tokens)
+        self._calls = Calls(self._turns)
+        self._gate = Gate()
 
     def __enter__(self) -> Bagel:
         return self
@@ -99,9 +83,9 @@ class Bagel:
         self.close()
 
     def close(self) -> None:
-        """Give the graphs' memory back. Closing twice is harmless."""
-        with self._lock:
-            self._closed = True
+        """Give the graphs' memory back; streams and sessions end at their next step. Closing twice is harmless."""
+        with self._gate.tidy():
+            self._gate.close()
             self.graphs.close()
 
     @property
@@ -117,31 +101,65 @@ class Bagel:
     @property
     def free_tokens(self) -> int:
         """Room left in the page pool."""
-        return self._pool.table.free_tokens
+        return self._turns.pool.table.free_tokens
 
-    def generate(self, prompt: str, *, on_progress: OnProgress = None, **image_options: Any) -> ImageResult:
-        """Draw a picture from text. Options and defaults: options.ImageOptions (the official notebook's)."""
-        return self._draw([_text("prompt", prompt)], with_values(options.GENERATE, image_options), on_progress)
+    @overload
+    def generate(
+        self, prompt: str, *, seed: int | None = ..., images: None = ..., preset: str | None = ...,
+        on_progress: OnProgress = ..., **image_options: Any,
+    ) -> ImageResult: ...  # fmt: skip
 
+    @overload
+    def generate(
+        self, prompt: str, *, seed: int | Seeds | None = ..., images: int | None = ..., preset: str | None = ...,
+        on_progress: OnProgress = ..., **image_options: Any,
+    ) -> list[ImageResult]: ...  # fmt: skip
+
+    def generate(self, prompt, *, preset=None, on_progress=None, **values):
+        """Draw a picture from text. Options and defaults: options.ImageOptions (the official notebook's).
+
+        `images=n`, or a list as `seed`, returns a list: one picture per seed, counted up from `seed`; the contexts are
+        computed once. Each is the picture its seed alone gives.
+        """
+        check.text("prompt", prompt)
+        return drain(self._image([prompt], presets.defaults(presets.GENERATE, preset), values), on_progress)
+
+    @overload
     def edit(
-        self, image: ImageInput, prompt: str, *, on_progress: OnProgress = None, **image_options: Any
-    ) -> ImageResult:
-        """Draw a changed version of an image. Defaults: options.EDIT; the size follows the image."""
-        items = [open_image(image), _text("prompt", prompt)]
-        return self._draw(items, with_values(options.EDIT, image_options), on_progress)
+        self, image: ImageInput, prompt: str, *, seed: int | None = ..., images: None = ..., preset: str | None = ...,
+        on_progress: OnProgress = ..., **image_options: Any,
+    ) -> ImageResult: ...  # fmt: skip
+
+    @overload
+    def edit(
+        self, image: ImageInput, prompt: str, *, seed: int | Seeds | None = ..., images: int | None = ...,
+        preset: str | None = ..., on_progress: OnProgress = ..., **image_options: Any,
+    ) -> list[ImageResult]: ...  # fmt: skip
+
+    def edit(self, image, prompt, *, preset=None, on_progress=None, **values):
+        """Draw a changed version of an image. Defaults: options.EDIT; the size follows the image.
+
+        `images=n`, or a list as `seed`, as in generate. The image is encoded once, with the first seed's noise: alone,
+        edit(seed=s, vae_seed=first) gives the same picture.
+        """
+        check.text("prompt", prompt)
+        items = [open_image(image), prompt]
+        return drain(self._image(items, presets.defaults(presets.EDIT, preset), values), on_progress)
 
     def ask(
         self,
         prompt: str,
         images: Sequence[ImageInput] | ImageInput = (),
         *,
+        preset: str | None = None,
         on_progress: OnProgress = None,
         **text_options: Any,
     ) -> TextResult:
         """Answer a question about images, or without any. The images come first, as in the official code."""
+        check.text("prompt", prompt)
         several: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
-        items = [*(open_image(image) for image in several), _text("prompt", prompt)]
-        return self._answer(items, with_values(options.ANSWER, text_options), on_progress)
+        items = [*(open_image(image) for image in several), prompt]
+        return drain(self._text(items, presets.defaults(presets.ASK, preset), text_options), on_progress)
 
     @overload
     def interleave(
@@ -160,115 +178,52 @@ class Bagel:
         """
         if isinstance(items, str | bytes) or not isinstance(items, Sequence):
             raise InputError("items must be a list of texts and images")
-        if output == "image":
-            return self._draw(items, with_values(options.INTERLEAVE, values), on_progress)
+        return drain(self.stream(items, output, **values), on_progress)
+
+    def stream(
+        self,
+        inputs: Sequence[Item] | str,
+        output: str = "image",
+        *,
+        preset: str | None = None,
+        **values: Any,
+    ) -> Generator[Event, None, None]:
+        """As interleave, as a generator of events (bagel_rt.events) that ends with Done(result).
+
+        Between two events the model is free for other calls, so a preview may be decoded or a question asked. Closing
+        the generator cancels the call and gives everything back.
+        """
+        check.choice("output", output, ("image", "text"))
+        items = open_items([inputs] if isinstance(inputs, str) else inputs)
+        pictures = not all(isinstance(item, str) for item in items)
         if output == "text":
-            return self._answer(items, with_values(options.ANSWER, values), on_progress)
-        raise InputError(f"output is {output!r}; allowed: image, text")
+            return self._text(items, presets.defaults(presets.ASK, preset), values)
+        task = presets.EDIT if pictures else presets.GENERATE
+        return self._image(items, options.INTERLEAVE if preset is None else presets.defaults(task, preset), values)
 
-    def _answer(self, items: Sequence[Item], opts: TextOptions, on_progress: OnProgress) -> TextResult:
-        seed = _seed(opts.seed)
-        with self._call(), self._contexts() as tree:
-            reading = self._reader.for_answer(items, THINK_THEN_ANSWER if opts.think else None)
-            context = tree.open(reading.histories.cond)
-            ids = self._write(tree, context, opts, seed, "answering", on_progress)
-        return TextResult(self._codec.text(ids), ids, seed)
+    def preview(self, step: Step) -> Image:
+        """The picture a step of the sampler is heading for, decoded."""
+        with self._gate.enter():
+            return self._turns.decode(step.clean, step.grid)
 
-    def _draw(self, items: Sequence[Item], opts: ImageOptions, on_progress: OnProgress) -> ImageResult:
-        if self.manifest.task != "full":
-            raise InputError(
-                f"{self.manifest.folder}: exported with --task understand, it answers but cannot draw; export with"
-                " --task full"
-            )
-        seed = _seed(opts.seed)
-        if opts.height is not None or opts.width is not None:
-            self._check_size(opts.height or opts.width, opts.width or opts.height)
-        with self._call(), self._contexts() as tree:
-            noise = TorchNoise(seed)
-            reading = self._reader.for_image(items, THINK_THEN_DRAW if opts.think else None, noise, opts.vae_sample)
-            height, width = self._size(opts, reading.size)
-            grid = (height // self._model.latent_stride, width // self._model.latent_stride)
-            start = self._initial_noise(opts, grid, noise)
-            histories, thought = reading.histories, None
-            if opts.think:
-                ids = self._write(tree, tree.open(histories.cond), opts.text, seed, "thinking", on_progress)
-                thought = self._codec.text(ids)
-                histories = histories.with_thought(self._reader.text(thought))
-            latent = start
-            for step in self._painter.draw(tree, histories, start, grid, opts):
-                latent = step.x
-                _tell(on_progress, "drawing", step.done, step.total)
-            _tell(on_progress, "decoding", 0, 1)
-            image = self._decode(latent, grid)
-            _tell(on_progress, "decoding", 1, 1)
-        used = replace(opts, height=height, width=width, seed=seed).describe()
-        return ImageResult(image, thought, latent, seed, used, reading.prompt, self.model, self.engine)
+    def session(self, seed: int | None = None, think: Think = None) -> Session:
+        """A conversation that keeps its contexts; use it in a `with` block, or close() it. See session.Session."""
+        return open_session(self._turns, self._gate, seed, think)
 
-    def _write(
-        self, tree: ContextTree, context: Context, opts: TextOptions, seed: int, stage: str, on_progress: OnProgress
-    ) -> list[int]:
-        # a generator of its own: writing never shifts the noise of the picture
-        random = np.random.default_rng(seed & 0xFFFFFFFFFFFFFFFF)
-        ids = []
-        for token in self._writer.write(tree, context, opts, random):
-            ids.append(token)
-            _tell(on_progress, stage, len(ids) - 1, opts.max_tokens - 1)
-        return ids
+    def _text(self, items: list, defaults: Any, values: dict[str, Any]) -> Generator[Event, None, None]:
+        opts = with_values(defaults, values)
+        return stream(self._gate, self._calls.answer(items, opts, draw_seed(opts.seed)))
 
-    def _initial_noise(self, opts: ImageOptions, grid: Grid, noise: TorchNoise) -> np.ndarray:
-        shape = (grid[0] * grid[1], self._model.latent_width)
-        if opts.noise is None:
-            return noise.normal(*shape)
-        if opts.noise.shape != shape:
-            raise InputError(f"noise has shape {opts.noise.shape}; {shape} is expected for this size")
-        return opts.noise.astype(np.float32)
-
-    def _size(self, opts: ImageOptions, image_size: tuple[int, int] | None) -> tuple[int, int]:
-        """(height, width): as asked for, else the last image's, else the largest square; checked."""
-        largest = self.manifest.vae_transform.max_size
-        height, width = image_size or (largest, largest)
-        return self._check_size(opts.height or height, opts.width or width)
-
-    def _check_size(self, height: int | None, width: int | None) -> tuple[int, int]:
-        assert height is not None
-        assert width is not None
-        stride, most = self._model.latent_stride, self._model.latent_stride * self._model.max_latent_size
-        near = [min(max(round(side / stride), 1) * stride, most) for side in (height, width)]
-        if [height, width] != near:
-            raise InputError(
-                f"height {height}, width {width} cannot be drawn: both must be multiples of {stride} up to {most};"
-                f" the nearest is height {near[0]}, width {near[1]}"
-            )
-        return height, width
-
-    def _decode(self, latent: np.ndarray, grid: Grid):
-        m = self._model
-        planes = unpatchify(latent, grid, m.latent_patch_size)[None]
-        (pixels,) = self.graphs(contract.VAE_DECODER, latent=planes / np.float32(m.vae_scale) + np.float32(m.vae_shift))
-        return to_image(pixels[0])
-
-    def _contexts(self) -> ContextTree:
-        return ContextTree(self._pool, self._prefill, self._model.max_position_embeddings)
-
-    @contextmanager
-    def _call(self) -> Iterator[None]:
-        """One call at a time on one handle."""
-        with self._lock:
-            if self._closed:
-                raise BagelError("this model was closed; load it again")
-            yield
-
-
-def _seed(seed: int | None) -> int:
-    return secrets.randbits(32) if seed is None else int(seed)
-
-
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"{name} must be a str, not {type(value).__name__}")
-    return value
-
-
-def _tell(on_progress: OnProgress, stage: str, done: int, total: int) -> None:
-    if on_progress is not None:
-        on_progress(Progress(stage, done, total))
+    def _image(self, items: list, defaults: ImageOptions, values: dict[str, Any]) -> Generator[Event, None, None]:
+        images, seed = values.pop("images", None), values.pop("seed", defaults.seed)
+        seeds = seeds_of(seed, images)
+        opts = with_values(defaults, {**values, "seed": None if seeds else seed})
+        self._turns.check_draws()
+        self._turns.sizes.check_asked(opts)
+        if seeds is None:
+            return stream(self._gate, self._calls.draw_one(items, opts, draw_seed(opts.seed)))
+        if opts.noise is not None and len(seeds) > 1:
+            raise InputError("noise is given, so every picture would be the same; leave images and the seeds out")
+        if opts.vae_seed is None and opts.vae_sample and len(items) > 1:
+            opts = replace(opts, vae_seed=seeds[0])
+        return stream(self._gate, self._calls.draw(items, opts, seeds))

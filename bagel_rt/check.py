@@ -44,6 +44,11 @@ def flag(name: str, value: Any) -> None:
         raise InputError(f"{name} is {value!r}; True or False is expected")
 
 
+def text(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise InputError(f"{name} must be a str, not {type(value).__name__}")
+
+
 def choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise InputError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")

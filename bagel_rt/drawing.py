@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
+from bagel_engines import Tensor
 from bagel_rt import contract
-from bagel_rt.contexts import Context, ContextTree
+from bagel_rt.contexts import Context, Lease
+from bagel_rt.events import Step
 from bagel_rt.experts import Experts
 from bagel_rt.graphs import Graphs
 from bagel_rt.options import ImageOptions
@@ -19,34 +20,25 @@ from bagel_rt.segments import Grid, Histories
 from bagel_rt.stepcache import TaylorSeer
 
 
-@dataclass(frozen=True)
-class Step:
-    """After a step: how many of `total` are done, the time reached, and x (h * w, 64) at that time."""
-
-    done: int
-    total: int
-    t: float
-    x: np.ndarray
-
-
 class Painter:
     def __init__(self, graphs: Graphs, experts: Experts, prefill: Prefill):
         self._graphs, self._experts, self._prefill = graphs, experts, prefill
 
     def draw(
-        self, tree: ContextTree, histories: Histories, x: np.ndarray, grid: Grid, options: ImageOptions
+        self, contexts: Lease, histories: Histories, x: np.ndarray, grid: Grid, options: ImageOptions
     ) -> Iterator[Step]:
         """Integrate from noise x (h * w, 64) to the latent, yielding after each of num_timesteps - 1 steps."""
         guidance = options.guidance
         times = timesteps(options.num_timesteps, options.timestep_shift)
-        branches = _Branches(tree, histories, self._experts, len(x), options.step_cache is not None)
+        branches = _Branches(contexts, histories, self._experts, len(x), options.step_cache is not None)
         for i, (t, after) in enumerate(pairwise(times)):
             rows = _Lazy(lambda x=x, t=t: self._prefill.latent_rows(x, t, grid))
             velocities = branches.evaluate(guidance.branches(t), rows, self._velocity)
-            x = x - guidance.combine(velocities, t) * (t - after)
-            yield Step(i + 1, len(times) - 1, float(after), x)
+            velocity = guidance.combine(velocities, t)
+            x = x - velocity * (t - after)
+            yield Step(i + 1, len(times) - 1, float(after), x, velocity, grid)
 
-    def _velocity(self, rows: np.ndarray) -> np.ndarray:
+    def _velocity(self, rows: Tensor) -> np.ndarray:
         (velocity,) = self._graphs(contract.FLOW_HEAD, gen_out=rows)
         return velocity
 
@@ -57,7 +49,7 @@ class _Lazy:
     def __init__(self, make):
         self._make, self._value = make, None
 
-    def __call__(self) -> np.ndarray:
+    def __call__(self) -> Tensor:
         if self._value is None:
             self._value = self._make()
         return self._value
@@ -70,33 +62,37 @@ class _Branches:
     and their number of calls are equal: then they have had the same calls.
     """
 
-    def __init__(self, tree: ContextTree, histories: Histories, experts: Experts, latents: int, cached: bool):
-        self._tree, self._histories, self._experts = tree, histories, experts
+    def __init__(self, contexts: Lease, histories: Histories, experts: Experts, latents: int, cached: bool):
+        self._contexts, self._histories, self._experts = contexts, histories, experts
         self._latents, self._cached = latents, cached
         self._seers: dict[str, TaylorSeer] = {}
-        self._frames: dict[int, dict[str, np.ndarray]] = {}
+        self._frames: dict[int, dict[str, Tensor]] = {}
 
     def evaluate(self, names: tuple[str, ...], rows: _Lazy, velocity) -> dict[str, np.ndarray]:
         """Velocity (n, 64) of each named branch; `rows` are the embedded latents, `velocity` the flow head."""
         done: dict[tuple[int, int], tuple[np.ndarray, TaylorSeer | None]] = {}
         out = {}
         for name in names:
-            context = self._tree.open(getattr(self._histories, name))
+            context = self._contexts.open(getattr(self._histories, name))
             seer = self._seers.setdefault(name, TaylorSeer()) if self._cached else None
             key = (id(context), seer.calls if seer else 0)
             if key not in done:
-                frame = self._frame(context)
-                last = lambda frame=frame: self._experts.last_rows(rows(), frame)  # noqa: E731
-                done[key] = (velocity(seer.step(last) if seer else last()), seer)
+                done[key] = (velocity(self._rows(context, rows, seer)), seer)
             elif seer:
                 self._seers[name] = done[key][1].fork()  # type: ignore[union-attr]
             out[name] = done[key][0]
         return out
 
-    def _frame(self, context: Context) -> dict[str, np.ndarray]:
+    def _rows(self, context: Context, latents: _Lazy, seer: TaylorSeer | None) -> Tensor:
+        frame = self._frame(context)
+        if seer is None:
+            return self._experts.held_rows(latents(), frame)
+        return seer.step(lambda: self._experts.last_rows(latents(), frame))  # forecasts are made on the host
+
+    def _frame(self, context: Context) -> dict[str, Tensor]:
         if id(context) not in self._frames:
-            self._tree.check_position(context.position)
+            self._contexts.check_position(context.position)
             self._frames[id(context)] = self._experts.frame(
-                context.position, self._latents, self._tree.pool, context.sequence
+                context.position, self._latents, self._contexts.pool, context.sequence
             )
         return self._frames[id(context)]

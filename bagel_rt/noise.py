@@ -6,6 +6,8 @@ Box-Muller, the first 8 as radius and the last 8 as angle; this is what torch.ra
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 
 BLOCK = 16
@@ -21,6 +23,10 @@ class TorchNoise:
         key = np.random.RandomState(seed & 0xFFFFFFFF).get_state(legacy=False)["state"]["key"]
         self._bits = np.random.MT19937()
         self._bits.state = {"bit_generator": "MT19937", "state": {"key": key, "pos": 624}}
+
+    def copy(self) -> TorchNoise:
+        """A second stream that goes on as this one would."""
+        return copy.deepcopy(self)
 
     def normal(self, *shape: int) -> np.ndarray:
         """The next torch.randn(shape); at least 16 numbers."""

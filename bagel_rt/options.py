@@ -20,6 +20,18 @@ STEP_CACHES = ("taylorseer",)
 
 
 @dataclass(frozen=True)
+class Encoding:
+    """How input images enter a context. None means as the artefact says."""
+
+    vae: bool = True
+    vit: bool = True
+    vae_sample: bool = True
+    vit_raw: bool = False
+    vit_min_size: int | None = None
+    vit_max_pixels: int | None = None
+
+
+@dataclass(frozen=True)
 class ImageOptions:
     """How a picture is drawn. The defaults here are the official notebook's for text-to-image."""
 
@@ -39,6 +51,13 @@ class ImageOptions:
     do_sample: bool = False  # of the think text
     text_temperature: float = 0.3
     vae_sample: bool = True  # False: input images enter as the posterior's mean, without noise
+    vae_seed: int | None = None  # encode input images with another seed's noise; None: with this one's
+    vit_raw: bool = False  # the ViT sees the image as given; False: as resized for the VAE
+    vit_min_size: int | None = None  # pixels of the ViT image's short side at least; None: as the artefact says
+    vit_max_pixels: int | None = None  # None: as the artefact says
+    negative_prompt: str | None = None  # text guidance leads away from this text; None: from no text
+    cfg_text_system: bool = True  # False: the text-guidance context has a gap where the system prompt is
+    cfg_img_thought: bool = False  # True: the think text enters the image-guidance context, too
     noise: np.ndarray | None = None  # (h * w, 64) float32 in place of the seed's initial noise
 
     def __post_init__(self) -> None:
@@ -55,8 +74,13 @@ class ImageOptions:
         check.whole("num_timesteps", self.num_timesteps, least=2)
         if self.step_cache is not None:
             check.choice("step_cache", self.step_cache, STEP_CACHES)
-        for name in ("think", "do_sample", "vae_sample"):
+        for name in ("think", "do_sample", "vae_sample", "vit_raw", "cfg_text_system", "cfg_img_thought"):
             check.flag(name, getattr(self, name))
+        check.whole("vae_seed", self.vae_seed, least=None, optional=True)
+        for name in ("vit_min_size", "vit_max_pixels"):
+            check.whole(name, getattr(self, name), least=1, optional=True)
+        if self.negative_prompt is not None:
+            check.text("negative_prompt", self.negative_prompt)
         check.whole("max_think_tokens", self.max_think_tokens, least=1)
         check.temperature(self.text_temperature, self.do_sample)
         if self.noise is not None:
@@ -67,6 +91,10 @@ class ImageOptions:
         return Guidance(
             self.cfg_text_scale, self.cfg_img_scale, self.cfg_interval, self.cfg_renorm_min, self.cfg_renorm_type
         )
+
+    @property
+    def encoding(self) -> Encoding:
+        return Encoding(True, True, self.vae_sample, self.vit_raw, self.vit_min_size, self.vit_max_pixels)
 
     @property
     def text(self) -> TextOptions:
@@ -96,10 +124,15 @@ class TextOptions:
     top_k: int | None = None
     top_p: float | None = None
     seed: int | None = None
+    vit_raw: bool = False  # as in ImageOptions
+    vit_min_size: int | None = None
+    vit_max_pixels: int | None = None
 
     def __post_init__(self) -> None:
-        check.flag("think", self.think)
-        check.flag("do_sample", self.do_sample)
+        for name in ("think", "do_sample", "vit_raw"):
+            check.flag(name, getattr(self, name))
+        for name in ("vit_min_size", "vit_max_pixels"):
+            check.whole(name, getattr(self, name), least=1, optional=True)
         check.whole("max_tokens", self.max_tokens, least=1)
         check.temperature(self.text_temperature, self.do_sample)
         check.whole("top_k", self.top_k, least=1, optional=True)
@@ -108,6 +141,11 @@ class TextOptions:
             if self.top_p == 0:
                 raise InputError("top_p is 0; a number above 0 and up to 1 is expected")
         check.whole("seed", self.seed, least=None, optional=True)
+
+    @property
+    def encoding(self) -> Encoding:
+        """Images enter through the ViT alone."""
+        return Encoding(False, True, False, self.vit_raw, self.vit_min_size, self.vit_max_pixels)
 
     def describe(self) -> dict[str, Any]:
         """For results: every option as JSON values."""

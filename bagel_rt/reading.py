@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bagel_rt import contract
 from bagel_rt.errors import InputError
 from bagel_rt.graphs import Graphs
-from bagel_rt.images import ImageInput, open_image, patchify, resize, to_pixels
-from bagel_rt.manifest import Manifest
+from bagel_rt.images import ImageInput, open_image, patchify, resize, resized_size, to_pixels
+from bagel_rt.manifest import Manifest, ResizeRule
 from bagel_rt.noise import TorchNoise
+from bagel_rt.options import Encoding
 from bagel_rt.segments import Grid, Histories, Latents, Patches, Segment, Text
 from bagel_rt.tokens import TextCodec
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Item = str | ImageInput
 
 
 @dataclass(frozen=True)
 class Reading:
-    histories: Histories
-    size: tuple[int, int] | None  # (height, width) of the last image after resizing
-    prompt: str  # the texts, for the record
+    """What was read so far, in order."""
+
+    histories: Histories = field(default_factory=Histories)
+    size: tuple[int, int] | None = None  # (height, width) of the last image after resizing
+    texts: tuple[str, ...] = ()  # for the record
+
+    @property
+    def prompt(self) -> str:
+        return "\n".join(self.texts)
+
+
+def open_items(items: Sequence[Item]) -> list[str | Image]:
+    """Texts as they are, images opened. Raises InputError for what is neither, or when nothing is there."""
+    if not items:
+        raise InputError("nothing was given: at least one text or image is needed")
+    return [item if isinstance(item, str) else open_image(item) for item in items]
 
 
 class Reader:
@@ -33,33 +51,43 @@ class Reader:
     def text(self, text: str) -> Text:
         return Text(self._codec.segment(text))
 
-    def for_answer(self, items: Sequence[Item], system: str | None) -> Reading:
-        """Images enter through the ViT alone."""
-        return self._read(items, system, None, False)
+    def start(self, system: str | None) -> Reading:
+        """Nothing read yet, behind a system prompt or none."""
+        return Reading() if system is None else Reading(Histories().with_system(self.text(system)))
 
-    def for_image(self, items: Sequence[Item], system: str | None, noise: TorchNoise, sample: bool) -> Reading:
-        """Images enter through the VAE, drawing from `noise` in order where `sample`, then through the ViT."""
-        return self._read(items, system, noise, sample)
-
-    def _read(self, items: Sequence[Item], system: str | None, noise: TorchNoise | None, sample: bool) -> Reading:
-        if not items:
-            raise InputError("nothing was given: at least one text or image is needed")
-        opened = [item if isinstance(item, str) else open_image(item) for item in items]
-        histories, size = Histories(), None
-        if system is not None:
-            histories = histories.with_system(self.text(system))
-        for item in opened:
+    def read(self, items: Sequence[str | Image], system: str | None, how: Encoding, noise: TorchNoise) -> Reading:
+        """All items in order."""
+        reading = self.start(system)
+        for item in items:
             if isinstance(item, str):
-                histories = histories.with_text(self.text(item))
-                continue
-            item = resize(self._manifest.vae_transform, item)
-            size = (item.height, item.width)
-            segments: list[Segment] = []
-            if noise is not None:
-                segments.append(self.latents(to_pixels(item), noise if sample else None))
-            segments.append(self.patches(to_pixels(resize(self._manifest.vit_transform, item))))
-            histories = histories.with_image(*segments)
-        return Reading(histories, size, "\n".join(item for item in opened if isinstance(item, str)))
+                reading = self.add_text(reading, item)
+            else:
+                reading = self.add_image(reading, item, how, noise)
+        return reading
+
+    def add_text(self, reading: Reading, text: str) -> Reading:
+        return replace(reading, histories=reading.histories.with_text(self.text(text)), texts=(*reading.texts, text))
+
+    def add_image(self, reading: Reading, image: Image, how: Encoding, noise: TorchNoise) -> Reading:
+        """An image enters through the VAE, drawing from `noise` where how.vae_sample, then through the ViT."""
+        resized = resize(self._manifest.vae_transform, image)
+        segments: list[Segment] = []
+        if how.vae:
+            segments.append(self.latents(to_pixels(resized), noise if how.vae_sample else None))
+        if how.vit:
+            seen = resize(self._vit_rule(how), image if how.vit_raw else resized)
+            segments.append(self.patches(to_pixels(seen)))
+        histories = reading.histories.with_image(*segments)
+        return replace(reading, histories=histories, size=(resized.height, resized.width))
+
+    def image_tokens(self, size: tuple[int, int], how: Encoding) -> int:
+        """How many tokens an image (height, width) takes in a context."""
+        m, rules = self._manifest.model, self._manifest
+        resized = resized_size(rules.vae_transform, size[1], size[0])
+        seen = resized_size(self._vit_rule(how), *((size[1], size[0]) if how.vit_raw else resized))
+        latents = (resized[0] // m.latent_stride) * (resized[1] // m.latent_stride) + 2
+        patches = (seen[0] // m.vit_patch_size) * (seen[1] // m.vit_patch_size) + 2
+        return latents * how.vae + patches * how.vit
 
     def latents(self, pixels: np.ndarray, noise: TorchNoise | None) -> Latents:
         """VAE encoding of pixels (3, H, W): a draw from the posterior, or its mean without noise."""
@@ -79,6 +107,14 @@ class Reader:
             patchify(pixels, m.vit_patch_size), self._grid(pixels, m.vit_patch_size, m.vit_grid, "ViT patches")
         )
 
+    def _vit_rule(self, how: Encoding) -> ResizeRule:
+        rule = self._manifest.vit_transform
+        return replace(
+            rule,
+            min_size=rule.min_size if how.vit_min_size is None else how.vit_min_size,
+            max_pixels=rule.max_pixels if how.vit_max_pixels is None else how.vit_max_pixels,
+        )
+
     def _grid(self, pixels: np.ndarray, unit: int, side: int, what: str) -> Grid:
         _, height, width = pixels.shape
         if height > unit * side or width > unit * side:
@@ -88,3 +124,10 @@ class Reader:
                 " again"
             )
         return height // unit, width // unit
+
+
+def skip_encoding(noise: TorchNoise, reading: Reading) -> None:
+    """Move `noise` to where it stands after the posterior draws of the images that were read."""
+    for segment in reading.histories.cond:
+        if isinstance(segment, Latents):
+            noise.normal(*segment.rows.shape)  # as many numbers as the moments have channels and places

@@ -6,7 +6,7 @@ Segments are values: two with the same content are equal, which is how contexts 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -50,15 +50,31 @@ class _Image:
         return 1
 
 
+@dataclass(frozen=True)
+class Gap:
+    """Positions that are counted and hold no token."""
+
+    positions: int
+
+    @property
+    def tokens(self) -> int:
+        return 0
+
+
 class Latents(_Image):
     """rows (h * w, 64): clean latents of an input image."""
+
+    @property
+    def order(self) -> np.ndarray:
+        """The place in the segment of each row of gen_step's new_kv, where both markers come before the latents."""
+        return np.concatenate([[0, self.tokens - 1], np.arange(1, self.tokens - 1)])
 
 
 class Patches(_Image):
     """rows (h * w, 588): pixels of an input image for the ViT."""
 
 
-Segment = Text | Latents | Patches
+Segment = Text | Latents | Patches | Gap
 History = tuple[Segment, ...]
 
 
@@ -86,4 +102,18 @@ class Histories:
 
     def with_thought(self, text: Text) -> Histories:
         """The text the model wrote before drawing enters cond alone."""
-        return Histories((*self.cond, text), self.cfg_text, self.cfg_img)
+        return replace(self, cond=(*self.cond, text))
+
+    def with_cfg_img_text(self, text: Text) -> Histories:
+        """A text more for cfg_img alone: the official evaluation scripts put the thought there, too."""
+        return replace(self, cfg_img=(*self.cfg_img, text))
+
+    def with_negative(self, text: Text) -> Histories:
+        """Guidance leads away from this text instead of from its absence."""
+        return replace(self, cfg_text=(*self.cfg_text, text))
+
+    def without_system_in_cfg_text(self) -> Histories:
+        """cfg_text skips its first text and keeps its positions, as the official WISE script's thinking path does."""
+        if not self.cfg_text or not isinstance(self.cfg_text[0], Text):
+            return self
+        return replace(self, cfg_text=(Gap(self.cfg_text[0].positions), *self.cfg_text[1:]))

@@ -35,9 +35,12 @@ class TextCodec:
             raise InputError(f"the text gives token id {max(ids)}, the model's table has {self._vocab_size} rows")
         return (self.im_start, *ids, self.im_end)
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """Everything ids stand for, special tokens written out; bytes that are no character become U+FFFD."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
     def text(self, ids: Sequence[int]) -> str:
         """The official reading of generated ids: what stands after the first im_start, up to im_end."""
-        whole = self._tokenizer.decode(list(ids), skip_special_tokens=False)
-        before_end = whole.split(SPECIAL_TOKENS["im_end"])[0]
+        before_end = self.decode(ids).split(SPECIAL_TOKENS["im_end"])[0]
         parts = before_end.split(SPECIAL_TOKENS["im_start"])
         return parts[1] if len(parts) > 1 else ""

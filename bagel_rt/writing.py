@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from bagel_rt import contract
-from bagel_rt.contexts import Context, ContextTree
+from bagel_rt.contexts import Context, Lease
 from bagel_rt.embeddings import Embeddings
 from bagel_rt.experts import Experts
 from bagel_rt.graphs import Graphs
@@ -34,29 +34,29 @@ class Writer:
         self._im_start, self._im_end = im_start, im_end
 
     def write(
-        self, tree: ContextTree, context: Context, options: TextOptions, random: np.random.Generator
+        self, contexts: Lease, context: Context, options: TextOptions, random: np.random.Generator
     ) -> Iterator[int]:
         """Yield the official returned ids one by one: im_start, then tokens up to, and without, im_end.
 
         At most options.max_tokens ids in all. The official code evaluates one more token and drops it; that is not
         computed here.
         """
-        token, scratch = self._im_start, tree.branch(context)
+        token, scratch = self._im_start, contexts.branch(context)
         for count in range(1, options.max_tokens + 1):
             yield token
             if count == options.max_tokens:
                 return
-            token = pick(self._next_logits(tree, scratch, token), options, random)
+            token = pick(self._next_logits(contexts, scratch, token), options, random)
             if token == self._im_end:
                 return
 
-    def _next_logits(self, tree: ContextTree, scratch: Context, token: int) -> np.ndarray:
-        tree.check_position(scratch.position)
+    def _next_logits(self, contexts: Lease, scratch: Context, token: int) -> np.ndarray:
+        contexts.check_position(scratch.position)
         rope = self._experts.rope.at(np.array([scratch.position]))
         mask = np.ones((1, scratch.length + 1), bool)
         rows = self._embeddings.rows((token,))
-        out, new_kv = self._experts.und(rows, rope, tree.pool, scratch.sequence, mask)
-        tree.pool.append(scratch.sequence, new_kv)
+        out, new_kv = self._experts.und(rows, rope, contexts.pool, scratch.sequence, mask)
+        contexts.pool.append(scratch.sequence, new_kv)
         scratch.position += 1
         (logits,) = self._graphs(contract.LM_HEAD, und_out=out)
         return logits[0]

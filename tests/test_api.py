@@ -148,7 +148,7 @@ def test_an_empty_prompt_is_legal(small_bagel):
 
 
 def test_special_tokens_in_a_prompt_are_parsed(small_bagel):
-    reader = small_bagel._reader
+    reader = small_bagel._turns.reader
     assert len(reader.text("<|vision_start|>").ids) == 3
     assert len(reader.text("abc").ids) == 5
 

@@ -66,22 +66,22 @@ def pool():
 
 def test_equal_histories_are_one_context_and_nothing_is_computed_twice(pool):
     prefill = FakePrefill()
-    with ContextTree(pool, prefill, 100) as tree:
+    with ContextTree(pool, prefill, 100).lease() as contexts:
         h = Histories().with_text(PROMPT)
-        assert tree.open(h.cond) is tree.open(h.cfg_img)
+        assert contexts.open(h.cond) is contexts.open(h.cfg_img)
         h = Histories().with_image(VAE, VIT).with_text(PROMPT)
-        cond, text = tree.open(h.cond), tree.open(h.cfg_text)
+        cond, text = contexts.open(h.cond), contexts.open(h.cfg_text)
         assert [c[0] for c in prefill.calls] == [PROMPT, VAE, VIT, PROMPT]
         assert prefill.calls[1:] == [(VAE, 0, 0), (VIT, 8, 1), (PROMPT, 14, 2)]
         assert (cond.length, cond.position) == (17, 5)  # images take one position, text one per token
         assert (text.length, text.position) == (14, 2)
-        assert tree.pool.read(cond.sequence)[0, :, 0, 0].tolist() == [2] * 8 + [3] * 6 + [4] * 3
+        assert contexts.pool.read(cond.sequence)[0, :, 0, 0].tolist() == [2] * 8 + [3] * 6 + [4] * 3
 
 
 def test_a_branch_continues_without_changing_what_it_came_from(pool):
-    with ContextTree(pool, FakePrefill(), 100) as tree:
-        context = tree.open((PROMPT,))
-        scratch = tree.branch(context)
+    with ContextTree(pool, FakePrefill(), 100).lease() as contexts:
+        context = contexts.open((PROMPT,))
+        scratch = contexts.branch(context)
         pool.append(scratch.sequence, np.full((6, 2, 2, 4), 9, np.float32))
         assert context.length == 3
         assert pool.read(context.sequence)[0, :, 0, 0].tolist() == [1] * 3
@@ -94,8 +94,8 @@ def test_every_page_comes_back_also_after_an_error(pool):
                 raise RuntimeError("engine failed")
             return super().run(segment, pool, past, position)
 
-    with pytest.raises(RuntimeError, match="engine failed"), ContextTree(pool, Failing(), 100) as tree:
-        tree.open((PROMPT, MORE))
+    with pytest.raises(RuntimeError, match="engine failed"), ContextTree(pool, Failing(), 100).lease() as contexts:
+        contexts.open((PROMPT, MORE))
     pool.table.check_integrity()
     assert pool.table.free_tokens == pool.table.total_tokens
 
@@ -103,13 +103,13 @@ def test_every_page_comes_back_also_after_an_error(pool):
 def test_a_context_that_does_not_fit_says_so_and_gives_everything_back(pool):
     big = Latents(np.zeros((200, 64), np.float32), (10, 20))
     with pytest.raises(bagel_rt.CacheFullError, match=r"room for 12\d more tokens of 128, 202 were asked for"):
-        with ContextTree(pool, FakePrefill(), 100) as tree:
-            tree.open((PROMPT, big))
+        with ContextTree(pool, FakePrefill(), 100).lease() as contexts:
+            contexts.open((PROMPT, big))
     assert pool.table.free_tokens == 128
 
 
 def test_a_position_beyond_the_models_last_is_refused(pool):
-    with ContextTree(pool, FakePrefill(), 5) as tree:
+    with ContextTree(pool, FakePrefill(), 5).lease() as contexts:
         with pytest.raises(bagel_rt.InputError, match="max_position_embeddings is 5"):
-            tree.open((PROMPT, MORE))
-        assert tree.open((PROMPT, VIT)).position == 4
+            contexts.open((PROMPT, MORE))
+        assert contexts.open((PROMPT, VIT)).position == 4

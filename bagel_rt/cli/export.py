@@ -27,9 +27,10 @@ def register(commands) -> None:
     export.add_argument("--task", choices=list(TASK_GRAPHS), default="full", help="understand: leave drawing out")
     export.add_argument(
         "--precision",
-        choices=["fp32", "int8"],
+        choices=["fp32", "bf16", "fp16", "int8"],
         default="fp32",
-        help="int8: a quarter of the size, weights in 8 bits, arithmetic in float32 (default: fp32)",
+        help="bf16, fp16: weights and arithmetic in 16 bits; int8: weights in 8 bits, arithmetic in float32"
+        " (default: fp32)",
     )
     export.add_argument(
         "--weights",

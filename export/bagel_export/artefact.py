@@ -16,6 +16,7 @@ from bagel_export import graphs, onnx_graph, parity
 from bagel_export.checkpoint import EMBEDDING, Checkpoint, open_checkpoint
 from bagel_export.links import link_weights, linkable
 from bagel_export.lora import Lora
+from bagel_export.precision import Precision, precision_named
 from bagel_export.publish import check_room, check_target, publishing
 from bagel_export.quantize import Rounded
 from bagel_export.reference.vae import DOWNSAMPLE, SCALE, SHIFT
@@ -26,7 +27,6 @@ from bagel_rt.contract import CONTRACT_VERSION, FORMAT_VERSION, TASK_GRAPHS, Gra
 from bagel_rt.errors import ExportError
 from bagel_rt.manifest import MANIFEST, model_section, sha256
 
-PRECISIONS = {"fp32": "float32", "int8": "int8"}  # as the command line says it, and as files name it
 WEIGHTS = ("copy", "link")
 ROOM_FOR_GRAPHS = 64 << 20  # graphs, tokenizer and manifest; the rest is weights
 
@@ -76,7 +76,8 @@ def export(
 ) -> Iterator[Progress]:
     """Export a checkpoint to `out`, yielding progress; the work is done when the iterator ends.
 
-    precision "int8" stores the weights of Linear layers and convolutions in 8 bits; all arithmetic stays float32.
+    precision: "fp32"; "bf16" or "fp16" for weights and arithmetic of 16 bits (under fp16 the VAE stays float32);
+    "int8" for Linear layers and convolutions with weights of 8 bits and arithmetic in float32.
     lora: an adapter, merged while the weights are streamed. weights "link" reads tensors that need no change from
     hard links to the checkpoint's own files.
 
@@ -87,11 +88,9 @@ def export(
     out = Path(out).absolute()
     if task not in TASK_GRAPHS:
         raise ExportError(f"task {task!r} is unknown; allowed: {', '.join(TASK_GRAPHS)}")
-    if precision not in PRECISIONS:
-        raise ExportError(f"precision {precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
     if weights not in WEIGHTS:
         raise ExportError(f"weights {weights!r} is unknown; allowed: {', '.join(WEIGHTS)}")
-    stored = PRECISIONS[precision]
+    stored = precision_named(precision)
     check_target(out, overwrite)
     checkpoint = open_checkpoint(ckpt, task, lora)
     in_place = linkable(checkpoint.tensors, stored) if weights == "link" else {}
@@ -116,7 +115,7 @@ def _failed(entry: dict[str, Any]) -> bool:
 
 
 def _weights(
-    tensors: Mapping[str, SourceTensor], folder: Path, precision: str
+    tensors: Mapping[str, SourceTensor], folder: Path, precision: Precision
 ) -> Generator[Progress, None, dict[str, int]]:
     """Write the weight file in steps a progress bar can follow; returns the offsets."""
     total, done = weight_bytes(tensors.values(), precision), 0
@@ -135,7 +134,7 @@ def write_graphs(
     folder: Path,
     offsets: dict[str, int],
     names: tuple[str, ...],
-    precision: str,
+    precision: Precision,
     verify: bool,
     linked: Mapping[str, ir.ExternalTensor] | None = None,
 ) -> Generator[Progress, None, dict[str, Any]]:
@@ -143,10 +142,9 @@ def write_graphs(
 
     linked: tensors that are not in the weight file, by their own names.
     """
-    arithmetic = "bfloat16" if precision == "bfloat16" else "float32"
-    dtype = getattr(torch, arithmetic)
-    model = checkpoint.meta_model().to(dtype)
-    vae = checkpoint.meta_vae().to(dtype) if checkpoint.task == "full" else None
+    model = checkpoint.meta_model().to(getattr(torch, precision.arithmetic))
+    vae = checkpoint.meta_vae().to(getattr(torch, precision.vae)) if checkpoint.task == "full" else None
+    exact = checkpoint.meta_model(), checkpoint.meta_vae() if checkpoint.task == "full" else None
     halves = 2 * checkpoint.config.llm.num_hidden_layers
     sources = checkpoint.by_parameter()
     linked = linked or {}
@@ -154,7 +152,7 @@ def write_graphs(
     in_place = {name: linked[tensor.name] for name, tensor in sources.items() if tensor.name in linked}
     weights = external_tensors(copied, offsets, folder, precision) | in_place
     kept = {name: Rounded(source, precision) for name, source in sources.items()}
-    specs = graph_specs(model_dims(checkpoint), arithmetic)
+    specs = graph_specs(model_dims(checkpoint), precision.arithmetic)
     entries = {}
     for i, name in enumerate(names):
         yield Progress("graphs", i, len(names), f"tracing {name}")
@@ -167,7 +165,7 @@ def write_graphs(
         check = parity.skipped()
         if verify:
             yield Progress("graphs", i, len(names), f"checking {name}")
-            check = parity.compare(spec, module, path, kept, size, halves)
+            check = parity.compare(spec, graphs.build(name, *exact), path, kept, size, halves, precision)
         entries[name] = {"file": path.name, **_signature(spec), "weight_bytes": size, "parity": check}
     yield Progress("graphs", len(names), len(names))
     return entries
@@ -182,7 +180,7 @@ def _signature(spec: GraphSpec) -> dict[str, Any]:
 
 def _manifest(
     checkpoint: Checkpoint,
-    precision: str,
+    precision: Precision,
     offsets: dict[str, int],
     entries: dict,
     special_ids: dict[str, int],
@@ -195,7 +193,8 @@ def _manifest(
         "contract_version": CONTRACT_VERSION,
         "source": checkpoint.name,
         "task": checkpoint.task,
-        "precision": precision,
+        "precision": precision.name,
+        "arithmetic": precision.arithmetic,
         "model": model_section(model_dims(checkpoint)),
         "transforms": {"vae": asdict(checkpoint.vae_transform), "vit": asdict(checkpoint.vit_transform)},
         "tokenizer": {"file": TOKENIZER_FILE, "size": vocab, "special_ids": special_ids},
@@ -203,7 +202,7 @@ def _manifest(
             "file": in_place.location if in_place else WEIGHT_FILE,
             "offset": in_place.offset if in_place else offsets[EMBEDDING],
             "shape": list(table.shape),
-            "dtype": "float32",
+            "dtype": precision.stored(EMBEDDING),
         },
         "graphs": entries,
         "linked_files": sorted({str(tensor.location) for tensor in linked.values()}),

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from bagel_export.formats import FORMATS
+from bagel_export.precision import Precision
 from bagel_export.safetensors_file import DTYPES
 from bagel_export.tensors import SourceTensor
-from bagel_export.weights import FORMATS, WEIGHT_FILE, parts_of, weight_bytes
+from bagel_export.weights import WEIGHT_FILE, parts_of, weight_bytes
 from bagel_rt.errors import ExportError
 
 LEAST_SHARE = 0.5  # of the bytes; below it a link saves next to nothing and is not what was asked for
@@ -27,7 +29,7 @@ WHY = {
 }
 
 
-def linkable(tensors: Mapping[str, SourceTensor], precision: str) -> dict[str, SourceTensor]:
+def linkable(tensors: Mapping[str, SourceTensor], precision: Precision) -> dict[str, SourceTensor]:
     """The tensors that can be read in place, by name. Raises ExportError when they are the smaller part."""
     found = {name: tensor for name, tensor in tensors.items() if _in_place(tensor, precision)}
     share, total = weight_bytes(found.values(), precision), weight_bytes(tensors.values(), precision)
@@ -40,30 +42,32 @@ def linkable(tensors: Mapping[str, SourceTensor], precision: str) -> dict[str, S
     return found
 
 
-def _in_place(tensor: SourceTensor, precision: str) -> bool:
+def _in_place(tensor: SourceTensor, precision: Precision) -> bool:
     parts = parts_of(tensor, precision)
     if len(parts) != 1 or not tensor.as_stored:
         return False
-    tag, dtype, _ = FORMATS[parts[0].format]
-    return tag == tensor.stored.dtype and tensor.stored.offset % dtype.itemsize == 0
+    form = FORMATS[parts[0].format]
+    return form.tag == tensor.stored.dtype and tensor.stored.offset % form.dtype.itemsize == 0
 
 
-def _reason(tensors: Iterable[SourceTensor], precision: str) -> str:
+def _reason(tensors: Iterable[SourceTensor], precision: Precision) -> str:
     """Why most of the bytes cannot be read as they are."""
     reasons: Counter[str] = Counter()
     for tensor in tensors:
         size = tensor.stored.count * DTYPES[tensor.stored.dtype].itemsize
         parts = parts_of(tensor, precision)
         if len(parts) > 1:
-            reasons[f"the artefact holds them rounded ({precision})"] += size
+            reasons[f"the artefact holds them rounded ({precision.name})"] += size
         elif tensor.update is not None:
             reasons["an adapter is merged into them"] += size
-        elif FORMATS[parts[0].format][0] != tensor.stored.dtype:
-            reasons[f"the checkpoint stores {tensor.stored.dtype}, the artefact {FORMATS[parts[0].format][0]}"] += size
+        elif FORMATS[parts[0].format].tag != tensor.stored.dtype:
+            reasons[f"the checkpoint stores {tensor.stored.dtype}, the artefact {FORMATS[parts[0].format].tag}"] += size
     return reasons.most_common(1)[0][0] if reasons else "their bytes are not aligned"
 
 
-def link_weights(tensors: Mapping[str, SourceTensor], folder: Path, precision: str) -> dict[str, ir.ExternalTensor]:
+def link_weights(
+    tensors: Mapping[str, SourceTensor], folder: Path, precision: Precision
+) -> dict[str, ir.ExternalTensor]:
     """Hard-link every file these tensors lie in into `folder`; what graph initializers point to, by tensor name.
 
     Raises ExportError naming a file that cannot be linked, and why.
@@ -80,7 +84,7 @@ def link_weights(tensors: Mapping[str, SourceTensor], folder: Path, precision: s
             location=names[tensor.stored.file],
             offset=tensor.stored.offset,
             length=part.nbytes,
-            dtype=FORMATS[part.format][2],
+            dtype=FORMATS[part.format].onnx,
             shape=ir.Shape(part.shape),
             name=name,
             base_dir=str(folder),

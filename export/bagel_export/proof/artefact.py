@@ -10,11 +10,12 @@ from bagel_export.proof.cases import Case, Trace
 from bagel_export.proof.findings import EXACT, Finding, Limits, compared, identical
 from bagel_rt import contract
 from bagel_rt.api import CACHE_TOKENS, Bagel
-from bagel_rt.contexts import Context, ContextTree
+from bagel_rt.contexts import Context, ContextTree, Lease
 from bagel_rt.embeddings import Embeddings
 from bagel_rt.errors import InputError
 from bagel_rt.experts import Experts
 from bagel_rt.images import open_image, patchify, position_ids, resize, to_pixels
+from bagel_rt.numbers import widened
 from bagel_rt.pool import PagePool
 from bagel_rt.prefill import Prefill
 from bagel_rt.prompts import THINK_THEN_ANSWER, THINK_THEN_DRAW
@@ -34,7 +35,9 @@ class Artefact:
         self._embeddings = Embeddings(bagel.manifest)
         self._experts = Experts(bagel.manifest, bagel.graphs, self._embeddings.markers)
         self._prefill = Prefill(bagel.manifest, bagel.graphs, self._experts, self._embeddings)
-        self._pool = PagePool(bagel.manifest.model, cache_tokens)
+        self._pool = PagePool(
+            bagel.manifest.model, cache_tokens, bagel.manifest.arithmetic, make_cache=bagel.graphs.engine.cache
+        )
 
     def compare(self, case: Case, trace: Trace, limits: Limits) -> Iterator[Finding]:
         """Findings in the order in which a call passes the stages. Ends early where the inputs already differ."""
@@ -43,7 +46,7 @@ class Artefact:
         except _DifferentInput as stop:
             yield stop.finding
             return
-        with ContextTree(self._pool, self._prefill, self._model.max_position_embeddings) as tree:
+        with Lease(ContextTree(self._pool, self._prefill, self._model.max_position_embeddings)) as tree:
             if "text0.returned_ids" in trace:
                 yield from self._writing(case, trace, limits, tree, histories)
                 histories = self._with_thought(case, trace, histories)
@@ -112,7 +115,7 @@ class Artefact:
     # Text
 
     def _writing(
-        self, case: Case, trace: Trace, limits: Limits, tree: ContextTree, histories: Histories
+        self, case: Case, trace: Trace, limits: Limits, tree: Lease, histories: Histories
     ) -> Iterator[Finding]:
         """Greedy text token by token, each after the reference's own tokens."""
         yield from self._cache(case, trace, limits, tree, "text0.kv_before", histories.cond)
@@ -123,7 +126,7 @@ class Artefact:
             best, best_wanted = got.argmax(axis=1).tolist(), wanted[: len(got)].argmax(axis=1).tolist()
             yield identical(case.name, "greedy text, next token", best, best_wanted, 1 - limits.tokens)
 
-    def _logits(self, tree: ContextTree, context: Context, ids: list[int]) -> np.ndarray:
+    def _logits(self, tree: Lease, context: Context, ids: list[int]) -> np.ndarray:
         """Logits (len(ids), vocab) after each of the given tokens behind a context."""
         scratch, logits = tree.branch(context), []
         for token in ids:
@@ -144,7 +147,7 @@ class Artefact:
     # Pictures
 
     def _drawing(
-        self, case: Case, trace: Trace, limits: Limits, tree: ContextTree, histories: Histories
+        self, case: Case, trace: Trace, limits: Limits, tree: Lease, histories: Histories
     ) -> Iterator[Finding]:
         for branch in VELOCITIES:
             yield from self._cache(case, trace, limits, tree, f"kv.{branch}", getattr(histories, branch))
@@ -160,13 +163,13 @@ class Artefact:
         (pixels,) = self.graphs(contract.VAE_DECODER, latent=scaled)
         yield compared(case.name, "VAE decode", pixels, trace["vae_decode.out"], limits.stage)
 
-    def _velocity(self, tree: ContextTree, context: Context, x: np.ndarray, t: np.ndarray, grid: Grid) -> np.ndarray:
+    def _velocity(self, tree: Lease, context: Context, x: np.ndarray, t: np.ndarray, grid: Grid) -> np.ndarray:
         frame = self._experts.frame(context.position, len(x), tree.pool, context.sequence)
         rows = self._prefill.latent_rows(x.astype(np.float32), np.float32(t), grid)
         return self.graphs(contract.FLOW_HEAD, gen_out=self._experts.last_rows(rows, frame))[0]
 
     def _cache(
-        self, case: Case, trace: Trace, limits: Limits, tree: ContextTree, key: str, history: History
+        self, case: Case, trace: Trace, limits: Limits, tree: Lease, key: str, history: History
     ) -> Iterator[Finding]:
         """A context's length, and the keys and values of each pass that filled it, where they were kept."""
         context, name = tree.open(history), key.removeprefix("kv.").replace("text0.kv_before", "before the text")
@@ -177,7 +180,7 @@ class Artefact:
             return
         if f"{key}.k" not in trace:
             return
-        held = tree.pool.read(context.sequence)
+        held = widened(tree.pool.read(context.sequence), self.manifest.arithmetic)
         pairs = np.stack([trace[f"{key}.k"], trace[f"{key}.v"]], axis=1)  # k and v of each layer
         wanted = pairs.reshape(-1, *pairs.shape[2:])
         start = 0

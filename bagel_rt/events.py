@@ -1,0 +1,75 @@
+"""What a stream yields while text is written and pictures are drawn. Every event has `stage`, `done` and `total`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from bagel_rt.results import ImageResult, TextResult
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """One more token was written: `done` of at most `total`.
+
+    `text` is what can be read since the last piece: whole characters, "" while one is incomplete. All pieces of a
+    stage together are the text of the result.
+    """
+
+    stage: str  # "thinking" or "answering"
+    done: int
+    total: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One more step of the sampler was taken: `done` of `total`. bagel.preview(step) shows the picture so far."""
+
+    done: int
+    total: int
+    t: float  # the time reached: 1 is noise, 0 the picture
+    x: np.ndarray  # (h * w, 64) float32, the latents at t
+    velocity: np.ndarray  # (h * w, 64) float32, guided, of the step that led here
+    grid: tuple[int, int]  # (h, w) in latent cells
+    stage: str = "drawing"
+
+    @property
+    def clean(self) -> np.ndarray:
+        """(h * w, 64): where x is heading, the latents at time 0 if the velocity stays as it is."""
+        return self.x - np.float32(self.t) * self.velocity
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Work that has nothing to show yet: "decoding" of the latents into pixels."""
+
+    stage: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class ImageReady:
+    """A picture is finished: the `done`-th of `total`."""
+
+    result: ImageResult
+    done: int = 1
+    total: int = 1
+    stage: str = "image"
+
+
+@dataclass(frozen=True)
+class Done:
+    """The last event: `result` is what the plain call returns (a list where several pictures were asked for)."""
+
+    result: ImageResult | TextResult | list[ImageResult]
+    done: int = 1
+    total: int = 1
+    stage: str = "done"
+
+
+Event = TextPiece | Step | Progress | ImageReady | Done

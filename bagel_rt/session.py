@@ -1,0 +1,259 @@
+"""Conversations that keep their contexts: texts, images, answers and pictures in any order."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from bagel_rt import check, options
+from bagel_rt.errors import BagelError, CacheFullError, InputError
+from bagel_rt.events import Event, ImageReady
+from bagel_rt.images import ImageInput, open_image
+from bagel_rt.noise import TorchNoise
+from bagel_rt.options import Encoding, ImageOptions, TextOptions, with_values
+from bagel_rt.prompts import THINK_THEN_ANSWER, THINK_THEN_DRAW
+from bagel_rt.reading import Reading
+from bagel_rt.results import ImageResult, TextResult
+from bagel_rt.seeds import draw_seed, text_random
+from bagel_rt.streaming import Gate, OnProgress, Turn, drain, stream
+from bagel_rt.turns import Turns
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Think = Literal["image", "text"] | bool | None
+
+
+@dataclass(frozen=True, eq=False)
+class Mark:
+    """Where a session stood: what was said and where its random numbers were. A value; it holds no memory."""
+
+    turns: Turns
+    reading: Reading
+    noise: TorchNoise  # copied before anything is drawn from it
+    random: np.random.Generator  # likewise
+
+
+class Session:
+    """A conversation with a model: give texts and images, have texts and pictures made, and go on from there.
+
+    Everything said stays in the contexts: an answer as a text, a finished picture as an input image. All noise comes
+    from one stream of the seed, in the order of the calls; so does the randomness of sampled text. A call that fails
+    or is cancelled leaves the session as it was. Use it in a `with` block, or close() it.
+
+    think: "image" (or True) makes it plan before every picture, "text" reason in its answers; the official system
+    prompt stands at the beginning. One call at a time; sessions of a model may be used from several threads.
+    """
+
+    def __init__(self, gate: Gate, mark: Mark, seed: int, think: Literal["image", "text"] | None):
+        self.seed, self.think = seed, think
+        self._turns, self._gate = mark.turns, gate
+        self._busy, self._closed = False, False
+        self._lease = self._turns.tree.lease()
+        with gate.enter():
+            self._stand(mark)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back what this session alone holds. A turn that is being streamed ends at its next step."""
+        with self._gate.tidy():
+            self._closed = True
+            self._lease.close()
+
+    @property
+    def tokens(self) -> int:
+        """Length of the context that answers and pictures are made from."""
+        return sum(segment.tokens for segment in self._mark.reading.histories.cond)
+
+    def add_text(self, text: str) -> None:
+        """Say something."""
+        check.text("text", text)
+        with self._gate.enter():
+            here = self._free_to_move()
+            self._stand(replace(here, reading=self._turns.reader.add_text(here.reading, text)))
+
+    def add_image(self, image: ImageInput, vae: bool = True, vit: bool = True, vae_sample: bool = True) -> None:
+        """Show an image: through the VAE (for drawing), then through the ViT (for understanding).
+
+        vae_sample=False encodes it as the posterior's mean, without noise.
+        """
+        for name, value in (("vae", vae), ("vit", vit), ("vae_sample", vae_sample)):
+            check.flag(name, value)
+        if not vae and not vit:
+            raise InputError("vae and vit are both False, so nothing of the image would enter")
+        if vae and self._turns.manifest.task != "full":
+            raise InputError("this model was exported with --task understand: it has no VAE; add images with vae=False")
+        opened = open_image(image)
+        with self._gate.enter():
+            here = self._free_to_move()
+            self._stand(self._shown(here, opened, Encoding(vae, vit, vae_sample)))
+
+    def generate_text(self, *, on_progress: OnProgress = None, **text_options: Any) -> TextResult:
+        """Write an answer, which enters the session as a text. Options: options.ANSWER; its seed is the session's."""
+        return drain(self.stream_text(**text_options), on_progress)
+
+    def generate_image(self, *, on_progress: OnProgress = None, **image_options: Any) -> ImageResult:
+        """Draw a picture, which enters the session as an image. Options: options.INTERLEAVE; the seed is the session's.
+
+        The size follows the last image, a drawn one too.
+        """
+        return drain(self.stream_image(**image_options), on_progress)
+
+    def stream_text(self, **text_options: Any) -> Generator[Event, None, None]:
+        """As generate_text, as a generator of events that ends with Done(result). Closing it undoes the turn."""
+        _refuse(text_options, "seed", "think")
+        return self._stream(self._answer(with_values(options.ANSWER, text_options)))
+
+    def stream_image(self, **image_options: Any) -> Generator[Event, None, None]:
+        """As generate_image, as a generator of events. The turn stands once ImageReady was given out."""
+        _refuse(image_options, "seed", "vae_seed")
+        plans = self.think == "image"
+        opts = with_values(options.INTERLEAVE, {"think": plans, **image_options})
+        if opts.think and not plans:
+            raise InputError('think needs the system prompt at the beginning: open the session with think="image"')
+        self._turns.check_draws()
+        self._turns.sizes.check_asked(opts)
+        return self._stream(self._draw(opts))
+
+    def mark(self) -> Mark:
+        """Where the session stands now, for rollback()."""
+        self._check_open()
+        return self._mark
+
+    def rollback(self, mark: Mark) -> None:
+        """Go back to a mark of this session or of one it shares its past with, random numbers included."""
+        if not isinstance(mark, Mark) or mark.turns is not self._turns:
+            raise InputError("rollback needs what mark() of a session of this model returned")
+        with self._gate.enter():
+            self._free_to_move()
+            self._stand(mark)
+
+    def fork(self, seed: int | None = None) -> Session:
+        """Another session with the same past, which shares its memory. It draws what this one would have drawn.
+
+        With a seed, its random numbers start afresh.
+        """
+        check.whole("seed", seed, least=None, optional=True)
+        with self._gate.enter():
+            here = self._free_to_move()
+            if seed is None:
+                return Session(self._gate, here, self.seed, self.think)
+            fresh = replace(here, noise=TorchNoise(seed), random=text_random(seed))
+            return Session(self._gate, fresh, int(seed), self.think)
+
+    def _answer(self, opts: TextOptions) -> Turn[TextResult]:
+        here = self._mark
+        random = copy.deepcopy(here.random)
+        with self._turns.tree.lease() as contexts:
+            ids = yield from self._turns.write(contexts, here.reading.histories.cond, opts, random, "answering")
+            text = self._turns.codec.text(ids)
+            self._stand(replace(here, reading=self._turns.reader.add_text(here.reading, text), random=random))
+        return TextResult(text, ids, self.seed)
+
+    def _draw(self, opts: ImageOptions) -> Turn[ImageResult]:
+        turns, here = self._turns, self._mark
+        noise, random = here.noise.copy(), copy.deepcopy(here.random)
+        with turns.tree.lease() as contexts:
+            size = turns.sizes.choose(opts, here.reading.size)
+            grid = turns.sizes.grid(size)
+            start = turns.start(opts, grid, noise)
+            histories, thought = yield from turns.plan(contexts, here.reading.histories, opts, random)
+            self._check_room(size, opts.encoding)
+            latent, image = yield from turns.paint(contexts, histories, opts, start, grid)
+            result = turns.result(opts, here.reading, image, latent, thought, self.seed)
+            reading = here.reading
+            if thought is not None:
+                reading = replace(reading, histories=reading.histories.with_thought(turns.reader.text(thought)))
+            self._stand(self._shown(replace(here, reading=reading, noise=noise, random=random), image, opts.encoding))
+        yield ImageReady(result)
+        return result
+
+    def _shown(self, here: Mark, image: Image, how: Encoding) -> Mark:
+        """The mark after an image was read."""
+        noise = here.noise.copy()
+        return replace(here, reading=self._turns.reader.add_image(here.reading, image, how, noise), noise=noise)
+
+    def _stand(self, mark: Mark) -> None:
+        """Move to a mark: compute the context that is not there yet, then let go of what only the old place needs."""
+        self._check_open()
+        histories, lease = mark.reading.histories, self._turns.tree.lease()
+        try:
+            lease.open(histories.cond)
+            lease.keep(histories.cfg_text)
+            lease.keep(histories.cfg_img)
+        except BaseException:
+            lease.close()
+            raise
+        self._lease.close()
+        self._lease, self._mark = lease, mark
+
+    def _stream(self, turn: Turn) -> Generator[Event, None, None]:
+        return stream(self._gate, self._guarded(turn))
+
+    def _guarded(self, turn: Turn) -> Turn:
+        """The turn, with the session to itself until it ends."""
+        self._free_to_move()
+        self._busy = True
+        try:
+            while True:
+                self._check_open()
+                yield next(turn)
+        except StopIteration as end:
+            return end.value
+        finally:
+            turn.close()
+            self._busy = False
+
+    def _free_to_move(self) -> Mark:
+        """Where the session stands; raises BagelError when it is closed or in the middle of a turn."""
+        self._check_open()
+        if self._busy:
+            raise BagelError("this session is in the middle of a turn: read its stream to the end, or close it, first")
+        return self._mark
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BagelError("this session was closed; open another")
+
+    def _check_room(self, size: tuple[int, int], how: Encoding) -> None:
+        """Refuse a picture that could be drawn but not kept, before it is drawn."""
+        needed, free = self._turns.reader.image_tokens(size, how), self._turns.pool.table.free_tokens
+        if needed > free:
+            raise CacheFullError(
+                f"a picture of {size[1]}x{size[0]} enters the session as {needed} tokens, and the cache has room for"
+                f" {free}: load with a larger cache_tokens, draw a smaller one, or roll back"
+            )
+
+
+def open_session(turns: Turns, gate: Gate, seed: int | None, think: Think) -> Session:
+    """A session at its beginning. Raises InputError for an unknown `think`, or one that the artefact cannot do."""
+    check.whole("seed", seed, least=None, optional=True)
+    kind = _kind_of_thinking(think, turns)
+    seed = draw_seed(seed)
+    system = {"image": THINK_THEN_DRAW, "text": THINK_THEN_ANSWER, None: None}[kind]
+    return Session(gate, Mark(turns, turns.reader.start(system), TorchNoise(seed), text_random(seed)), seed, kind)
+
+
+def _kind_of_thinking(think: Think, turns: Turns) -> Literal["image", "text"] | None:
+    if isinstance(think, bool) or think is None:
+        return None if not think else "image" if turns.manifest.task == "full" else "text"
+    if think not in ("image", "text"):
+        raise InputError(f'think is {think!r}; allowed: None, "image" (plan pictures), "text" (reason in answers)')
+    if think == "image":
+        turns.check_draws()
+    return think
+
+
+def _refuse(values: dict[str, Any], *names: str) -> None:
+    for name in names:
+        if name in values:
+            raise InputError(f"{name} is chosen once for a session: give it to session() or fork(), not to a turn")

@@ -1,0 +1,75 @@
+"""Generators of events: advanced one step at a time under the model's lock, cancelled by closing them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from typing import Any, TypeVar
+
+from bagel_rt.errors import BagelError
+from bagel_rt.events import Done, Event, ImageReady
+
+Result = TypeVar("Result")
+Turn = Generator[Event, None, Result]  # yields events, returns the result
+OnProgress = Callable[[Event], object] | None
+
+
+class Gate:
+    """Lets one engine step at a time into a model, and none after it was closed.
+
+    The lock is reentrant because the garbage collector may close a forgotten stream inside another call's step.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._closed = False
+
+    @contextmanager
+    def enter(self) -> Iterator[None]:
+        """Wait for the running step to end; raises BagelError when the model was closed."""
+        with self._lock:
+            if self._closed:
+                raise BagelError("this model was closed; load it again")
+            yield
+
+    @contextmanager
+    def tidy(self) -> Iterator[None]:
+        """As enter(), for giving things back: allowed on a closed model too."""
+        with self._lock:
+            yield
+
+    def close(self) -> None:
+        self._closed = True
+
+
+def stream(gate: Gate, turn: Turn) -> Generator[Event, None, None]:
+    """The turn's events, then Done with its result.
+
+    Between two events the model is free for other calls. Closing the generator, or an error in whoever reads it, ends
+    the turn where it is, and everything it held is given back.
+    """
+    try:
+        while True:
+            try:
+                with gate.enter():
+                    event = next(turn)
+            except StopIteration as end:
+                result = end.value
+                break
+            yield event
+    finally:
+        with gate.tidy():
+            turn.close()
+    yield Done(result)
+
+
+def drain(events: Generator[Event, None, None], on_progress: OnProgress = None) -> Any:
+    """Run a stream to its end and return its result; `on_progress` sees what comes before a finished picture."""
+    with closing(events):
+        for event in events:
+            if isinstance(event, Done):
+                return event.result
+            if on_progress is not None and not isinstance(event, ImageReady):
+                on_progress(event)
+    raise AssertionError("a stream ends with Done")

@@ -1,0 +1,128 @@
+"""What a model does in one turn: read, write a text, plan and paint a picture. Calls and sessions are made of these.
+
+A turn is a generator: it yields events and returns its result. The contexts it needs are in the lease it is given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bagel_rt import contract
+from bagel_rt.contexts import ContextTree, Lease
+from bagel_rt.drawing import Painter
+from bagel_rt.embeddings import Embeddings
+from bagel_rt.errors import InputError
+from bagel_rt.events import Progress, TextPiece
+from bagel_rt.experts import Experts
+from bagel_rt.graphs import Graphs
+from bagel_rt.images import to_image, unpatchify
+from bagel_rt.manifest import Manifest
+from bagel_rt.noise import TorchNoise
+from bagel_rt.options import ImageOptions, TextOptions
+from bagel_rt.pool import PagePool
+from bagel_rt.prefill import Prefill
+from bagel_rt.reading import Reader, Reading
+from bagel_rt.results import ImageResult
+from bagel_rt.segments import Grid, Histories, History
+from bagel_rt.sizes import Sizes
+from bagel_rt.streaming import Turn
+from bagel_rt.textstream import TextPieces
+from bagel_rt.tokens import TextCodec
+from bagel_rt.writing import Writer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class Turns:
+    def __init__(self, manifest: Manifest, graphs: Graphs, cache_tokens: int):
+        self.manifest, self.graphs = manifest, graphs
+        self.pool = PagePool(manifest.model, cache_tokens, manifest.arithmetic, make_cache=graphs.engine.cache)
+        self.codec = TextCodec(manifest)
+        self.reader = Reader(manifest, graphs, self.codec)
+        self.sizes = Sizes(manifest)
+        embeddings = Embeddings(manifest)
+        experts = Experts(manifest, graphs, embeddings.markers)
+        prefill = Prefill(manifest, graphs, experts, embeddings)
+        self.tree = ContextTree(self.pool, prefill, manifest.model.max_position_embeddings)
+        self._writer = Writer(graphs, experts, embeddings, self.codec.im_start, self.codec.im_end)
+        self._painter = Painter(graphs, experts, prefill)
+
+    def check_draws(self) -> None:
+        """Raise InputError for an artefact that only understands."""
+        if self.manifest.task != "full":
+            raise InputError(
+                f"{self.manifest.folder}: exported with --task understand, it answers but cannot draw; export with"
+                " --task full"
+            )
+
+    def write(
+        self, contexts: Lease, history: History, opts: TextOptions, random: np.random.Generator, stage: str
+    ) -> Turn[list[int]]:
+        """The ids of a text behind a history, as the official code returns them."""
+        ids: list[int] = []
+        pieces, total = TextPieces(self.codec), opts.max_tokens - 1
+        for token in self._writer.write(contexts, contexts.open(history), opts, random):
+            ids.append(token)
+            yield TextPiece(stage, len(ids) - 1, total, pieces.push(token))
+        if rest := pieces.finish():
+            yield TextPiece(stage, len(ids) - 1, total, rest)
+        return ids
+
+    def plan(
+        self, contexts: Lease, histories: Histories, opts: ImageOptions, random: np.random.Generator
+    ) -> Turn[tuple[Histories, str | None]]:
+        """The contexts a picture is guided by: the plan written, where there is one, and what the options change."""
+        thought = None
+        if opts.think:
+            ids = yield from self.write(contexts, histories.cond, opts.text, random, "thinking")
+            thought = self.codec.text(ids)
+            plan = self.reader.text(thought)
+            histories = histories.with_thought(plan)
+            if opts.cfg_img_thought:
+                histories = histories.with_cfg_img_text(plan)
+            if not opts.cfg_text_system:
+                histories = histories.without_system_in_cfg_text()
+        if opts.negative_prompt is not None:
+            histories = histories.with_negative(self.reader.text(opts.negative_prompt))
+        return histories, thought
+
+    def paint(
+        self, contexts: Lease, histories: Histories, opts: ImageOptions, start: np.ndarray, grid: Grid
+    ) -> Turn[tuple[np.ndarray, Image]]:
+        """The latent (h * w, 64) that noise `start` becomes, and its picture."""
+        latent = start
+        for step in self._painter.draw(contexts, histories, start, grid, opts):
+            latent = step.x
+            yield step
+        yield Progress("decoding", 0, 1)
+        image = self.decode(latent, grid)
+        yield Progress("decoding", 1, 1)
+        return latent, image
+
+    def start(self, opts: ImageOptions, grid: Grid, noise: TorchNoise) -> np.ndarray:
+        """The noise (h * w, 64) that a picture begins with."""
+        shape = (grid[0] * grid[1], self.manifest.model.latent_width)
+        if opts.noise is None:
+            return noise.normal(*shape)
+        if opts.noise.shape != shape:
+            raise InputError(f"noise has shape {opts.noise.shape}; {shape} is expected for this size")
+        return opts.noise.astype(np.float32)
+
+    def decode(self, latent: np.ndarray, grid: Grid) -> Image:
+        """The picture of latents (h * w, 64)."""
+        m = self.manifest.model
+        planes = unpatchify(latent, grid, m.latent_patch_size)[None]
+        (pixels,) = self.graphs(contract.VAE_DECODER, latent=planes / np.float32(m.vae_scale) + np.float32(m.vae_shift))
+        return to_image(pixels[0])
+
+    def result(
+        self, opts: ImageOptions, reading: Reading, image: Image, latent: np.ndarray, thought: str | None, seed: int
+    ) -> ImageResult:
+        """A picture with the record of how it came about."""
+        used = replace(opts, height=image.height, width=image.width, seed=seed).describe()
+        model = f"{self.manifest.name} {self.manifest.fingerprint}"
+        return ImageResult(image, thought, latent, seed, used, reading.prompt, model, str(self.graphs.engine.info))
