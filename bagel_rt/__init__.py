@@ -18,6 +18,7 @@ from bagel_rt.errors import (
     EngineUnavailableError,
     ExportError,
     InputError,
+    OutOfDeviceMemoryError,
 )
 from bagel_rt.version import __version__
 
@@ -49,6 +50,7 @@ __all__ = [
     "ImageResult",
     "InputError",
     "Mark",
+    "OutOfDeviceMemoryError",
     "Progress",
     "Session",
     "Step",

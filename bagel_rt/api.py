@@ -16,6 +16,7 @@ from bagel_rt.graphs import Graphs
 from bagel_rt.images import ImageInput, open_image
 from bagel_rt.manifest import Manifest, read_manifest
 from bagel_rt.options import ImageOptions, with_values
+from bagel_rt.plans import plans_for
 from bagel_rt.reading import Item, open_items
 from bagel_rt.results import ImageResult, TextResult
 from bagel_rt.seeds import draw_seed, seeds_of
@@ -43,8 +44,10 @@ def load(
 ) -> Bagel:
     """Open an artefact folder on an engine; use it in a `with` block, or close() it.
 
-    backend: "auto" (the fastest installed), "onnxruntime" or "openvino"; device: "cpu". arithmetic None computes in
-    the artefact's float32; "bfloat16" (openvino) is faster and less exact, and is named in every result.
+    backend: "auto" (the fastest installed), "onnxruntime", "openvino" or "tensorrt"; device: "cpu", or "cuda" or
+    "cuda:N" with onnxruntime. "tensorrt" is always on CUDA and builds what is missing on its first use.
+    arithmetic None computes in what the artefact states; "bfloat16" for a float32 artefact (openvino) is faster and
+    less exact, and is named in every result.
     cache_tokens: how many tokens of context the page pool can hold; memory is taken as it is used.
 
     Raises ArtefactError for the folder, EngineUnavailableError for the engine, InputError for an option.
@@ -53,7 +56,8 @@ def load(
     check.whole("cache_tokens", cache_tokens, least=1)
     manifest = read_manifest(artefact_dir)
     try:
-        engine = open_engine(backend, device, threads, arithmetic)
+        plans = plans_for(manifest, pool_tokens=cache_tokens) if backend == "tensorrt" else None
+        engine = open_engine(backend, device, threads, arithmetic, manifest.arithmetic, manifest.weight_bytes, plans)
     except EngineFailure as error:
         raise EngineUnavailableError(str(error)) from error
     return Bagel(manifest, Graphs(manifest, engine), cache_tokens)

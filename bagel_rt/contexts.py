@@ -13,7 +13,7 @@ from bagel_rt.errors import InputError
 from bagel_rt.pages import Sequence
 from bagel_rt.pool import PagePool
 from bagel_rt.prefill import Prefill
-from bagel_rt.segments import History, Segment
+from bagel_rt.segments import History, Latents, Segment
 
 
 @dataclass(eq=False)
@@ -71,7 +71,7 @@ class ContextTree:
         new_kv = self._prefill.run(segment, self.pool, context.sequence, context.position)
         sequence = self.pool.table.fork(context.sequence)
         try:
-            self.pool.append(sequence, new_kv)
+            self.pool.append(sequence, new_kv, segment.order if isinstance(segment, Latents) else None)
         except BaseException:
             self.pool.table.release(sequence)
             raise

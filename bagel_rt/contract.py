@@ -7,9 +7,10 @@ latents carry a mask (several images in one run): it would be a graph of its own
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-FORMAT_VERSION = 1  # of bagel_rt.json
+FORMAT_VERSION = 2  # of bagel_rt.json
 CONTRACT_VERSION = 1  # of the graphs below
 
 VIT, UND_STEP, GEN_STEP = "vit", "und_step", "gen_step"
@@ -27,7 +28,7 @@ Dim = int | str
 @dataclass(frozen=True)
 class TensorSpec:
     name: str
-    dtype: str  # numpy's name
+    dtype: str  # numpy's name, or "bfloat16"
     shape: tuple[Dim, ...]
 
 
@@ -75,15 +76,23 @@ class ModelDims:
         return 3 * self.vit_patch_size**2
 
 
-def graph_specs(m: ModelDims, dtype: str = "float32") -> dict[str, GraphSpec]:
-    """Every graph for a model of these sizes. The symbols:
+def graph_specs(m: ModelDims, cache: str = "float32") -> dict[str, GraphSpec]:
+    """Every graph for a model of these sizes.
+
+    cache: dtype of the cached keys and values, and so of what the step graphs compute in. Every other number crosses a
+    graph's border in float32 whatever is computed inside: the host's arithmetic is the same for every precision.
+
+    The symbols:
 
     und_rows, gen_rows: rows of this call through each expert; past: tokens of the context; pool_rows: 2 * layers *
     pool slots, row (2 * layer) * slots + slot holding K and (2 * layer + 1) * slots + slot holding V.
     """
 
     def f(name: str, *shape: Dim) -> TensorSpec:
-        return TensorSpec(name, dtype, shape)
+        return TensorSpec(name, "float32", shape)
+
+    def kept(name: str, *shape: Dim) -> TensorSpec:
+        return TensorSpec(name, cache, shape)
 
     def i(name: str, *shape: Dim) -> TensorSpec:
         return TensorSpec(name, "int64", shape)
@@ -92,7 +101,7 @@ def graph_specs(m: ModelDims, dtype: str = "float32") -> dict[str, GraphSpec]:
     und = (f("und", "und_rows", hidden),)
     und_rope = (f("und_cos", "und_rows", d), f("und_sin", "und_rows", d))
     gen_rope = (f("gen_cos", "gen_rows", d), f("gen_sin", "gen_rows", d))
-    cache = (f("pool", "pool_rows", kv, d), i("slots", "past"))
+    past = (kept("pool", "pool_rows", kv, d), i("slots", "past"))
     ids = i("position_ids", "gen_rows")
     specs = [
         GraphSpec(
@@ -102,8 +111,8 @@ def graph_specs(m: ModelDims, dtype: str = "float32") -> dict[str, GraphSpec]:
         ),
         GraphSpec(
             UND_STEP,
-            (*und, *und_rope, *cache, TensorSpec("mask", "bool", ("und_rows", "past + und_rows"))),
-            (f("und_out", "und_rows", hidden), f("new_kv", 2 * layers, "und_rows", kv, d)),
+            (*und, *und_rope, *past, TensorSpec("mask", "bool", ("und_rows", "past + und_rows"))),
+            (f("und_out", "und_rows", hidden), kept("new_kv", 2 * layers, "und_rows", kv, d)),
         ),
         GraphSpec(
             GEN_STEP,
@@ -112,13 +121,13 @@ def graph_specs(m: ModelDims, dtype: str = "float32") -> dict[str, GraphSpec]:
                 f("gen", "gen_rows", hidden),
                 *und_rope,
                 *gen_rope,
-                *cache,
+                *past,
                 TensorSpec("mask", "bool", ("und_rows", "past + und_rows + gen_rows")),
             ),
             (
                 f("und_out", "und_rows", hidden),
                 f("gen_out", "gen_rows", hidden),
-                f("new_kv", 2 * layers, "und_rows + gen_rows", kv, d),
+                kept("new_kv", 2 * layers, "und_rows + gen_rows", kv, d),
             ),
         ),
         GraphSpec(
@@ -138,3 +147,16 @@ def graph_specs(m: ModelDims, dtype: str = "float32") -> dict[str, GraphSpec]:
         ),
     ]
     return {spec.name: spec for spec in specs}
+
+
+def input_shapes(spec: GraphSpec, sizes: Mapping[str, int], halves: int) -> dict[str, tuple[int, ...]]:
+    """Concrete input shapes for given symbol values; a symbolic sum is added up, the pool has `pool_slots`."""
+
+    def value(dim: Dim) -> int:
+        if isinstance(dim, int):
+            return dim
+        if dim == "pool_rows":
+            return halves * sizes["pool_slots"]
+        return sum(sizes[part] for part in dim.split(" + "))
+
+    return {t.name: tuple(value(d) for d in t.shape) for t in spec.inputs}

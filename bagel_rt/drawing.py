@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from bagel_engines import Tensor
 from bagel_rt import contract
 from bagel_rt.contexts import Context, Lease
 from bagel_rt.events import Step
@@ -37,7 +38,7 @@ class Painter:
             x = x - velocity * (t - after)
             yield Step(i + 1, len(times) - 1, float(after), x, velocity, grid)
 
-    def _velocity(self, rows: np.ndarray) -> np.ndarray:
+    def _velocity(self, rows: Tensor) -> np.ndarray:
         (velocity,) = self._graphs(contract.FLOW_HEAD, gen_out=rows)
         return velocity
 
@@ -48,7 +49,7 @@ class _Lazy:
     def __init__(self, make):
         self._make, self._value = make, None
 
-    def __call__(self) -> np.ndarray:
+    def __call__(self) -> Tensor:
         if self._value is None:
             self._value = self._make()
         return self._value
@@ -65,7 +66,7 @@ class _Branches:
         self._contexts, self._histories, self._experts = contexts, histories, experts
         self._latents, self._cached = latents, cached
         self._seers: dict[str, TaylorSeer] = {}
-        self._frames: dict[int, dict[str, np.ndarray]] = {}
+        self._frames: dict[int, dict[str, Tensor]] = {}
 
     def evaluate(self, names: tuple[str, ...], rows: _Lazy, velocity) -> dict[str, np.ndarray]:
         """Velocity (n, 64) of each named branch; `rows` are the embedded latents, `velocity` the flow head."""
@@ -76,15 +77,19 @@ class _Branches:
             seer = self._seers.setdefault(name, TaylorSeer()) if self._cached else None
             key = (id(context), seer.calls if seer else 0)
             if key not in done:
-                frame = self._frame(context)
-                last = lambda frame=frame: self._experts.last_rows(rows(), frame)  # noqa: E731
-                done[key] = (velocity(seer.step(last) if seer else last()), seer)
+                done[key] = (velocity(self._rows(context, rows, seer)), seer)
             elif seer:
                 self._seers[name] = done[key][1].fork()  # type: ignore[union-attr]
             out[name] = done[key][0]
         return out
 
-    def _frame(self, context: Context) -> dict[str, np.ndarray]:
+    def _rows(self, context: Context, latents: _Lazy, seer: TaylorSeer | None) -> Tensor:
+        frame = self._frame(context)
+        if seer is None:
+            return self._experts.held_rows(latents(), frame)
+        return seer.step(lambda: self._experts.last_rows(latents(), frame))  # forecasts are made on the host
+
+    def _frame(self, context: Context) -> dict[str, Tensor]:
         if id(context) not in self._frames:
             self._contexts.check_position(context.position)
             self._frames[id(context)] = self._experts.frame(

@@ -8,18 +8,21 @@ import numpy as np
 
 from bagel_rt.errors import ArtefactError
 from bagel_rt.manifest import Manifest
+from bagel_rt.numbers import KEPT_AS, widened
 
 
 class Embeddings:
     def __init__(self, manifest: Manifest):
         table = manifest.embeddings
-        if table.dtype != "float32":
-            raise ArtefactError(f"{table.file}: the embedding table is {table.dtype}; this version reads float32")
+        if table.dtype not in KEPT_AS:
+            raise ArtefactError(
+                f"{table.file}: the embedding table is {table.dtype}; this version reads {', '.join(KEPT_AS)}"
+            )
         path = manifest.folder / table.file
-        self._table = np.memmap(path, np.float32, "r", table.offset, table.shape)
+        self._table, self._dtype = np.memmap(path, KEPT_AS[table.dtype], "r", table.offset, table.shape), table.dtype
         ids = manifest.special_ids
         self.markers = self.rows((ids["vision_start"], ids["vision_end"]))  # (2, hidden)
 
     def rows(self, ids: Sequence[int]) -> np.ndarray:
         """(len(ids), hidden) float32."""
-        return np.array(self._table[list(ids)])
+        return widened(np.array(self._table[list(ids)]), self._dtype)

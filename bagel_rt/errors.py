@@ -41,6 +41,10 @@ class EngineUnavailableError(EngineError):
     exit_code = 2
 
 
+class OutOfDeviceMemoryError(EngineError):
+    """A device has too little memory for a graph or a call. The model is still open; a smaller request may work."""
+
+
 class ExportError(BagelError, RuntimeError):
     """An export that could not be carried out: no room on the disk, a target that exists."""
 

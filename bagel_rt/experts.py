@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from bagel_engines import Tensor
 from bagel_rt import contract
 from bagel_rt.graphs import Graphs
 from bagel_rt.manifest import Manifest
@@ -33,13 +36,14 @@ class Experts:
 
     def und(
         self, rows: np.ndarray, rope: RopePair, pool: PagePool, past: Sequence, mask: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Understanding rows over a context -> (rows, new_kv)."""
-        cache = {"pool": pool.array, "slots": pool.slots(past), "mask": mask}
+    ) -> tuple[np.ndarray, Tensor]:
+        """Understanding rows over a context -> (rows, new_kv); new_kv may stay with the engine."""
+        cache = {"pool": pool.tensor, "slots": pool.slots(past), "mask": mask}
         if self._und_through_gen:
             out, new_kv = self._graphs(
                 contract.GEN_STEP,
                 ("und_out", "new_kv"),
+                ("new_kv",),
                 und=rows,
                 gen=self._no_rows,
                 und_cos=rope[0],
@@ -49,31 +53,37 @@ class Experts:
                 **cache,
             )
         else:
-            out, new_kv = self._graphs(contract.UND_STEP, und=rows, und_cos=rope[0], und_sin=rope[1], **cache)
+            out, new_kv = self._graphs(
+                contract.UND_STEP, None, ("new_kv",), und=rows, und_cos=rope[0], und_sin=rope[1], **cache
+            )
         return out, new_kv
 
-    def frame(self, position: int, latents: int, pool: PagePool, past: Sequence) -> dict[str, np.ndarray]:
+    def frame(self, position: int, latents: int, pool: PagePool, past: Sequence) -> dict[str, Any]:
         """What stays the same however often an image of so many latents is evaluated over a context.
 
         Two markers and the latents stand at one position and all see each other.
         """
         und_rope, gen_rope = self.rope.constant(position, 2), self.rope.constant(position, latents)
-        return {
+        once = {
             "und": self._markers,
             "und_cos": und_rope[0],
             "und_sin": und_rope[1],
             "gen_cos": gen_rope[0],
             "gen_sin": gen_rope[1],
-            "pool": pool.array,
             "slots": pool.slots(past),
             "mask": np.ones((2, past.length + 2 + latents), bool),
         }
+        hold = self._graphs.engine.hold
+        return {"pool": pool.tensor, **{name: hold(array) for name, array in once.items()}}
 
-    def last_rows(self, gen: np.ndarray, frame: dict[str, np.ndarray]) -> np.ndarray:
+    def last_rows(self, gen: Tensor, frame: dict[str, Any]) -> np.ndarray:
         """Latent rows after the last layer (n, hidden); the context is read and not changed."""
         return self._graphs(contract.GEN_STEP, ("gen_out",), gen=gen, **frame)[0]
 
-    def image_kv(self, gen: np.ndarray, frame: dict[str, np.ndarray]) -> np.ndarray:
-        """new_kv of an image that enters a context, in the order start marker, latents, end marker."""
-        (out,) = self._graphs(contract.GEN_STEP, ("new_kv",), gen=gen, **frame)
-        return np.concatenate([out[:, :1], out[:, 2:], out[:, 1:2]], axis=1)  # both markers come first
+    def held_rows(self, gen: Tensor, frame: dict[str, Any]) -> Tensor:
+        """`last_rows` that may stay with the engine, for the flow head alone to read."""
+        return self._graphs(contract.GEN_STEP, ("gen_out",), ("gen_out",), gen=gen, **frame)[0]
+
+    def image_kv(self, gen: Tensor, frame: dict[str, Any]) -> Tensor:
+        """new_kv of an image that enters a context: both markers come before the latents (segments.Latents.order)."""
+        return self._graphs(contract.GEN_STEP, ("new_kv",), ("new_kv",), gen=gen, **frame)[0]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from bagel_engines import Engine, EngineFailure, Runner
+from bagel_engines import Engine, EngineFailure, OutOfDeviceMemory, Runner, Tensor
 from bagel_rt import contract
 from bagel_rt.contract import graph_specs
-from bagel_rt.errors import ArtefactError, EngineError
+from bagel_rt.errors import ArtefactError, EngineError, OutOfDeviceMemoryError
 from bagel_rt.manifest import Manifest
 
 
@@ -18,7 +19,7 @@ class Graphs:
 
     def __init__(self, manifest: Manifest, engine: Engine):
         self._manifest, self._engine = manifest, engine
-        self._specs = graph_specs(manifest.model)
+        self._specs = graph_specs(manifest.model, manifest.arithmetic)
         self._runners: dict[str, Runner] = {}
         self.calls: dict[str, int] = {}
 
@@ -26,15 +27,20 @@ class Graphs:
     def engine(self) -> Engine:
         return self._engine
 
-    def __call__(self, graph: str, only: tuple[str, ...] | None = None, **inputs: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Run a graph; returns its outputs in the contract's order, or those named in `only`."""
+    def __call__(
+        self, graph: str, only: tuple[str, ...] | None = None, held: tuple[str, ...] = (), **inputs: Tensor
+    ) -> tuple[Any, ...]:
+        """Run a graph; returns its outputs in the contract's order, or those named in `only`, as numpy arrays.
+
+        Those in `held` may stay with the engine: inputs for its graphs and its cache, and nothing else.
+        """
         runner = self._runners.get(graph) or self.open(graph)
         names = only or tuple(t.name for t in self._specs[graph].outputs)
         self.calls[graph] = self.calls.get(graph, 0) + 1
         try:
-            out = runner.run(inputs, names)
+            out = runner.run(inputs, names, held)
         except EngineFailure as error:
-            raise EngineError(str(error)) from error
+            raise _named(error) from error
         return tuple(out[name] for name in names)
 
     def open(self, graph: str) -> Runner:
@@ -43,7 +49,7 @@ class Graphs:
         try:
             runner = self._engine.load(path, self._prime(graph))
         except EngineFailure as error:
-            raise EngineError(str(error)) from error
+            raise _named(error) from error
         spec = self._specs[graph]
         for kind, found, stated in (("inputs", runner.inputs, spec.inputs), ("outputs", runner.outputs, spec.outputs)):
             if set(found) != {t.name for t in stated}:
@@ -60,3 +66,7 @@ class Graphs:
             return None
         patches = np.zeros((4, self._manifest.model.patch_width), np.float32)
         return {"patches": patches, "position_ids": np.arange(4, dtype=np.int64)}
+
+
+def _named(error: EngineFailure) -> EngineError:
+    return (OutOfDeviceMemoryError if isinstance(error, OutOfDeviceMemory) else EngineError)(str(error))

@@ -43,9 +43,9 @@ def find_model(named: Path | None) -> Found:
     )
 
 
-def default_export_folder(checkpoint: Path) -> Path:
-    """Where `export` writes without --out."""
-    return home() / "models" / checkpoint.resolve().name
+def default_export_folder(checkpoint: str) -> Path:
+    """Where `export` writes a checkpoint of this name without --out."""
+    return home() / "models" / checkpoint
 
 
 def last_export() -> Path | None:

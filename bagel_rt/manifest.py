@@ -11,6 +11,7 @@ from typing import Any
 
 from bagel_rt.contract import CONTRACT_VERSION, FORMAT_VERSION, TASK_GRAPHS, ModelDims
 from bagel_rt.errors import ArtefactError
+from bagel_rt.numbers import KEPT_AS
 
 MANIFEST = "bagel_rt.json"
 SPECIAL_TOKENS = {
@@ -33,7 +34,7 @@ class ResizeRule:
 
 @dataclass(frozen=True)
 class TableRef:
-    """A float32 or bfloat16 matrix inside a file of the artefact."""
+    """A matrix inside a file of the artefact; dtype is a key of numbers.KEPT_AS."""
 
     file: str
     offset: int
@@ -46,6 +47,7 @@ class Manifest:
     folder: Path
     task: str
     precision: str
+    arithmetic: str  # inside the step graphs, and of the cached keys and values: a key of numbers.KEPT_AS
     model: ModelDims
     vae_transform: ResizeRule
     vit_transform: ResizeRule
@@ -65,6 +67,11 @@ class Manifest:
     def fingerprint(self) -> str:
         """Short hash of everything the manifest states, files' hashes included: names the model in results."""
         return hashlib.sha256(json.dumps(self.raw, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the files that hold the weights of every graph."""
+        return sum(int(entry["size"]) for name, entry in self.files.items() if name.endswith(".safetensors"))
 
     def graph_file(self, name: str) -> Path:
         return self.folder / self.graphs[name]["file"]
@@ -112,11 +119,14 @@ def _parse(folder: Path, raw: Mapping[str, Any]) -> Manifest:
     missing = [t for t in SPECIAL_TOKENS if t not in raw["tokenizer"]["special_ids"]]
     if missing:
         raise KeyError(f"tokenizer.special_ids.{missing[0]}")
+    if raw["arithmetic"] not in KEPT_AS:
+        raise ValueError(f"arithmetic {raw['arithmetic']!r}, allowed: {', '.join(KEPT_AS)}")
     table = raw["embeddings"]
     return Manifest(
         folder=folder,
         task=raw["task"],
         precision=raw["precision"],
+        arithmetic=raw["arithmetic"],
         model=ModelDims(**{f.name: raw["model"][f.name] for f in fields(ModelDims)}),
         vae_transform=ResizeRule(**raw["transforms"]["vae"]),
         vit_transform=ResizeRule(**raw["transforms"]["vit"]),

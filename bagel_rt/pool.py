@@ -1,34 +1,54 @@
-"""The page pool: the memory behind the page table, one array for the keys and values of every layer."""
+"""The page pool: the page table, and the engine's memory behind it for the keys and values of every layer."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
+from bagel_engines import Cache, HostCache, OutOfDeviceMemory, Tensor
 from bagel_rt.contract import ModelDims
 from bagel_rt.errors import InputError
+from bagel_rt.numbers import KEPT_AS
 from bagel_rt.pages import PageTable, Sequence
+
+PAGE_SIZE = 16  # tokens
+
+
+def slots_for(tokens: int, page_size: int = PAGE_SIZE) -> int:
+    """Slots of a pool with room for so many tokens: whole pages."""
+    return -(-tokens // page_size) * page_size
 
 
 class PagePool:
-    """`array` (2 * layers * slots, kv heads, head dim) float32 is what the step graphs read (contract: pool).
+    """Keys and values of up to `tokens` tokens, dtype as contract.graph_specs, in what make_cache gives (Engine.cache).
 
-    The array is virtual memory until a page is written, so a large budget costs nothing until it is used. Raises
-    InputError for a budget that the machine cannot even address.
+    Raises InputError for a budget that the machine, or the device, cannot give.
     """
 
-    def __init__(self, model: ModelDims, tokens: int, page_size: int = 16):
-        pages = -(-tokens // page_size)
+    def __init__(
+        self,
+        model: ModelDims,
+        tokens: int,
+        dtype: str = "float32",
+        page_size: int = PAGE_SIZE,
+        make_cache: Callable[..., Cache] = HostCache,
+    ):
+        pages = slots_for(tokens, page_size) // page_size
         halves, row = 2 * model.num_hidden_layers, (model.num_key_value_heads, model.head_dim)
         try:
-            self.array = np.zeros((halves * pages * page_size, *row), np.float32)
-        except (MemoryError, ValueError):
-            size = halves * tokens * int(np.prod(row)) * 4
+            self._cache = make_cache(halves, pages * page_size, row, KEPT_AS[dtype])
+        except (MemoryError, OutOfDeviceMemory):
+            size = halves * tokens * int(np.prod(row)) * KEPT_AS[dtype].itemsize
             raise InputError(
-                f"cache_tokens {tokens} needs {size / 2**30:.1f} GiB of address space, which this machine does not"
-                " give; ask for fewer"
+                f"cache_tokens {tokens} needs {size / 2**30:.1f} GiB, which this machine does not give; ask for fewer"
             ) from None
-        self._by_layer = self.array.reshape(halves, pages * page_size, *row)
         self.table = PageTable(pages, page_size)
+
+    @property
+    def tensor(self) -> Tensor:
+        """What the step graphs read (contract: pool)."""
+        return self._cache.tensor
 
     def slots(self, sequence: Sequence) -> np.ndarray:
         """(length,) int64, the contract's `slots`."""
@@ -36,13 +56,17 @@ class PagePool:
         starts = np.asarray(sequence.pages, np.int64)[:, None] * size
         return (starts + np.arange(size)).ravel()[: sequence.length]
 
-    def append(self, sequence: Sequence, new_kv: np.ndarray) -> None:
-        """Write new_kv (2 * layers, tokens, kv heads, head dim) behind a sequence's tokens."""
+    def append(self, sequence: Sequence, new_kv: Tensor, order: np.ndarray | None = None) -> None:
+        """Write new_kv (2 * layers, tokens, kv heads, head dim) behind a sequence's tokens.
+
+        order: the place of each of its tokens in the sequence, where the graph has them in another order.
+        """
         appended = self.table.append(sequence, new_kv.shape[1])
         for source, target, count in appended.copies:
-            self._by_layer[:, target : target + count] = self._by_layer[:, source : source + count]
-        self._by_layer[:, np.asarray(appended.slots, np.int64)] = new_kv
+            self._cache.move(source, target, count)
+        slots = np.asarray(appended.slots, np.int64)
+        self._cache.write(slots if order is None else slots[order], new_kv)
 
     def read(self, sequence: Sequence) -> np.ndarray:
         """The cached keys and values (2 * layers, length, kv heads, head dim), copied out."""
-        return self._by_layer[:, self.slots(sequence)]
+        return self._cache.read(self.slots(sequence))

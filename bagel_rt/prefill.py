@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bagel_engines import Tensor
 from bagel_rt import contract
 from bagel_rt.embeddings import Embeddings
 from bagel_rt.experts import Experts, causal_mask
@@ -20,35 +21,36 @@ class Prefill:
         self._model = manifest.model
         self._graphs, self._experts, self._embeddings = graphs, experts, embeddings
 
-    def run(self, segment: Segment, pool: PagePool, past: Sequence, position: int) -> np.ndarray:
-        """new_kv (2 * layers, segment.tokens, kv heads, head dim) of a segment that has tokens, behind `past`."""
+    def run(self, segment: Segment, pool: PagePool, past: Sequence, position: int) -> Tensor:
+        """new_kv (2 * layers, tokens, kv heads, head dim) of a segment that has tokens, in the graph's order."""
         match segment:
             case Text():
                 return self._text(segment, pool, past, position)
             case Latents():
                 rows = self.latent_rows(segment.rows, np.float32(0.0), segment.grid)
-                return self._experts.image_kv(rows, self._experts.frame(position, len(rows), pool, past))
+                return self._experts.image_kv(rows, self._experts.frame(position, len(segment.rows), pool, past))
             case Patches():
                 return self._patches(segment, pool, past, position)
             case Gap():
                 raise ValueError("a gap has no tokens to compute")
 
-    def latent_rows(self, latents: np.ndarray, t: np.float32, grid: Grid) -> np.ndarray:
-        """Latents (n, 64) at time t -> rows for the generation expert (n, hidden)."""
+    def latent_rows(self, latents: np.ndarray, t: np.float32, grid: Grid) -> Tensor:
+        """Latents (n, 64) at time t -> rows for the generation expert (n, hidden), which may stay with the engine."""
         (rows,) = self._graphs(
             contract.FLOW_EMBED,
+            held=("gen",),
             latents=latents,
             time=np.array([t], np.float32),
             position_ids=position_ids(grid, self._model.max_latent_size),
         )
         return rows
 
-    def _text(self, segment: Text, pool: PagePool, past: Sequence, position: int) -> np.ndarray:
+    def _text(self, segment: Text, pool: PagePool, past: Sequence, position: int) -> Tensor:
         rope = self._experts.rope.at(np.arange(position, position + segment.tokens))
         mask = causal_mask(past.length, segment.tokens)
         return self._experts.und(self._embeddings.rows(segment.ids), rope, pool, past, mask)[1]
 
-    def _patches(self, segment: Patches, pool: PagePool, past: Sequence, position: int) -> np.ndarray:
+    def _patches(self, segment: Patches, pool: PagePool, past: Sequence, position: int) -> Tensor:
         ids = position_ids(segment.grid, self._model.vit_grid)
         (rows,) = self._graphs(contract.VIT, patches=segment.rows, position_ids=ids)
         markers = self._embeddings.markers

@@ -64,6 +64,11 @@ class Gap:
 class Latents(_Image):
     """rows (h * w, 64): clean latents of an input image."""
 
+    @property
+    def order(self) -> np.ndarray:
+        """The place in the segment of each row of gen_step's new_kv, where both markers come before the latents."""
+        return np.concatenate([[0, self.tokens - 1], np.arange(1, self.tokens - 1)])
+
 
 class Patches(_Image):
     """rows (h * w, 588): pixels of an input image for the ViT."""

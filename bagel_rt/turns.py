@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 class Turns:
     def __init__(self, manifest: Manifest, graphs: Graphs, cache_tokens: int):
         self.manifest, self.graphs = manifest, graphs
-        self.pool = PagePool(manifest.model, cache_tokens)
+        self.pool = PagePool(manifest.model, cache_tokens, manifest.arithmetic, make_cache=graphs.engine.cache)
         self.codec = TextCodec(manifest)
         self.reader = Reader(manifest, graphs, self.codec)
         self.sizes = Sizes(manifest)

@@ -101,5 +101,5 @@ def test_int8_weights_take_less_than_a_third_of_the_room(int8_artefact, small_ar
 
 
 def test_an_unknown_precision_is_refused_before_anything_is_read(tmp_path):
-    with pytest.raises(bagel_rt.ExportError, match="precision 'int3' is unknown; allowed: fp32, int8"):
+    with pytest.raises(bagel_rt.ExportError, match="precision 'int3' is unknown; allowed: fp32, bf16, fp16, int8"):
         list(export(tmp_path / "nothing", tmp_path / "out", precision="int3"))

@@ -157,7 +157,7 @@ def test_the_pool_gives_back_what_was_written_in_the_layout_of_the_contract():
     assert np.array_equal(pool.read(first), np.concatenate([a, 2 * b], axis=1))
     slots = pool.table.total_tokens
     for layer in range(3):
-        rows = pool.array[(2 * layer + 1) * slots + pool.slots(second)]
+        rows = pool.tensor[(2 * layer + 1) * slots + pool.slots(second)]
         assert np.array_equal(rows, pool.read(second)[2 * layer + 1])
 
 
@@ -169,7 +169,7 @@ def test_an_unused_pool_takes_no_memory():
 
     before = resident()
     pool = PagePool(dims(num_hidden_layers=28, num_key_value_heads=4, head_dim=128), 16384)
-    assert pool.array.nbytes > 1 << 30
+    assert pool.tensor.nbytes > 1 << 30
     assert resident() - before < 64 << 20
 
 

@@ -17,6 +17,8 @@ import json, resource, sys
 from pathlib import Path
 import psutil
 from bagel_export.checkpoint import open_checkpoint
+from bagel_export.precision import PRECISIONS
+from bagel_export.lora import Lora
 from bagel_export.weights import weight_bytes, write_weights
 
 def own():
@@ -26,11 +28,12 @@ def own():
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
-checkpoint = open_checkpoint(sys.argv[1])
+lora = Lora(Path(sys.argv[3])) if len(sys.argv) > 3 else None
+checkpoint = open_checkpoint(sys.argv[1], lora=lora)
 before, peak_before, most, largest = own(), peak(), 0, 0
-for written in write_weights(checkpoint.tensors, Path(sys.argv[2]), "float32"):
+for written in write_weights(checkpoint.tensors, Path(sys.argv[2]), PRECISIONS["fp32"]):
     most, largest = max(most, own()), max(largest, written)
-size = weight_bytes(checkpoint.tensors.values())
+size = weight_bytes(checkpoint.tensors.values(), PRECISIONS["fp32"])
 print(json.dumps(dict(own=most - before, peak=peak() - peak_before, size=size, piece=largest)))
 """
 
@@ -64,11 +67,27 @@ def large_checkpoint(small_checkpoint, tmp_path_factory) -> Path:
     return folder
 
 
-def test_writing_the_weights_takes_a_fraction_of_their_size_in_memory(large_checkpoint, tmp_path):
+@pytest.fixture(scope="module")
+def large_adapter(tmp_path_factory) -> Path:
+    """An adapter of rank 8 for the head of the large checkpoint."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("adapter")
+    root = "base_model.model.language_model.lm_head"
+    pair = {f"{root}.lora_A.weight": torch.ones(8, 64), f"{root}.lora_B.weight": torch.zeros(1_500_000, 8)}
+    save_file(pair, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 8, "lora_alpha": 8}))
+    return folder
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_writing_the_weights_takes_a_fraction_of_their_size_in_memory(
+    large_checkpoint, large_adapter, tmp_path, merged
+):
     out = tmp_path / "weights.safetensors"
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, large_checkpoint, out], capture_output=True, text=True, timeout=300
-    )
+    given = [sys.executable, "-c", MEASURE, large_checkpoint, out, *([large_adapter] if merged else [])]
+    done = subprocess.run(given, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
     assert seen["size"] > 700 * MIB

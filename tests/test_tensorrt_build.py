@@ -7,9 +7,10 @@ import pytest
 from bagel_engines.tensorrt_check import build, lint
 from bagel_export.artefact import model_dims, write_graphs
 from bagel_export.checkpoint import open_checkpoint
-from bagel_export.profiles import profiles
+from bagel_export.precision import PRECISIONS
 from bagel_export.weights import WEIGHT_FILE, write_weights
 from bagel_rt.contract import FLOW_EMBED, FLOW_HEAD, GEN_STEP, TASK_GRAPHS, UND_STEP, VAE_DECODER, graph_specs
+from bagel_rt.profiles import largest, profiles
 
 BUILT = (UND_STEP, GEN_STEP, FLOW_EMBED, FLOW_HEAD, VAE_DECODER)
 
@@ -27,16 +28,17 @@ def drain(generator):
 def bf16_graphs(golden_checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bf16")
     checkpoint = open_checkpoint(golden_checkpoint)
-    offsets = drain(write_weights(checkpoint.tensors, folder / WEIGHT_FILE, "bfloat16"))
-    drain(write_graphs(checkpoint, folder, offsets, BUILT, "bfloat16", verify=False))
+    offsets = drain(write_weights(checkpoint.tensors, folder / WEIGHT_FILE, PRECISIONS["bf16"]))
+    drain(write_graphs(checkpoint, folder, offsets, BUILT, PRECISIONS["bf16"], verify=False))
     return folder, checkpoint
 
 
 @pytest.mark.parametrize("name", BUILT)
 def test_the_graph_builds_in_bf16_with_its_real_profiles(bf16_graphs, name, capsys):
     folder, checkpoint = bf16_graphs
-    spec = graph_specs(model_dims(checkpoint), "bfloat16")[name]
-    report = build(folder / f"{name}.onnx", profiles(spec, 2 * checkpoint.config.llm.num_hidden_layers))
+    model = model_dims(checkpoint)
+    spec = graph_specs(model, "bfloat16")[name]
+    report = build(folder / f"{name}.onnx", profiles(spec, model, largest(model)))
     with capsys.disabled():  # part of what a run reports
         print(f"\n{report}")
     assert report.built, report

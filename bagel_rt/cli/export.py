@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bagel_rt.cli.progress import Bars
 from bagel_rt.contract import TASK_GRAPHS
 from bagel_rt.errors import InputError
 from bagel_rt.locate import default_export_folder, remember_export
+
+if TYPE_CHECKING:
+    from bagel_export.lora import Lora
 
 
 def register(commands) -> None:
@@ -18,18 +22,51 @@ def register(commands) -> None:
         help="turn a checkpoint into an artefact",
         description="Turn a BAGEL checkpoint folder into an artefact folder that runs without PyTorch.",
     )
-    export.add_argument("--ckpt", type=Path, required=True, metavar="PATH", help="folder with ema.safetensors")
+    add_checkpoint_arguments(export, required=True)
     export.add_argument("--out", type=Path, metavar="DIR", help="artefact folder (default: in the user's data folder)")
     export.add_argument("--task", choices=list(TASK_GRAPHS), default="full", help="understand: leave drawing out")
     export.add_argument(
         "--precision",
-        choices=["fp32", "int8"],
+        choices=["fp32", "bf16", "fp16", "int8"],
         default="fp32",
-        help="int8: a quarter of the size, weights in 8 bits, arithmetic in float32 (default: fp32)",
+        help="bf16, fp16: weights and arithmetic in 16 bits; int8: weights in 8 bits, arithmetic in float32"
+        " (default: fp32)",
+    )
+    export.add_argument(
+        "--weights",
+        choices=["copy", "link"],
+        default="copy",
+        help="link: read the checkpoint's own files through hard links where their type fits (default: copy)",
     )
     export.add_argument("--overwrite", action="store_true", help="replace the artefact that is there")
     export.add_argument("--no-verify", dest="verify", action="store_false", help="do not compare with the reference")
     export.set_defaults(run=run_export)
+
+
+def add_checkpoint_arguments(parser: argparse.ArgumentParser, required: bool) -> None:
+    """--ckpt and the adapter to merge into it."""
+    group = parser.add_argument_group("checkpoint")
+    group.add_argument(
+        "--ckpt",
+        required=required,
+        metavar="PATH",
+        help="checkpoint folder, weight file, or hub id (owner/name, owner/name@revision)",
+    )
+    group.add_argument(
+        "--lora", type=Path, metavar="DIR", help="LoRA adapter in peft's layout, merged into the weights"
+    )
+    group.add_argument("--lora-scale", type=float, metavar="X", help="how much of the adapter (default: 1)")
+
+
+def chosen_lora(args: argparse.Namespace) -> Lora | None:
+    """The adapter of add_checkpoint_arguments; needs the exporter."""
+    from bagel_export.lora import Lora
+
+    if args.lora is None:
+        if args.lora_scale is not None:
+            raise InputError("--lora-scale is given without --lora DIR")
+        return None
+    return Lora(args.lora, 1.0 if args.lora_scale is None else args.lora_scale)
 
 
 def require_exporter() -> None:
@@ -45,12 +82,13 @@ def run_export(args: argparse.Namespace) -> None:
     from bagel_export.artefact import export
     from bagel_export.checkpoint import open_checkpoint
 
-    out = args.out or default_export_folder(args.ckpt)
-    if args.out is None:
-        open_checkpoint(args.ckpt, args.task)  # a bad checkpoint leaves not even the folder above the artefact
+    out, lora = args.out, chosen_lora(args)
+    if out is None:
+        # opened first: a bad checkpoint leaves not even the folder above the artefact
+        out = default_export_folder(open_checkpoint(args.ckpt, args.task, lora).name)
         out.parent.mkdir(parents=True, exist_ok=True)
     with Bars(bytes_in=("weights", "hashing")) as bars:
-        for event in export(args.ckpt, out, args.task, args.overwrite, args.verify, args.precision):
+        for event in export(args.ckpt, out, args.task, args.overwrite, args.verify, args.precision, lora, args.weights):
             bars(event)
     remember_export(out)
     print(out)

@@ -1,4 +1,4 @@
-"""`info` and `verify`: what an artefact or a picture says about itself, and whether it is true."""
+"""`info`: what an artefact or a picture says about itself."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bagel_rt.cli.arguments import add_model_arguments, open_model
-from bagel_rt.cli.progress import Bars
-from bagel_rt.errors import ArtefactError
 from bagel_rt.locate import find_model
 from bagel_rt.manifest import Manifest, read_manifest
 
@@ -23,13 +20,6 @@ def register(commands) -> None:
     info.add_argument("path", type=Path, nargs="?", help="artefact folder or PNG (default: the model commands use)")
     info.add_argument("--json", action="store_true", help="everything, as JSON")
     info.set_defaults(run=run_info)
-    verify = commands.add_parser(
-        "verify",
-        help="check an artefact's files and graphs",
-        description="Compare every file with its stored hash and open every graph on the engine.",
-    )
-    add_model_arguments(verify)
-    verify.set_defaults(run=run_verify)
 
 
 def run_info(args: argparse.Namespace) -> None:
@@ -42,30 +32,6 @@ def run_info(args: argparse.Namespace) -> None:
     else:
         manifest = read_manifest(path)
         _print_json(dict(manifest.raw)) if args.json else _print_artefact(manifest)
-
-
-def run_verify(args: argparse.Namespace) -> None:
-    with open_model(args) as bagel:
-        _check_hashes(bagel.manifest)
-        for name in bagel.manifest.graphs:
-            bagel.graphs.open(name)
-    count = len(bagel.manifest.files)
-    print(f"{bagel.manifest.folder}: {count} files as stored, {len(bagel.manifest.graphs)} graphs open")
-
-
-def _check_hashes(manifest: Manifest) -> None:
-    from bagel_rt.api import Progress
-    from bagel_rt.manifest import sha256
-
-    with Bars(bytes_in=tuple(manifest.files)) as bars:
-        for name, stated in manifest.files.items():
-            for part in sha256(manifest.folder / name):
-                if isinstance(part, int):
-                    bars(Progress(name, part, stated["size"]))
-                elif part != stated["sha256"]:
-                    raise ArtefactError(
-                        f"{manifest.folder / name}: its sha256 is not the manifest's: the file is damaged; export again"
-                    )
 
 
 def _print_json(value: Any) -> None:

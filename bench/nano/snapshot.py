@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from bagel_export.checkpoint import VAE_WEIGHTS, WEIGHTS
+from bagel_export.shards import VAE_WEIGHTS, WEIGHTS
 from bagel_export.synthetic import write_configs
 from bagel_rt.manifest import ResizeRule
 from bench.nano.train import CONFIG, PATCH, model_config

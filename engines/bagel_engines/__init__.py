@@ -1,6 +1,19 @@
 """Engines: what loads a graph file and computes it. Knows tensors and devices, nothing of BAGEL."""
 
-from bagel_engines.runner import Engine, EngineFailure, EngineInfo, Runner
+from bagel_engines.host import HostCache
+from bagel_engines.runner import Cache, Engine, EngineFailure, EngineInfo, Held, OutOfDeviceMemory, Runner, Tensor
 from bagel_engines.select import installed, open_engine
 
-__all__ = ["Engine", "EngineFailure", "EngineInfo", "Runner", "installed", "open_engine"]
+__all__ = [
+    "Cache",
+    "Engine",
+    "EngineFailure",
+    "EngineInfo",
+    "Held",
+    "HostCache",
+    "OutOfDeviceMemory",
+    "Runner",
+    "Tensor",
+    "installed",
+    "open_engine",
+]

@@ -1,13 +1,16 @@
-"""ONNX Runtime on the CPU: float32, the engine that parity is stated on."""
+"""ONNX Runtime on the CPU: the engine that parity is stated on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from bagel_engines.runner import Arrays, EngineFailure, EngineInfo, Runner
+from bagel_engines.host import HostCache
+from bagel_engines.runner import Arrays, EngineFailure, EngineInfo, Runner, Tensors
+
+ARITHMETIC = ("float32", "float16")  # float16 is computed in float32 and rounded between operators
 
 
 class OnnxRuntimeRunner:
@@ -16,7 +19,7 @@ class OnnxRuntimeRunner:
         self.inputs = tuple(i.name for i in session.get_inputs())
         self.outputs = tuple(o.name for o in session.get_outputs())
 
-    def run(self, inputs: Arrays, outputs: Sequence[str]) -> dict[str, np.ndarray]:
+    def run(self, inputs: Tensors, outputs: Sequence[str], held: Container[str] = ()) -> dict[str, np.ndarray]:
         try:
             # numpy inputs on the CPU are wrapped, not copied: a call does not pay for the page pool's size
             return dict(zip(outputs, self._session.run(list(outputs), dict(inputs)), strict=True))
@@ -27,16 +30,19 @@ class OnnxRuntimeRunner:
 class OnnxRuntimeEngine:
     takes_zero_rows = False  # its Attention refuses zero query rows
 
-    def __init__(self, device: str = "cpu", threads: int | None = None, arithmetic: str | None = None):
+    def __init__(self, device: str = "cpu", threads: int | None = None, arithmetic: str = "float32"):
         import onnxruntime
 
         if device != "cpu":
             raise EngineFailure(f"onnxruntime runs on 'cpu' here; device {device!r} is not supported")
-        if arithmetic not in (None, "float32"):
-            raise EngineFailure(f"onnxruntime computes in float32 here; arithmetic {arithmetic!r} needs openvino")
+        if arithmetic not in ARITHMETIC:
+            raise EngineFailure(
+                f"onnxruntime has no {arithmetic} kernels for the CPU; allowed: {', '.join(ARITHMETIC)}; use --backend"
+                " openvino, or export with --precision fp32, fp16 or int8"
+            )
         self._ort = onnxruntime
         self._threads = threads
-        self.info = EngineInfo("onnxruntime", onnxruntime.__version__, device, "float32")
+        self.info = EngineInfo("onnxruntime", onnxruntime.__version__, device, arithmetic)
 
     def load(self, graph: Path, prime: Arrays | None = None) -> Runner:
         options = self._ort.SessionOptions()
@@ -51,3 +57,9 @@ class OnnxRuntimeEngine:
         except Exception as error:
             raise EngineFailure(f"onnxruntime cannot load {graph}: {error}") from error
         return OnnxRuntimeRunner(session, graph.stem)
+
+    def hold(self, array: np.ndarray) -> np.ndarray:
+        return array
+
+    def cache(self, halves: int, slots: int, row: tuple[int, int], dtype: np.dtype) -> HostCache:
+        return HostCache(halves, slots, row, dtype)

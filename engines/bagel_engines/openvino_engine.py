@@ -1,44 +1,55 @@
-"""OpenVINO on the CPU: float32 by default, bfloat16 arithmetic when asked for by name."""
+"""OpenVINO on the CPU: the artefact's arithmetic, or another when asked for by name."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from bagel_engines.runner import Arrays, EngineFailure, EngineInfo, Runner
+from bagel_engines.host import HostCache
+from bagel_engines.runner import Arrays, EngineFailure, EngineInfo, Runner, Tensor, Tensors
 
-PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
 class OpenVinoRunner:
-    def __init__(self, compiled, name: str):
-        self._request, self._name = compiled.create_infer_request(), name
+    def __init__(self, openvino, compiled, name: str):
+        self._openvino, self._request, self._name = openvino, compiled.create_infer_request(), name
+        ports = (*compiled.inputs, *compiled.outputs)
+        self._bfloat16 = {port.any_name for port in ports if port.element_type == openvino.Type.bf16}
         self.inputs = tuple(port.any_name for port in compiled.inputs)
         self.outputs = tuple(port.any_name for port in compiled.outputs)
 
-    def run(self, inputs: Arrays, outputs: Sequence[str]) -> dict[str, np.ndarray]:
+    def run(self, inputs: Tensors, outputs: Sequence[str], held: Container[str] = ()) -> dict[str, np.ndarray]:
         try:
             # share_inputs: the page pool is read where it lies; without it every call copies the pool
-            self._request.infer(dict(inputs), share_inputs=True)
-            return {name: self._request.get_tensor(name).data.copy() for name in outputs}
+            self._request.infer({name: self._tensor(name, array) for name, array in inputs.items()}, share_inputs=True)
+            return {name: self._array(name) for name in outputs}
         except Exception as error:
             raise EngineFailure(f"openvino failed in graph '{self._name}': {error}") from error
+
+    def _tensor(self, name: str, array: Tensor):
+        if name not in self._bfloat16:
+            return array
+        return self._openvino.Tensor(array, list(array.shape), self._openvino.Type.bf16)
+
+    def _array(self, name: str) -> np.ndarray:
+        array = self._request.get_tensor(name).data.copy()
+        return array.view(np.uint16) if name in self._bfloat16 else array
 
 
 class OpenVinoEngine:
     takes_zero_rows = True
 
-    def __init__(self, device: str = "cpu", threads: int | None = None, arithmetic: str | None = None):
+    def __init__(self, device: str = "cpu", threads: int | None = None, arithmetic: str = "float32"):
         import openvino
 
         if device != "cpu":
             raise EngineFailure(f"openvino runs on 'cpu' here; device {device!r} is not supported")
-        arithmetic = arithmetic or "float32"
         if arithmetic not in PRECISIONS:
             raise EngineFailure(f"openvino arithmetic {arithmetic!r} is unknown; allowed: {', '.join(PRECISIONS)}")
-        self._core = openvino.Core()
+        self._openvino, self._core = openvino, openvino.Core()
         # the default precision on CPUs with AMX is bf16: it must be asked for, never taken silently
         self._config: dict[str, object] = {
             "INFERENCE_PRECISION_HINT": PRECISIONS[arithmetic],
@@ -54,7 +65,13 @@ class OpenVinoEngine:
             compiled = self._core.compile_model(self._core.read_model(str(graph)), "CPU", self._config)
         except Exception as error:
             raise EngineFailure(f"openvino cannot load {graph}: {error}") from error
-        runner = OpenVinoRunner(compiled, graph.stem)
+        runner = OpenVinoRunner(self._openvino, compiled, graph.stem)
         if prime is not None:  # 2026.4.1 computes a ViT wrongly for ever when its first call has one patch
             runner.run(prime, ())
         return runner
+
+    def hold(self, array: np.ndarray) -> np.ndarray:
+        return array
+
+    def cache(self, halves: int, slots: int, row: tuple[int, int], dtype: np.dtype) -> HostCache:
+        return HostCache(halves, slots, row, dtype)

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+
+class Held(Protocol):
+    """A result that stays where its engine computes; an input for graphs and the cache of the same engine."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def numpy(self) -> np.ndarray:
+        """A copy on the host."""
+        ...
+
+
+Tensor = np.ndarray | Held
 Arrays = Mapping[str, np.ndarray]
+Tensors = Mapping[str, Tensor]
 
 
 class EngineFailure(RuntimeError):
     """An engine is missing, refuses a graph, or fails in a call. The message says which and what to do."""
 
 
+class OutOfDeviceMemory(EngineFailure):
+    """A device had too little memory for a graph or a call; what was open before is still usable."""
+
+
 @dataclass(frozen=True)
 class EngineInfo:
-    """What computes, in words that go into results: arithmetic is 'float32', or what the caller asked for instead."""
+    """What computes, in words that go into results: arithmetic is the artefact's, or what the caller asked for."""
 
     name: str
     version: str
@@ -38,8 +56,33 @@ class Runner(Protocol):
     @property
     def outputs(self) -> tuple[str, ...]: ...
 
-    def run(self, inputs: Arrays, outputs: Sequence[str]) -> dict[str, np.ndarray]:
-        """Compute the named outputs. Input arrays are read in place and not kept; results belong to the caller."""
+    def run(self, inputs: Tensors, outputs: Sequence[str], held: Container[str] = ()) -> dict[str, Any]:
+        """Compute the named outputs. Input arrays are read in place and not kept; results belong to the caller.
+
+        A bfloat16 tensor is given and returned as uint16, its bits. Outputs named in `held` may stay on the engine's
+        device; the others are numpy arrays.
+        """
+        ...
+
+
+class Cache(Protocol):
+    """The memory behind the page table: (halves * slots, heads, dim), zero at first, where the engine reads it."""
+
+    @property
+    def tensor(self) -> Tensor:
+        """The whole of it, as an input for the engine's graphs. Graphs read it; nothing but this object writes it."""
+        ...
+
+    def write(self, slots: np.ndarray, rows: Tensor) -> None:
+        """Put rows (halves, n, heads, dim) at slots (n,) of every half."""
+        ...
+
+    def move(self, source: int, target: int, count: int) -> None:
+        """Copy `count` slots of every half."""
+        ...
+
+    def read(self, slots: np.ndarray) -> np.ndarray:
+        """(halves, n, heads, dim), copied to the host."""
         ...
 
 
@@ -51,4 +94,12 @@ class Engine(Protocol):
 
     def load(self, graph: Path, prime: Arrays | None = None) -> Runner:
         """Load a graph file. `prime`: inputs for one throw-away call, for engines that specialise on their first."""
+        ...
+
+    def hold(self, array: np.ndarray) -> Tensor:
+        """The array as an input that need not be brought to the device again."""
+        ...
+
+    def cache(self, halves: int, slots: int, row: tuple[int, int], dtype: np.dtype) -> Cache:
+        """Room for keys and values. Raises MemoryError where the machine or the device has too little."""
         ...

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from bagel_engines.runner import Engine, EngineFailure
 
+if TYPE_CHECKING:
+    from bagel_engines.tensorrt_engine import Plans
+
 # fastest first: what "auto" takes
 PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
+BACKENDS = (*PACKAGES, "tensorrt")
 EXTRAS = {"openvino": "openvino", "onnxruntime": "cpu"}
 
 
@@ -17,26 +22,53 @@ def installed() -> list[str]:
 
 
 def open_engine(
-    backend: str = "auto", device: str = "cpu", threads: int | None = None, arithmetic: str | None = None
+    backend: str = "auto",
+    device: str = "cpu",
+    threads: int | None = None,
+    arithmetic: str | None = None,
+    stated: str = "float32",
+    weights: int = 0,
+    plans: Plans | None = None,
 ) -> Engine:
     """The engine of that name, or the fastest installed for "auto".
 
-    arithmetic None follows the artefact (float32); another value is an explicit request and is named in `info`.
+    stated: what the graphs compute in ("float32", "bfloat16", "float16"); arithmetic None follows it, another value is
+    an explicit request; `info` names what is used. weights: the bytes of the artefact's weights; a device with less
+    free memory is refused. plans: what tensorrt builds from, and where it keeps what it built.
     Raises EngineFailure for an unknown name, a missing package, or what the engine does not support.
     """
-    if backend != "auto" and backend not in PACKAGES:
-        raise EngineFailure(f"backend {backend!r} is unknown; allowed: auto, {', '.join(PACKAGES)}")
+    if backend not in ("auto", *BACKENDS):
+        raise EngineFailure(f"backend {backend!r} is unknown; allowed: auto, {', '.join(BACKENDS)}")
+    if backend == "auto" and device != "cpu":
+        backend = "onnxruntime"
     if backend == "auto":
         found = installed()
         if not found:
             raise EngineFailure("no engine is installed; run: pip install 'bagel-rt[openvino]' or 'bagel-rt[cpu]'")
         backend = found[0]
-    elif find_spec(PACKAGES[backend]) is None:
+    elif backend != "tensorrt" and find_spec(PACKAGES[backend]) is None:
         raise EngineFailure(f"backend {backend!r} is not installed; run: pip install 'bagel-rt[{EXTRAS[backend]}]'")
+    if arithmetic not in (None, stated) and backend != "openvino":
+        raise EngineFailure(
+            f"{backend} computes as the artefact states, {stated}; --arithmetic {arithmetic} needs openvino"
+        )
+    arithmetic = arithmetic or stated
+    if backend == "tensorrt":
+        from bagel_engines import tensorrt_engine
+
+        if plans is None:
+            raise EngineFailure(
+                "tensorrt builds plans and must be told where to keep them: open it through bagel_rt.load"
+            )
+        return tensorrt_engine.on_cuda(device, arithmetic, weights, plans)
     if backend == "openvino":
         from bagel_engines.openvino_engine import OpenVinoEngine
 
         return OpenVinoEngine(device, threads, arithmetic)
+    if device != "cpu":
+        from bagel_engines.onnxruntime_device import on_cuda
+
+        return on_cuda(device, threads, arithmetic, weights)
     from bagel_engines.onnxruntime_engine import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(device, threads, arithmetic)

@@ -5,14 +5,13 @@ The result is always "built, not executed": a plan cannot be loaded without a dr
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # smallest, usual and largest shape
-Profile = Mapping[str, Range]
+from bagel_engines import tensorrt_build
+from bagel_engines.runner import EngineFailure
+from bagel_engines.tensorrt_build import BuildSettings, Profile, flavour
 
 
 @dataclass(frozen=True)
@@ -59,34 +58,9 @@ def lint(path: Path) -> list[str]:
 
 def build(path: Path, profiles: Iterable[Profile], compute_capability: str = "SM120") -> BuildReport:
     """Parse a graph and build a plan for one GPU architecture with the given optimisation profiles."""
-    trt: Any = importlib.import_module("tensorrt_rtx")  # its bindings have no types
-
-    errors: list[str] = []
-
-    class Log(trt.ILogger):
-        def log(self, severity, msg: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                errors.append(msg)
-
-    def report(plan_bytes: int) -> BuildReport:
-        return BuildReport(path.stem, trt.__version__, compute_capability, plan_bytes, tuple(errors))
-
-    log = Log()
-    builder = trt.Builder(log)
-    network = builder.create_network(0)
-    parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(path)):
-        errors.extend(parser.get_error(i).desc() for i in range(parser.num_errors))
-        return report(0)
-    config = builder.create_builder_config()
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(getattr(trt.ComputeCapability, compute_capability), 0)
-    for profile in profiles:
-        optimisation = builder.create_optimization_profile()
-        for name, (smallest, usual, largest) in profile.items():
-            optimisation.set_shape(name, smallest, usual, largest)
-        if config.add_optimization_profile(optimisation) < 0:
-            errors.append(f"profile refused: {dict(profile)}")
-            return report(0)
-    plan = builder.build_serialized_network(network, config)
-    return report(plan.nbytes if plan is not None else 0)
+    found = flavour("tensorrt-rtx")
+    try:
+        plan = tensorrt_build.build(found, path, BuildSettings(tuple(profiles), compute_capability))
+    except EngineFailure as error:
+        return BuildReport(path.stem, found.version, compute_capability, 0, (str(error),))
+    return BuildReport(path.stem, found.version, compute_capability, plan.nbytes, ())

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import torch
 
 from bagel_export import graphs, onnx_graph, parity
 from bagel_export.checkpoint import EMBEDDING, Checkpoint, open_checkpoint
+from bagel_export.links import link_weights, linkable
+from bagel_export.lora import Lora
+from bagel_export.precision import Precision, precision_named
 from bagel_export.publish import check_room, check_target, publishing
 from bagel_export.quantize import Rounded
 from bagel_export.reference.vae import DOWNSAMPLE, SCALE, SHIFT
+from bagel_export.tensors import SourceTensor
 from bagel_export.tokenizer import TOKENIZER_FILE, load_tokenizer
 from bagel_export.weights import WEIGHT_FILE, external_tensors, weight_bytes, write_weights
 from bagel_rt.contract import CONTRACT_VERSION, FORMAT_VERSION, TASK_GRAPHS, GraphSpec, ModelDims, graph_specs
 from bagel_rt.errors import ExportError
 from bagel_rt.manifest import MANIFEST, model_section, sha256
 
-PRECISIONS = {"fp32": "float32", "int8": "int8"}  # as the command line says it, and as files name it
+WEIGHTS = ("copy", "link")
 ROOM_FOR_GRAPHS = 64 << 20  # graphs, tokenizer and manifest; the rest is weights
 
 
@@ -66,10 +71,15 @@ def export(
     overwrite: bool = False,
     verify: bool = True,
     precision: str = "fp32",
+    lora: Lora | None = None,
+    weights: str = "copy",
 ) -> Iterator[Progress]:
     """Export a checkpoint to `out`, yielding progress; the work is done when the iterator ends.
 
-    precision "int8" stores the weights of Linear layers and convolutions in 8 bits; all arithmetic stays float32.
+    precision: "fp32"; "bf16" or "fp16" for weights and arithmetic of 16 bits (under fp16 the VAE stays float32);
+    "int8" for Linear layers and convolutions with weights of 8 bits and arithmetic in float32.
+    lora: an adapter, merged while the weights are streamed. weights "link" reads tensors that need no change from
+    hard links to the checkpoint's own files.
 
     Nothing is written before the checkpoint has been checked as a whole. `out` appears in one rename when it is
     complete; an existing artefact is replaced only with `overwrite`, and is intact until then. Raises CheckpointError,
@@ -78,21 +88,24 @@ def export(
     out = Path(out).absolute()
     if task not in TASK_GRAPHS:
         raise ExportError(f"task {task!r} is unknown; allowed: {', '.join(TASK_GRAPHS)}")
-    if precision not in PRECISIONS:
-        raise ExportError(f"precision {precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
-    stored = PRECISIONS[precision]
+    if weights not in WEIGHTS:
+        raise ExportError(f"weights {weights!r} is unknown; allowed: {', '.join(WEIGHTS)}")
+    stored = precision_named(precision)
     check_target(out, overwrite)
-    checkpoint = open_checkpoint(ckpt, task)
+    checkpoint = open_checkpoint(ckpt, task, lora)
+    in_place = linkable(checkpoint.tensors, stored) if weights == "link" else {}
+    copied = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in in_place}
     tokenizer, special_ids = load_tokenizer(checkpoint.folder, checkpoint.config.llm.vocab_size)
-    check_room(out.parent, weight_bytes(checkpoint.tensors.values(), stored) + ROOM_FOR_GRAPHS)
+    check_room(out.parent, weight_bytes(copied.values(), stored) + ROOM_FOR_GRAPHS)
     with publishing(out) as folder:
         tokenizer.save(str(folder / TOKENIZER_FILE))
-        offsets = yield from _weights(checkpoint, folder, stored)
-        entries = yield from write_graphs(checkpoint, folder, offsets, TASK_GRAPHS[task], stored, verify)
+        linked = link_weights(in_place, folder, stored)
+        offsets = yield from _weights(copied, folder, stored)
+        entries = yield from write_graphs(checkpoint, folder, offsets, TASK_GRAPHS[task], stored, verify, linked)
         failed = [f"{n} ({e['parity']['relative_l2']:.1e})" for n, e in entries.items() if _failed(e)]
         if failed:
             raise ExportError(f"graphs differ from the reference by relative L2: {', '.join(failed)}; nothing was kept")
-        manifest = _manifest(checkpoint, stored, offsets, entries, special_ids, tokenizer.get_vocab_size())
+        manifest = _manifest(checkpoint, stored, offsets, entries, special_ids, tokenizer.get_vocab_size(), linked)
         manifest["files"] = yield from _files(folder)
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -101,11 +114,13 @@ def _failed(entry: dict[str, Any]) -> bool:
     return entry["parity"]["status"] == "failed"
 
 
-def _weights(checkpoint: Checkpoint, folder: Path, precision: str) -> Generator[Progress, None, dict[str, int]]:
+def _weights(
+    tensors: Mapping[str, SourceTensor], folder: Path, precision: Precision
+) -> Generator[Progress, None, dict[str, int]]:
     """Write the weight file in steps a progress bar can follow; returns the offsets."""
-    total, done = weight_bytes(checkpoint.tensors.values(), precision), 0
+    total, done = weight_bytes(tensors.values(), precision), 0
     yield Progress("weights", 0, total)
-    writing = write_weights(checkpoint.tensors, folder / WEIGHT_FILE, precision)
+    writing = write_weights(tensors, folder / WEIGHT_FILE, precision)
     while True:
         try:
             done += next(writing)
@@ -115,18 +130,29 @@ def _weights(checkpoint: Checkpoint, folder: Path, precision: str) -> Generator[
 
 
 def write_graphs(
-    checkpoint: Checkpoint, folder: Path, offsets: dict[str, int], names: tuple[str, ...], precision: str, verify: bool
+    checkpoint: Checkpoint,
+    folder: Path,
+    offsets: dict[str, int],
+    names: tuple[str, ...],
+    precision: Precision,
+    verify: bool,
+    linked: Mapping[str, ir.ExternalTensor] | None = None,
 ) -> Generator[Progress, None, dict[str, Any]]:
-    """Export the named graphs beside the weight file; returns each one's manifest entry."""
-    arithmetic = "bfloat16" if precision == "bfloat16" else "float32"
-    dtype = getattr(torch, arithmetic)
-    model = checkpoint.meta_model().to(dtype)
-    vae = checkpoint.meta_vae().to(dtype) if checkpoint.task == "full" else None
+    """Export the named graphs beside the weight file; returns each one's manifest entry.
+
+    linked: tensors that are not in the weight file, by their own names.
+    """
+    model = checkpoint.meta_model().to(getattr(torch, precision.arithmetic))
+    vae = checkpoint.meta_vae().to(getattr(torch, precision.vae)) if checkpoint.task == "full" else None
+    exact = checkpoint.meta_model(), checkpoint.meta_vae() if checkpoint.task == "full" else None
     halves = 2 * checkpoint.config.llm.num_hidden_layers
     sources = checkpoint.by_parameter()
-    weights = external_tensors(sources, offsets, folder, precision)
+    linked = linked or {}
+    copied = {name: tensor for name, tensor in sources.items() if tensor.name not in linked}
+    in_place = {name: linked[tensor.name] for name, tensor in sources.items() if tensor.name in linked}
+    weights = external_tensors(copied, offsets, folder, precision) | in_place
     kept = {name: Rounded(source, precision) for name, source in sources.items()}
-    specs = graph_specs(model_dims(checkpoint), arithmetic)
+    specs = graph_specs(model_dims(checkpoint), precision.arithmetic)
     entries = {}
     for i, name in enumerate(names):
         yield Progress("graphs", i, len(names), f"tracing {name}")
@@ -139,7 +165,7 @@ def write_graphs(
         check = parity.skipped()
         if verify:
             yield Progress("graphs", i, len(names), f"checking {name}")
-            check = parity.compare(spec, module, path, kept, size, halves)
+            check = parity.compare(spec, graphs.build(name, *exact), path, kept, size, halves, precision)
         entries[name] = {"file": path.name, **_signature(spec), "weight_bytes": size, "parity": check}
     yield Progress("graphs", len(names), len(names))
     return entries
@@ -154,29 +180,32 @@ def _signature(spec: GraphSpec) -> dict[str, Any]:
 
 def _manifest(
     checkpoint: Checkpoint,
-    precision: str,
+    precision: Precision,
     offsets: dict[str, int],
     entries: dict,
     special_ids: dict[str, int],
     vocab: int,
+    linked: Mapping[str, ir.ExternalTensor],
 ) -> dict[str, Any]:
-    table = checkpoint.tensors[EMBEDDING]
+    table, in_place = checkpoint.tensors[EMBEDDING], linked.get(EMBEDDING)
     return {
         "format_version": FORMAT_VERSION,
         "contract_version": CONTRACT_VERSION,
         "source": checkpoint.name,
         "task": checkpoint.task,
-        "precision": precision,
+        "precision": precision.name,
+        "arithmetic": precision.arithmetic,
         "model": model_section(model_dims(checkpoint)),
         "transforms": {"vae": asdict(checkpoint.vae_transform), "vit": asdict(checkpoint.vit_transform)},
         "tokenizer": {"file": TOKENIZER_FILE, "size": vocab, "special_ids": special_ids},
         "embeddings": {
-            "file": WEIGHT_FILE,
-            "offset": offsets[EMBEDDING],
+            "file": in_place.location if in_place else WEIGHT_FILE,
+            "offset": in_place.offset if in_place else offsets[EMBEDDING],
             "shape": list(table.shape),
-            "dtype": "float32",
+            "dtype": precision.stored(EMBEDDING),
         },
         "graphs": entries,
+        "linked_files": sorted({str(tensor.location) for tensor in linked.values()}),
         "unused_tensors": list(checkpoint.unused),
         "exporter": {
             name: importlib.metadata.version(name)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from bagel_export.config import BagelConfig, LLMConfig, ViTConfig, read_json, read_model_configs
+from bagel_export.lora import Lora, read_adapter
 from bagel_export.reference.bagel import BagelModel
 from bagel_export.reference.vae import AutoEncoder
 from bagel_export.safetensors_file import DTYPES, StoredTensor, read_header
+from bagel_export.shards import VAE_WEIGHTS, read_weights
+from bagel_export.sources import find_source
+from bagel_export.tensors import SourceTensor
 from bagel_rt.errors import CheckpointError
 from bagel_rt.manifest import ResizeRule
 
-WEIGHTS, VAE_WEIGHTS = "ema.safetensors", "ae.safetensors"
 VAE_PREFIX = "vae."
 GENERATION_ROOTS = ("time_embedder.", "vae2llm.", "llm2vae.", "latent_pos_embed.")
 ROOTS = ("language_model.", "vit_model.", "connector.", "vit_pos_embed.", *GENERATION_ROOTS)
@@ -28,32 +29,10 @@ UNDERSTAND_HINT = "export with --task understand to leave generation out"
 
 
 @dataclass(frozen=True)
-class SourceTensor:
-    """A tensor of the model with where its values come from; a Conv2d patch embedding is read as a Linear one."""
-
-    name: str
-    stored: StoredTensor
-    shape: tuple[int, ...]
-
-    def chunks(self, limit: int = 1 << 24) -> Iterator[np.ndarray]:
-        """The values in float32 as flat pieces of at most about `limit` numbers, in order."""
-        values = self.stored.mapped()
-        if self.shape != self.stored.shape:
-            values = np.asarray(values).transpose(0, 2, 3, 1)  # (out, c, ph, pw) -> channel fastest
-        flat = values.reshape(-1)
-        for start in range(0, flat.size, limit):
-            yield np.asarray(flat[start : start + limit]).astype(np.float32)
-
-    def array(self) -> np.ndarray:
-        """All values in float32, as a new array of `shape`."""
-        parts = list(self.chunks())
-        return (np.concatenate(parts) if parts else np.zeros(0, np.float32)).reshape(self.shape)
-
-
-@dataclass(frozen=True)
 class Checkpoint:
     """A validated checkpoint: every tensor the task needs is there with its shape, every other one is in `unused`."""
 
+    name: str
     folder: Path
     task: str
     config: BagelConfig
@@ -61,10 +40,6 @@ class Checkpoint:
     unused: tuple[str, ...]
     vae_transform: ResizeRule
     vit_transform: ResizeRule
-
-    @property
-    def name(self) -> str:
-        return self.folder.resolve().name
 
     def by_parameter(self) -> dict[str, SourceTensor]:
         """The tensors by every parameter name that reads them: a tied lm_head reads the embedding table."""
@@ -81,26 +56,32 @@ class Checkpoint:
             return AutoEncoder(self.config.vae_base_width, self.config.latent_channels).eval().requires_grad_(False)
 
 
-def open_checkpoint(path: str | Path, task: str = "full") -> Checkpoint:
-    """Read and check a checkpoint folder for a task, "full" or "understand". Reads headers only.
+def open_checkpoint(ckpt: str | Path, task: str = "full", lora: Lora | None = None) -> Checkpoint:
+    """Find, read and check a checkpoint for a task, "full" or "understand", with an adapter merged. Reads headers only.
 
-    Raises CheckpointError naming file and key.
+    `ckpt` is a folder, a weight file, or a hub id. Raises CheckpointError naming file and key.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such checkpoint folder")
+    source = find_source(ckpt)
+    folder = source.folder
     llm, vit = read_model_configs(folder)
     check_tokenizer_present(folder)
     vae_rule, vit_rule = read_transforms(folder, vit)
     if task == "full" and not (folder / VAE_WEIGHTS).exists():
         raise CheckpointError(f"{folder / VAE_WEIGHTS}: file not found; {UNDERSTAND_HINT}")
-    stored = _strip_root(folder / WEIGHTS, read_header(folder / WEIGHTS))
-    config = _complete_config(folder / WEIGHTS, llm, vit, stored, task)
+    path = source.find_weights()
+    stored = _strip_root(path, read_weights(path))
+    adapter = read_adapter(lora, stored) if lora else None
+    if adapter:
+        check_untied(llm, adapter.file, {*adapter.updates, *adapter.whole})
+        stored |= adapter.whole
+    config = _complete_config(path, llm, vit, stored, task)
     with torch.device("meta"):
         wanted = {k: tuple(v.shape) for k, v in BagelModel(config).state_dict().items()}
     if llm.tie_word_embeddings:
         del wanted[LM_HEAD]
-    tensors, unused = _match(folder / WEIGHTS, wanted, stored, config, task)
+    tensors, unused = _match(path, wanted, stored, config, task)
+    if adapter:
+        tensors, unused = adapter.merged(tensors), (*unused, *adapter.left_out(tensors))
     if task == "full":
         vae_stored = {VAE_PREFIX + k: v for k, v in read_header(folder / VAE_WEIGHTS).items()}
         config = replace(config, vae_base_width=_vae_base_width(folder / VAE_WEIGHTS, vae_stored))
@@ -111,28 +92,38 @@ def open_checkpoint(path: str | Path, task: str = "full") -> Checkpoint:
         tensors, unused = tensors | found, unused + vae_unused
     elif (folder / VAE_WEIGHTS).exists():
         unused += tuple(VAE_PREFIX + k for k in read_header(folder / VAE_WEIGHTS))
-    return Checkpoint(folder, task, config, tensors, unused, vae_rule, vit_rule)
+    name = f"{source.name}+{lora.name}" if lora else source.name
+    return Checkpoint(name, folder, task, config, tensors, unused, vae_rule, vit_rule)
 
 
-def load_for_training(folder: Path, generation: bool) -> tuple[BagelConfig, dict[str, SourceTensor], list[str]]:
+def check_untied(llm: LLMConfig, file: Path, names: set[str]) -> None:
+    """Refuse an adapter that changes the head of a model whose head is the embedding table."""
+    if llm.tie_word_embeddings and LM_HEAD in names:
+        raise CheckpointError(
+            f"{file}: changes '{LM_HEAD}', which llm_config.json ties to the embedding table; untie them first"
+        )
+
+
+def load_for_training(ckpt: str | Path, generation: bool) -> tuple[BagelConfig, dict[str, SourceTensor], list[str]]:
     """Config, tensors by model name, and keys that match nothing: a checkpoint as a starting point for training.
 
     Unlike open_checkpoint it asks for no VAE and no tokenizer, and lets tensors be missing. Without `generation` the
     understanding keys alone are kept.
     """
-    path = folder / WEIGHTS
-    llm, vit = read_model_configs(folder)
-    stored = _strip_root(path, read_header(path))
+    source = find_source(ckpt)
+    path = source.find_weights()
+    llm, vit = read_model_configs(source.folder)
+    stored = _strip_root(path, read_weights(path))
     if generation and "latent_pos_embed.pos_embed" not in stored:  # a stage-1 checkpoint: the table is made anew
         side = _table_side(path, stored, "vit_pos_embed.pos_embed", "")
-        config = BagelConfig(llm, vit, vit_max_num_patch_per_side=side)
+        config = BagelConfig(_stored_vocabulary(llm, stored), vit, vit_max_num_patch_per_side=side)
     else:
         config = _complete_config(path, llm, vit, stored, "full" if generation else "understand")
     with torch.device("meta"):
         wanted = {k: tuple(v.shape) for k, v in BagelModel(config).state_dict().items()}
     task = "full" if generation else "understand"
     unmatched = [k for k in stored if k not in wanted and not _known_unused(k, config, task)]
-    return config, {k: _source(path, k, t, wanted[k]) for k, t in stored.items() if k in wanted}, sorted(unmatched)
+    return config, {k: _source(k, t, wanted[k]) for k, t in stored.items() if k in wanted}, sorted(unmatched)
 
 
 def check_tokenizer_present(folder: Path) -> None:
@@ -185,11 +176,26 @@ def _complete_config(path: Path, llm: LLMConfig, vit: ViTConfig, stored: dict, t
             f"{path}: tensor 'vit_pos_embed.pos_embed' holds {vit_grid} x {vit_grid} places, vit_config.json's"
             f" image_size / patch_size gives {vit.grid} x {vit.grid}"
         )
+    llm = _stored_vocabulary(llm, stored)
     if task == "understand":  # the generation expert is left out: what remains is the dense form
         llm = replace(llm, layer_module="Qwen2DecoderLayer")
         return BagelConfig(llm, vit, vit_max_num_patch_per_side=vit_grid, visual_gen=False)
     side = _table_side(path, stored, "latent_pos_embed.pos_embed", f"; {UNDERSTAND_HINT}")
     return BagelConfig(llm, vit, max_latent_size=side, vit_max_num_patch_per_side=vit_grid)
+
+
+def _stored_vocabulary(llm: LLMConfig, stored: dict[str, StoredTensor]) -> LLMConfig:
+    """The config with as many rows as the stored tables have: fine-tuning that adds tokens often leaves it behind."""
+    tables = [stored[key] for key in (EMBEDDING, LM_HEAD) if key in stored]
+    if llm.tie_word_embeddings:
+        tables = tables[:1]
+    rows = {table.shape[0] for table in tables if len(table.shape) == 2}
+    if len(rows) == 2:
+        a, b = tables
+        raise CheckpointError(
+            f"{b.file}: tensor '{b.key}' has {b.shape[0]} rows, '{a.key}' has {a.shape[0]}: a vocabulary grows in both"
+        )
+    return replace(llm, vocab_size=rows.pop()) if rows and 0 not in rows else llm
 
 
 def _table_side(path: Path, stored: dict[str, StoredTensor], key: str, hint: str) -> int:
@@ -225,7 +231,7 @@ def _match(path: Path, wanted: dict, stored: dict, config: BagelConfig, task: st
         if not _known_unused(name, config, task):
             key = name.removeprefix(VAE_PREFIX)
             raise CheckpointError(f"{path}: tensor '{key}' is not part of the model that the configs describe")
-    return {name: _source(path, name, stored[name], shape) for name, shape in wanted.items()}, unused
+    return {name: _source(name, stored[name], shape) for name, shape in wanted.items()}, unused
 
 
 def _known_unused(name: str, config: BagelConfig, task: str) -> bool:
@@ -238,14 +244,18 @@ def _known_unused(name: str, config: BagelConfig, task: str) -> bool:
     )
 
 
-def _source(path: Path, name: str, stored: StoredTensor, shape: tuple[int, ...]) -> SourceTensor:
-    found, expected = stored.shape, shape
+def _source(name: str, stored: StoredTensor, shape: tuple[int, ...]) -> SourceTensor:
+    found = stored.shape
     if name == PATCH_EMBEDDING and len(found) == 4:
         out, channels, high, wide = found
         found = (out, high * wide * channels) if high == wide else found
-    if found != expected:
+    if found != shape:
         key = name.removeprefix(VAE_PREFIX)
-        raise CheckpointError(f"{path}: tensor '{key}' has shape {list(stored.shape)}, {list(expected)} is expected")
+        raise CheckpointError(
+            f"{stored.file}: tensor '{key}' has shape {list(stored.shape)}, {list(shape)} is expected"
+        )
     if stored.dtype not in DTYPES:
-        raise CheckpointError(f"{path}: tensor '{stored.key}' has type {stored.dtype}; allowed: {', '.join(DTYPES)}")
+        raise CheckpointError(
+            f"{stored.file}: tensor '{stored.key}' has type {stored.dtype}; allowed: {', '.join(DTYPES)}"
+        )
     return SourceTensor(name, stored, shape)

@@ -17,13 +17,33 @@ from bagel_export.reference.vae import AutoEncoder
 from bagel_rt import contract
 
 
-class Vit(nn.Module):
-    def __init__(self, model: BagelModel):
+class Wrapper(nn.Module):
+    """Casts what crosses the graph's border in float32 (see contract.graph_specs); `dtype` is what lies inside."""
+
+    def __init__(self, dtype: torch.dtype):
         super().__init__()
+        self.dtype = dtype
+
+    def inside(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(cast_to(t, self.dtype) for t in tensors)
+
+
+def cast_to(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x if x.dtype == dtype else x.to(dtype)
+
+
+def outside(x: Tensor) -> Tensor:
+    return cast_to(x, torch.float32)
+
+
+class Vit(Wrapper):
+    def __init__(self, model: BagelModel, dtype: torch.dtype):
+        super().__init__(dtype)
         self.vit_model, self.connector, self.vit_pos_embed = model.vit_model, model.connector, model.vit_pos_embed
 
     def forward(self, patches: Tensor, position_ids: Tensor) -> Tensor:
-        return self.connector(self.vit_model(patches, position_ids)) + self.vit_pos_embed(position_ids)
+        (patches,) = self.inside(patches)
+        return outside(self.connector(self.vit_model(patches, position_ids)) + self.vit_pos_embed(position_ids))
 
 
 def decoder_layers(language_model: LanguageModel) -> list[DecoderLayer]:
@@ -38,85 +58,95 @@ def gather_past(pool: Tensor, slots: Tensor, layer: int, layers: int) -> tuple[T
     return keys, values
 
 
-class UndStep(nn.Module):
-    def __init__(self, model: BagelModel):
-        super().__init__()
+class UndStep(Wrapper):
+    def __init__(self, model: BagelModel, dtype: torch.dtype):
+        super().__init__(dtype)
         self.language_model = model.language_model
 
     def forward(self, und, und_cos, und_sin, pool, slots, mask):
+        und, und_cos, und_sin = self.inside(und, und_cos, und_sin)
         layers, new = decoder_layers(self.language_model), []
         for i, layer in enumerate(layers):
             past_k, past_v = gather_past(pool, slots, i, len(layers))
             und, k, v = layer.step_und(und, (und_cos, und_sin), past_k, past_v, mask)
             new += [k, v]
-        return und, torch.stack(new)
+        return outside(und), torch.stack(new)
 
 
-class GenStep(nn.Module):
-    def __init__(self, model: BagelModel):
-        super().__init__()
+class GenStep(Wrapper):
+    def __init__(self, model: BagelModel, dtype: torch.dtype):
+        super().__init__(dtype)
         self.language_model = model.language_model
 
     def forward(self, und, gen, und_cos, und_sin, gen_cos, gen_sin, pool, slots, mask):
+        und, gen, und_cos, und_sin, gen_cos, gen_sin = self.inside(und, gen, und_cos, und_sin, gen_cos, gen_sin)
         layers, new = decoder_layers(self.language_model), []
         for i, layer in enumerate(layers):
             past_k, past_v = gather_past(pool, slots, i, len(layers))
             und, gen, k, v = layer.step(und, gen, (und_cos, und_sin), (gen_cos, gen_sin), past_k, past_v, mask)
             new += [k, v]
-        return und, gen, torch.stack(new)
+        return outside(und), outside(gen), torch.stack(new)
 
 
-class FlowEmbed(nn.Module):
-    def __init__(self, model: BagelModel):
-        super().__init__()
+class FlowEmbed(Wrapper):
+    def __init__(self, model: BagelModel, dtype: torch.dtype):
+        super().__init__(dtype)
         self.vae2llm, self.time_embedder = model.vae2llm, model.time_embedder
         self.latent_pos_embed = model.latent_pos_embed
 
     def forward(self, latents: Tensor, time: Tensor, position_ids: Tensor) -> Tensor:
-        return self.vae2llm(latents) + self.time_embedder(time) + self.latent_pos_embed(position_ids)
+        (latents,) = self.inside(latents)  # time stays: its waves are made in float32
+        return outside(self.vae2llm(latents) + self.time_embedder(time) + self.latent_pos_embed(position_ids))
 
 
-class FlowHead(nn.Module):
-    def __init__(self, model: BagelModel):
-        super().__init__()
+class FlowHead(Wrapper):
+    def __init__(self, model: BagelModel, dtype: torch.dtype):
+        super().__init__(dtype)
         self.language_model, self.llm2vae = model.language_model, model.llm2vae
 
     def forward(self, gen_out: Tensor) -> Tensor:
-        return self.llm2vae(self.language_model.model.final_norm(gen_out, gen=True))
+        (gen_out,) = self.inside(gen_out)
+        return outside(self.llm2vae(self.language_model.model.final_norm(gen_out, gen=True)))
 
 
-class LmHead(nn.Module):
-    def __init__(self, model: BagelModel):
-        super().__init__()
+class LmHead(Wrapper):
+    def __init__(self, model: BagelModel, dtype: torch.dtype):
+        super().__init__(dtype)
         self.language_model = model.language_model
 
     def forward(self, und_out: Tensor) -> Tensor:
-        return self.language_model.lm_head(self.language_model.model.final_norm(und_out, gen=False))
+        (und_out,) = self.inside(und_out)
+        return outside(self.language_model.lm_head(self.language_model.model.final_norm(und_out, gen=False)))
 
 
-class VaeEncoder(nn.Module):
-    def __init__(self, vae: AutoEncoder):
-        super().__init__()
+class VaeEncoder(Wrapper):
+    def __init__(self, vae: AutoEncoder, dtype: torch.dtype):
+        super().__init__(dtype)
         self.vae = nn.ModuleDict({"encoder": vae.encoder})
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.vae["encoder"](pixels)
+        (pixels,) = self.inside(pixels)
+        return outside(self.vae["encoder"](pixels))
 
 
-class VaeDecoder(nn.Module):
-    def __init__(self, vae: AutoEncoder):
-        super().__init__()
+class VaeDecoder(Wrapper):
+    def __init__(self, vae: AutoEncoder, dtype: torch.dtype):
+        super().__init__(dtype)
         self.vae = nn.ModuleDict({"decoder": vae.decoder})
 
     def forward(self, latent: Tensor) -> Tensor:
-        return self.vae["decoder"](latent)
+        (latent,) = self.inside(latent)
+        return outside(self.vae["decoder"](latent))
 
 
-def build(name: str, model: BagelModel | None, vae: AutoEncoder | None) -> nn.Module:
-    """The wrapper of a graph by its contract name; the VAE's graphs need `vae`, the others `model`."""
+def build(name: str, model: BagelModel | None, vae: AutoEncoder | None) -> Wrapper:
+    """The wrapper of a graph by its contract name; the VAE's graphs need `vae`, the others `model`.
+
+    The graph computes in the dtype of the parameters it is given.
+    """
     if name in (contract.VAE_ENCODER, contract.VAE_DECODER):
         assert vae is not None
-        return (VaeEncoder if name == contract.VAE_ENCODER else VaeDecoder)(vae).eval()
+        return (VaeEncoder if name == contract.VAE_ENCODER else VaeDecoder)(vae, dtype_of(vae)).eval()
     assert model is not None
     wrappers = {
         contract.VIT: Vit,
@@ -126,4 +156,8 @@ def build(name: str, model: BagelModel | None, vae: AutoEncoder | None) -> nn.Mo
         contract.FLOW_HEAD: FlowHead,
         contract.LM_HEAD: LmHead,
     }
-    return wrappers[name](model).eval()
+    return wrappers[name](model, dtype_of(model)).eval()
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype

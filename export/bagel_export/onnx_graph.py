@@ -15,7 +15,7 @@ from torch import nn
 
 from bagel_export.quantize import BLOCK
 from bagel_export.weights import Placed, QuantizedTensor
-from bagel_rt.contract import GraphSpec, TensorSpec
+from bagel_rt.contract import GraphSpec, TensorSpec, input_shapes
 
 OPSET = 24
 # one size per symbol while tracing: all different and none of them 0 or 1, which torch.export would take as constants
@@ -32,22 +32,9 @@ TRACE_SIZES = {
 POOL_SLOTS = 11
 
 
-def sizes_for(spec: GraphSpec, sizes: Mapping[str, int], halves: int) -> dict[str, tuple[int, ...]]:
-    """Concrete input shapes for given symbol values; a symbolic sum is added up, the pool has `pool_slots`."""
-
-    def value(dim: int | str) -> int:
-        if isinstance(dim, int):
-            return dim
-        if dim == "pool_rows":
-            return halves * sizes["pool_slots"]
-        return sum(sizes[part] for part in dim.split(" + "))
-
-    return {t.name: tuple(value(d) for d in t.shape) for t in spec.inputs}
-
-
 def trace(module: nn.Module, spec: GraphSpec, halves: int) -> ir.Model:
     """The unoptimised ONNX graph of a module on the meta device; its initializers have no values yet."""
-    shapes = sizes_for(spec, {**TRACE_SIZES, "pool_slots": POOL_SLOTS}, halves)
+    shapes = input_shapes(spec, {**TRACE_SIZES, "pool_slots": POOL_SLOTS}, halves)
     examples = tuple(torch.empty(shapes[t.name], dtype=_torch_dtype(t), device="meta") for t in spec.inputs)
     dynamic = tuple(
         {axis: torch.export.Dim.DYNAMIC for axis, dim in enumerate(t.shape) if isinstance(dim, str)}

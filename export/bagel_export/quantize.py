@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 
 from bagel_export.checkpoint import VAE_PREFIX, SourceTensor
+from bagel_export.formats import FORMATS
+from bagel_export.precision import Precision
 
 BLOCK = 32  # inputs of one output that share a scale
 LEVELS = 127
@@ -15,9 +17,9 @@ TABLES = ("embed_tokens", "position_embedding", "pos_embed")  # gathered row by 
 Storage = Literal["plain", "blocks", "channels"]
 
 
-def storage_of(tensor: SourceTensor, precision: str) -> Storage:
+def storage_of(tensor: SourceTensor, precision: Precision) -> Storage:
     """How a tensor is stored: a Linear's weight in blocks along its inputs, a convolution's per output channel."""
-    if precision != "int8" or not tensor.name.endswith(".weight"):
+    if not precision.int8 or not tensor.name.endswith(".weight"):
         return "plain"
     if len(tensor.shape) == 4 and tensor.name.startswith(VAE_PREFIX):
         return "channels"
@@ -64,9 +66,12 @@ class Rounded:
     """A source tensor as the artefact keeps it: what a quantised graph must compute with."""
 
     source: SourceTensor
-    precision: str
+    precision: Precision
 
     def array(self) -> np.ndarray:
         """float32, shaped as in the checkpoint."""
         weight, storage = self.source.array(), storage_of(self.source, self.precision)
-        return weight if storage == "plain" else dequantize(*quantize(weight, storage), storage)
+        if storage == "plain":
+            dtype = FORMATS[self.precision.stored(self.source.name)].dtype
+            return weight.astype(dtype, copy=False).astype(np.float32, copy=False)
+        return dequantize(*quantize(weight, storage), storage)

@@ -61,6 +61,10 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
                 )
             header = json.loads(stream.read(length))
     except FileNotFoundError:
+        if path.is_symlink():
+            raise CheckpointError(
+                f"{path}: links to {path.readlink()}, which is not there: the download is not complete"
+            ) from None
         raise CheckpointError(f"{path}: file not found") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from None

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from bagel_export.checkpoint import VAE_WEIGHTS, WEIGHTS
 from bagel_export.config import BagelConfig, LLMConfig, ViTConfig
 from bagel_export.reference.bagel import BagelModel, sincos_table
 from bagel_export.reference.vae import AutoEncoder
+from bagel_export.shards import VAE_WEIGHTS, WEIGHTS
 from bagel_rt.manifest import SPECIAL_TOKENS, ResizeRule
 
 # how Qwen2's tokenizer cuts text before merging bytes

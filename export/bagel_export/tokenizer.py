@@ -33,9 +33,15 @@ def load_tokenizer(folder: Path, vocab_size: int) -> tuple[Tokenizer, dict[str, 
         found = tokenizer.token_to_id(token)
         if found is None or found >= vocab_size:
             raise CheckpointError(
-                f"{path}: token '{token}' has id {found}, llm_config.json's vocab_size is {vocab_size}: no such row"
+                f"{path}: token '{token}' has id {found}, the checkpoint's embedding table has {vocab_size} rows"
             )
         ids[name] = found
+    token, last = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    if last >= vocab_size:
+        raise CheckpointError(
+            f"{path}: token {token!r} has id {last}, the checkpoint's embedding table has {vocab_size} rows: the"
+            " tokenizer is another model's"
+        )
     return tokenizer, ids
 
 

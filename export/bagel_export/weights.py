@@ -8,20 +8,16 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
 from bagel_export.checkpoint import SourceTensor
+from bagel_export.formats import FORMATS
+from bagel_export.precision import Precision
 from bagel_export.quantize import Storage, quantize, storage_of, stored_shapes
 
 WEIGHT_FILE = "weights.safetensors"
 ALIGNMENT = 4096  # of the first tensor; the rest follow without gaps, as the format demands
-FORMATS = {
-    "float32": ("F32", np.dtype(np.float32), ir.DataType.FLOAT),
-    "bfloat16": ("BF16", np.dtype(ml_dtypes.bfloat16), ir.DataType.BFLOAT16),
-    "int8": ("I8", np.dtype(np.int8), ir.DataType.INT8),
-}
 SCALE = ".scale"  # behind a quantised tensor's name: its scales
 
 
@@ -35,7 +31,7 @@ class Part:
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * FORMATS[self.format][1].itemsize
+        return math.prod(self.shape) * FORMATS[self.format].dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -54,21 +50,21 @@ class QuantizedTensor:
 Placed = ir.ExternalTensor | QuantizedTensor
 
 
-def parts_of(tensor: SourceTensor, precision: str) -> list[Part]:
+def parts_of(tensor: SourceTensor, precision: Precision) -> list[Part]:
     """The entries a tensor becomes. What int8 does not take stays float32."""
     storage = storage_of(tensor, precision)
     if storage == "plain":
-        return [Part(tensor.name, "float32" if precision == "int8" else precision, tensor.shape)]
+        return [Part(tensor.name, precision.stored(tensor.name), tensor.shape)]
     values, scale = stored_shapes(tensor.shape, storage)
     return [Part(tensor.name, "int8", values), Part(tensor.name + SCALE, "float32", scale)]
 
 
-def weight_bytes(tensors: Iterable[SourceTensor], precision: str = "float32") -> int:
+def weight_bytes(tensors: Iterable[SourceTensor], precision: Precision) -> int:
     return sum(part.nbytes for t in tensors for part in parts_of(t, precision))
 
 
 def write_weights(
-    tensors: Mapping[str, SourceTensor], path: Path, precision: str
+    tensors: Mapping[str, SourceTensor], path: Path, precision: Precision
 ) -> Generator[int, None, dict[str, int]]:
     """Stream all tensors into `path`, yielding the bytes of each piece; returns each entry's byte offset.
 
@@ -77,7 +73,7 @@ def write_weights(
     header, position = {}, 0
     for part in (part for t in tensors.values() for part in parts_of(t, precision)):
         end = position + part.nbytes
-        tag = FORMATS[part.format][0]
+        tag = FORMATS[part.format].tag
         header[part.name] = {"dtype": tag, "shape": list(part.shape), "data_offsets": [position, end]}
         position = end
     text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
@@ -91,10 +87,10 @@ def write_weights(
     return {name: 8 + len(text) + entry["data_offsets"][0] for name, entry in header.items()}
 
 
-def _pieces(tensor: SourceTensor, precision: str) -> Iterator[np.ndarray]:
+def _pieces(tensor: SourceTensor, precision: Precision) -> Iterator[np.ndarray]:
     storage = storage_of(tensor, precision)
     if storage == "plain":
-        dtype = FORMATS[parts_of(tensor, precision)[0].format][1]
+        dtype = FORMATS[precision.stored(tensor.name)].dtype
         for piece in tensor.chunks():
             yield np.ascontiguousarray(piece.astype(dtype, copy=False))
     else:
@@ -102,7 +98,7 @@ def _pieces(tensor: SourceTensor, precision: str) -> Iterator[np.ndarray]:
 
 
 def external_tensors(
-    tensors: Mapping[str, SourceTensor], offsets: Mapping[str, int], folder: Path, precision: str
+    tensors: Mapping[str, SourceTensor], offsets: Mapping[str, int], folder: Path, precision: Precision
 ) -> dict[str, Placed]:
     """What graph initializers point to, by parameter name: a place in the weight file beside the graph."""
 
@@ -111,7 +107,7 @@ def external_tensors(
             location=WEIGHT_FILE,
             offset=offsets[part.name],
             length=part.nbytes,
-            dtype=FORMATS[part.format][2],
+            dtype=FORMATS[part.format].onnx,
             shape=ir.Shape(part.shape),
             name=name,
             base_dir=str(folder),

@@ -47,7 +47,7 @@ class BagelForUnifiedMultimodal(nn.Module):
         """
         if stage not in STAGES:
             raise CheckpointError(f"stage {stage!r} is unknown; allowed: {', '.join(map(str, STAGES))}")
-        config, tensors, unmatched = load_for_training(Path(path), generation=STAGES[stage] == 2)
+        config, tensors, unmatched = load_for_training(path, generation=STAGES[stage] == 2)
         if strict and unmatched:
             raise CheckpointError(f"{path}: tensor '{unmatched[0]}' matches nothing in the model (strict)")
         model = cls(config.override(**overrides))

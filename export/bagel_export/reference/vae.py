@@ -151,7 +151,11 @@ class AutoEncoder(nn.Module):
 
     def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
         """Scaled latent (n, 16, H/8, W/8): the posterior's mean plus std * noise; without noise torch draws it."""
-        mean, logvar = self.encoder(pixels).chunk(2, dim=1)
+        return self.sample(self.encoder(pixels), noise)
+
+    def sample(self, moments: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Scaled latent from the encoder's moments (n, 32, h, w)."""
+        mean, logvar = moments.chunk(2, dim=1)
         noise = torch.randn_like(mean) if noise is None else noise
         return SCALE * (mean + torch.exp(0.5 * logvar) * noise - SHIFT)
 

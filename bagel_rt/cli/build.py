@@ -1,0 +1,69 @@
+"""`build`: TensorRT plans beforehand."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bagel_rt.cli.progress import Bars
+from bagel_rt.errors import EngineError, EngineUnavailableError, InputError
+from bagel_rt.locate import find_model
+from bagel_rt.manifest import read_manifest
+
+
+def register(commands) -> None:
+    build = commands.add_parser(
+        "build",
+        help="build TensorRT plans of an artefact",
+        description="Build what `--backend tensorrt` would build on its first use. With --sm, plans for another GPU"
+        " (TensorRT-RTX), which no GPU is needed for.",
+    )
+    build.add_argument("--model", type=Path, metavar="DIR", help="artefact (default: as for generate)")
+    build.add_argument("--sm", action="append", metavar="SM", help="for this architecture, SM120 (may be repeated)")
+    build.add_argument("--max-height", type=int, metavar="N", help="largest picture, pixels (default: the model's)")
+    build.add_argument("--max-width", type=int, metavar="N")
+    build.add_argument("--max-context", type=int, metavar="N", help="longest context, tokens (default: 9216)")
+    build.add_argument("--cache-tokens", type=int, default=32768, metavar="N", help="page pool (default: 32768)")
+    build.add_argument("--weight-budget", type=float, metavar="GIB", help="keep this much on the GPU, stream the rest")
+    build.add_argument("--only", nargs="*", metavar="GRAPH", help="these graphs (default: all)")
+    build.set_defaults(run=run_build)
+
+
+def run_build(args: argparse.Namespace) -> None:
+    from bagel_engines import EngineFailure, cuda, tensorrt_build
+    from bagel_engines.tensorrt_engine import plan_file
+    from bagel_engines.tensorrt_plans import Target
+    from bagel_rt.plans import limits_of, plans_for
+
+    manifest = read_manifest(find_model(args.model).folder)
+    unknown = sorted(set(args.only or ()) - set(manifest.graphs))
+    if unknown:
+        raise InputError(f"graph {unknown[0]!r} is unknown; allowed: {', '.join(manifest.graphs)}")
+    limits = limits_of(manifest, args.max_height, args.max_width, args.max_context, args.cache_tokens)
+    budget = None if args.weight_budget is None else int(args.weight_budget * 2**30)
+    try:
+        found = tensorrt_build.flavour("tensorrt-rtx" if args.sm else None)
+        targets = (
+            {sm: Target.across(sm) for sm in args.sm} if args.sm else {None: Target.at_hand(cuda.device_index("cuda"))}
+        )
+    except EngineFailure as error:
+        raise EngineUnavailableError(str(error)) from error
+    with Bars() as bars:
+        plans = plans_for(manifest, limits, budget=budget, on_step=lambda *step: _tell(bars, *step))
+        for architecture, target in targets.items():
+            for graph in args.only or manifest.graphs:
+                try:
+                    path = plan_file(found, manifest.graph_file(graph), plans, target, architecture)
+                except EngineFailure as error:
+                    raise EngineError(str(error)) from error
+                size = path.stat().st_size / 2**20
+                print(
+                    f"{graph:12} {target.gpu:8} {size:9.1f} MiB  built with {found.name} {found.version}, not executed"
+                )
+    print(plans.folder)
+
+
+def _tell(bars: Bars, graph: str, phase: str, done: int, total: int) -> None:
+    from bagel_rt.api import Progress
+
+    bars(Progress(f"{graph}: {phase}", done, total))

@@ -1,0 +1,101 @@
+"""`verify`: whether an artefact's files are as stored, its graphs open, and its stages compute what they should."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bagel_rt.cli.arguments import add_model_arguments, open_model
+from bagel_rt.cli.export import add_checkpoint_arguments, chosen_lora, require_exporter
+from bagel_rt.cli.progress import Bars
+from bagel_rt.errors import ArtefactError, InputError
+from bagel_rt.manifest import Manifest
+from bagel_rt.version import __version__
+
+if TYPE_CHECKING:
+    from bagel_export.proof.findings import Finding
+    from bagel_rt.api import Bagel
+
+
+def register(commands) -> None:
+    verify = commands.add_parser(
+        "verify",
+        help="check an artefact: its files, its graphs, and every stage against the checkpoint",
+        description="Compare every file with its stored hash and open every graph on the engine. With --ckpt, also run"
+        " every stage in PyTorch and compare; with --record, compare with a recorded run of the official code. Exit"
+        " code 1 when a stage differs.",
+    )
+    add_model_arguments(verify)
+    add_checkpoint_arguments(verify, required=False)
+    verify.add_argument("--layers", action="store_true", help="stream a checkpoint larger than memory layer by layer")
+    verify.add_argument("--record", type=Path, metavar="FILE.npz", help="a run recorded by bagel_export.record")
+    verify.add_argument("--json", type=Path, metavar="FILE", help="write the findings here too")
+    verify.set_defaults(run=run_verify)
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    if args.ckpt is None and (args.layers or args.lora):
+        raise InputError("--layers and --lora say how to read a checkpoint: name it with --ckpt PATH")
+    if args.json is not None and not args.json.absolute().parent.is_dir():
+        raise InputError(f"{args.json.absolute().parent}: no such folder; make it first")
+    with open_model(args) as bagel:
+        _check_hashes(bagel.manifest)
+        findings = _prove(args, bagel) if args.ckpt or args.record else []
+        for name in bagel.manifest.graphs:
+            bagel.graphs.open(name)
+        count = len(bagel.manifest.files)
+        print(f"{bagel.manifest.folder}: {count} files as stored, {len(bagel.manifest.graphs)} graphs open")
+        return _report(args, bagel, findings) if findings else 0
+
+
+def _prove(args: argparse.Namespace, bagel: Bagel) -> list[Finding]:
+    """Findings against the checkpoint, the record, or both."""
+    if args.ckpt:  # comparing with a record needs no PyTorch
+        require_exporter()
+    from bagel_export.proof import verify
+
+    record = verify.recorded(bagel.manifest, args.record) if args.record else None
+    runs, findings = [], []
+    if args.ckpt:
+        lora = chosen_lora(args)
+        print("bagel-rt: running the reference; with a large model this takes a while", file=sys.stderr)
+        # all of them before a graph is loaded: both sides in memory at once may not fit
+        runs = list(verify.referenced(bagel.manifest, args.ckpt, lora, args.layers, record))
+    for run in runs:
+        findings += verify.compare(bagel, run)
+        if record:
+            findings += verify.compare_encoders(run, record)
+    if record:
+        findings += verify.compare(bagel, record)
+    return findings
+
+
+def _report(args: argparse.Namespace, bagel: Bagel, findings: list[Finding]) -> int:
+    from bagel_export.proof.findings import report, table
+
+    print(table(findings))
+    differ = sum(not finding.same for finding in findings)
+    if args.json is not None:
+        against = {"checkpoint": args.ckpt and str(args.ckpt), "record": args.record and str(args.record)}
+        about = {"model": bagel.model, "engine": bagel.engine, "bagel_rt": __version__, **against}
+        args.json.write_text(json.dumps(report(findings, **about), indent=1) + "\n", encoding="utf-8")
+    print(f"{len(findings) - differ} of {len(findings)} stages are the same" + (f", {differ} DIFFER" if differ else ""))
+    return 1 if differ else 0
+
+
+def _check_hashes(manifest: Manifest) -> None:
+    from bagel_rt.api import Progress
+    from bagel_rt.manifest import sha256
+
+    with Bars(bytes_in=tuple(manifest.files)) as bars:
+        for name, stated in manifest.files.items():
+            for part in sha256(manifest.folder / name):
+                if isinstance(part, int):
+                    bars(Progress(name, part, stated["size"]))
+                elif part != stated["sha256"]:
+                    raise ArtefactError(
+                        f"{manifest.folder / name}: its sha256 is not the manifest's: the file is damaged; export again"
+                    )

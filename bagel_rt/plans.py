@@ -1,0 +1,51 @@
+"""What TensorRT builds of an artefact, and where the plans are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from bagel_rt.contract import graph_specs
+from bagel_rt.errors import InputError
+from bagel_rt.locate import home
+from bagel_rt.manifest import Manifest
+from bagel_rt.pool import slots_for
+from bagel_rt.profiles import Limits, largest, profiles
+
+if TYPE_CHECKING:
+    from bagel_engines.tensorrt_engine import Plans
+
+
+def plans_for(
+    manifest: Manifest,
+    limits: Limits | None = None,
+    pool_tokens: int = 32768,
+    budget: int | None = None,
+    on_step: Callable[[str, str, int, int], None] | None = None,
+) -> Plans:
+    """Plans of an artefact, in the user's data folder: the artefact's own folder may be read-only.
+
+    budget: bytes of weights that stay on the device while the rest is streamed; None keeps all there.
+    """
+    from bagel_engines.tensorrt_engine import Plans
+
+    specs = graph_specs(manifest.model, manifest.arithmetic)
+    chosen = limits or limits_of(manifest, None, None, None, pool_tokens)
+    folder = home() / "plans" / f"{manifest.folder.resolve().name}-{manifest.fingerprint}"
+    return Plans(
+        folder, manifest.fingerprint, lambda graph: profiles(specs[graph], manifest.model, chosen), budget, on_step
+    )
+
+
+def limits_of(
+    manifest: Manifest, max_height: int | None, max_width: int | None, max_context: int | None, pool_tokens: int
+) -> Limits:
+    """Limits for a build, unset ones as large as the model allows. Raises InputError for what it does not allow."""
+    most, stride, pool_slots = largest(manifest.model), manifest.model.latent_stride, slots_for(pool_tokens)
+    for name, value, top in (("max_height", max_height, most.max_height), ("max_width", max_width, most.max_width)):
+        if value is not None and (value % stride or not stride <= value <= top):
+            raise InputError(f"{name} {value} is not possible: multiples of {stride} up to {top} are")
+    if max_context is not None and not 1 <= max_context <= pool_slots:
+        raise InputError(f"max_context {max_context} is not possible: 1 to {pool_slots} (the page pool) are")
+    context = min(most.max_context, pool_slots) if max_context is None else max_context
+    return Limits(max_height or most.max_height, max_width or most.max_width, context, pool_slots)

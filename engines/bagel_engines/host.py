@@ -1,0 +1,30 @@
+"""Keys and values in the machine's own memory, for engines that compute there."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bagel_engines.runner import Tensor
+
+
+class HostCache:
+    """A runner.Cache. The array is virtual memory until a slot is written, so room that is not used costs nothing."""
+
+    def __init__(self, halves: int, slots: int, row: tuple[int, int], dtype: np.dtype):
+        try:
+            self._by_half = np.zeros((halves, slots, *row), dtype)
+        except ValueError as error:  # more than an array can address
+            raise MemoryError(str(error)) from error
+
+    @property
+    def tensor(self) -> np.ndarray:
+        return self._by_half.reshape(-1, *self._by_half.shape[2:])
+
+    def write(self, slots: np.ndarray, rows: Tensor) -> None:
+        self._by_half[:, slots] = rows
+
+    def move(self, source: int, target: int, count: int) -> None:
+        self._by_half[:, target : target + count] = self._by_half[:, source : source + count]
+
+    def read(self, slots: np.ndarray) -> np.ndarray:
+        return self._by_half[:, slots]

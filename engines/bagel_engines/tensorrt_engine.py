@@ -1,0 +1,172 @@
+"""TensorRT: plans built once, run with everything on the device. One backend, two flavours (TensorRT 11, RTX)."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bagel_engines import cuda, tensorrt_build
+from bagel_engines.device import DeviceArray, DeviceCache, Memory, on_device
+from bagel_engines.runner import Arrays, EngineFailure, EngineInfo, Tensors
+from bagel_engines.tensorrt_build import BuildSettings, Flavour, Profile
+from bagel_engines.tensorrt_plans import PlanStore, Target, key_for
+
+TIMING_CACHE = "timing.cache"
+
+
+@dataclass(frozen=True)
+class Plans:
+    """Where plans are kept and what they are built from.
+
+    model: a name that changes when graphs or weights do. profiles: of a graph, by its file's stem. budget: bytes of
+    weights kept on the device, the rest streamed while the engine runs; None keeps all.
+    """
+
+    folder: Path
+    model: str
+    profiles: Callable[[str], Sequence[Profile]]
+    budget: int | None = None
+    on_step: Callable[[str, str, int, int], None] | None = None  # graph, phase, done, total
+
+    def settings(self, graph: str, architecture: str | None = None) -> BuildSettings:
+        return BuildSettings(tuple(self.profiles(graph)), architecture, self.budget is not None)
+
+
+def plan_file(found: Flavour, graph: Path, plans: Plans, target: Target, architecture: str | None = None) -> Path:
+    """The plan of a graph, built when there is none for exactly this target."""
+    settings, store = plans.settings(graph.stem, architecture), PlanStore(plans.folder)
+    key = key_for(plans.model, graph, found, target, settings)
+    if (path := store.find(key)) is not None:
+        return path
+    plans.folder.mkdir(parents=True, exist_ok=True)
+    told = plans.on_step
+    on_step = None if told is None else lambda phase, done, total: told(graph.stem, phase, done, total)
+    plan = tensorrt_build.build(found, graph, settings, plans.folder / TIMING_CACHE, on_step)
+    return store.save(key, plan)
+
+
+class Activations:
+    """Scratch memory shared by every engine: they never run at the same time."""
+
+    def __init__(self, memory: Memory):
+        self._memory, self._array = memory, None
+
+    def at_least(self, size: int) -> DeviceArray:
+        if self._array is None or self._array.nbytes < size:
+            self._array = None  # given back before more is taken
+            self._array = DeviceArray(self._memory, (max(1, size),), np.dtype(np.uint8))
+        return self._array
+
+
+class TensorRtRunner:
+    """A deserialised plan with one execution context."""
+
+    def __init__(self, trt: Any, engine: Any, name: str, memory: Memory, activations: Activations, stream: int):
+        self._trt, self._engine, self._name = trt, engine, name
+        self._memory, self._activations, self._stream = memory, activations, stream
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        inputs = {n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT}
+        self.inputs = tuple(n for n in names if n in inputs)
+        self.outputs = tuple(n for n in names if n not in inputs)
+        self._dtypes = {n: numpy_type(trt, engine.get_tensor_dtype(n)) for n in names}
+        self._context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if self._context is None:
+            raise EngineFailure(f"tensorrt has no room for an execution context of '{name}'")
+
+    def run(self, inputs: Tensors, outputs: Sequence[str], held: Container[str] = ()) -> dict[str, Any]:
+        context, engine = self._context, self._engine
+        given = {name: self._given(name, tensor) for name, tensor in inputs.items()}  # kept until the run is over
+        profile = self._profile({name: tuple(tensor.shape) for name, tensor in given.items()})
+        if context.active_optimization_profile != profile:
+            self._done(context.set_optimization_profile_async(profile, self._stream), f"take profile {profile}")
+        for name, tensor in given.items():
+            self._done(context.set_input_shape(name, tuple(tensor.shape)), f"take {name} of shape {tensor.shape}")
+            self._done(context.set_tensor_address(name, tensor.address), f"bind {name}")
+        results = {name: self._result(name) for name in self.outputs}
+        scratch = self._activations.at_least(engine.get_device_memory_size_for_profile_v2(profile))
+        context.set_device_memory(scratch.address, scratch.nbytes)
+        self._done(context.execute_async_v3(self._stream), "start")
+        cuda.wait(self._stream)
+        return {name: results[name] if name in held else results[name].numpy() for name in outputs}
+
+    def _given(self, name: str, tensor: Any) -> Any:
+        if not isinstance(tensor, np.ndarray):
+            return tensor
+        return on_device(self._memory, tensor.astype(self._dtypes[name], copy=False))
+
+    def _result(self, name: str) -> DeviceArray:
+        shape = tuple(self._context.get_tensor_shape(name))
+        if any(size < 0 for size in shape):
+            raise EngineFailure(f"tensorrt cannot tell the shape of {name} in graph '{self._name}'")
+        result = DeviceArray(self._memory, shape, self._dtypes[name])
+        self._done(self._context.set_tensor_address(name, result.address), f"bind {name}")
+        return result
+
+    def _profile(self, shapes: dict[str, tuple[int, ...]]) -> int:
+        """The first profile these shapes fit."""
+        for profile in range(self._engine.num_optimization_profiles):
+            if all(self._fits(name, profile, shape) for name, shape in shapes.items()):
+                return profile
+        raise EngineFailure(
+            f"graph '{self._name}' was built for other sizes than {shapes}; build again with larger --max-height,"
+            " --max-width or --max-context"
+        )
+
+    def _fits(self, name: str, profile: int, shape: tuple[int, ...]) -> bool:
+        low, _, high = (tuple(s) for s in self._engine.get_tensor_profile_shape(name, profile))
+        return len(low) == len(shape) and all(a <= n <= b for a, n, b in zip(low, shape, high, strict=True))
+
+    def _done(self, accepted: bool, what: str) -> None:
+        if not accepted:
+            raise EngineFailure(f"tensorrt cannot {what} in graph '{self._name}'")
+
+
+def numpy_type(trt: Any, dtype: Any) -> np.dtype:
+    """numpy's type for one of TensorRT's; bfloat16 as its bits."""
+    kinds = trt.DataType
+    known = {
+        kinds.FLOAT: np.float32, kinds.HALF: np.float16, kinds.BF16: np.uint16, kinds.INT64: np.int64,
+        kinds.INT32: np.int32, kinds.BOOL: np.bool_,
+    }  # fmt: skip
+    if dtype not in known:
+        raise EngineFailure(f"a graph's tensor has TensorRT's type {dtype}, which is not handed over")
+    return np.dtype(known[dtype])
+
+
+class TensorRtEngine:
+    takes_zero_rows = True
+
+    def __init__(self, found: Flavour, plans: Plans, target: Target, memory: Memory, info: EngineInfo, stream: int = 0):
+        self.info, self._found, self._plans, self._target = info, found, plans, target
+        self._memory, self._stream, self._activations = memory, stream, Activations(memory)
+        self._runtime = found.trt.Runtime(found.trt.Logger(found.trt.Logger.ERROR))
+
+    def load(self, graph: Path, prime: Arrays | None = None) -> TensorRtRunner:
+        path = plan_file(self._found, graph, self._plans, self._target)
+        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as plan:
+            engine = self._runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise EngineFailure(f"tensorrt cannot load {path}; remove it and it is built again")
+        if self._plans.budget is not None:
+            engine.weight_streaming_budget_v2 = self._plans.budget
+        return TensorRtRunner(self._found.trt, engine, graph.stem, self._memory, self._activations, self._stream)
+
+    def hold(self, array: np.ndarray) -> DeviceArray:
+        return on_device(self._memory, array)
+
+    def cache(self, halves: int, slots: int, row: tuple[int, int], dtype: np.dtype) -> DeviceCache:
+        return DeviceCache(self._memory, halves, slots, row, dtype)
+
+
+def on_cuda(device: str, arithmetic: str, weights: int, plans: Plans) -> TensorRtEngine:
+    """The engine on "cuda" or "cuda:N". Raises EngineFailure for a missing package, driver, device or memory."""
+    found = tensorrt_build.flavour()
+    index = cuda.device_index("cuda" if device == "cpu" else device)
+    cuda.check_room(index, weights if plans.budget is None else plans.budget)
+    info = EngineInfo(found.name, found.version, f"cuda:{index}", arithmetic)
+    return TensorRtEngine(found, plans, Target.at_hand(index), cuda.CudaMemory(index), info)

@@ -1,0 +1,103 @@
+"""Plans on disk. A plan is used only for exactly what it was built from, with and for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bagel_engines import cuda
+from bagel_engines.tensorrt_build import BuildSettings, Flavour
+
+SUFFIX = ".plan"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The GPU a plan is for: name, compute capability and driver; a cross-build knows the architecture alone."""
+
+    gpu: str
+    driver: str
+
+    @staticmethod
+    def at_hand(index: int) -> Target:
+        return Target(cuda.describe(index), cuda.dotted(cuda.versions()[0]))
+
+    @staticmethod
+    def across(architecture: str) -> Target:
+        return Target(architecture, "any")
+
+
+@dataclass(frozen=True)
+class PlanKey:
+    """Everything a plan depends on. model: a name for graphs and weights that changes when either does."""
+
+    model: str
+    graph: str
+    flavour: str
+    version: str
+    target: Target
+    settings: BuildSettings
+
+    def facts(self) -> dict[str, Any]:
+        return json.loads(json.dumps(asdict(self), sort_keys=True))  # as it reads back: tuples are lists
+
+    @property
+    def name(self) -> str:
+        digest = hashlib.sha256(json.dumps(self.facts(), sort_keys=True).encode()).hexdigest()
+        return f"{self.graph}-{digest[:16]}"
+
+
+def key_for(model: str, graph: Path, found: Flavour, target: Target, settings: BuildSettings) -> PlanKey:
+    return PlanKey(model, graph.stem, found.name, found.version, target, settings)
+
+
+class PlanStore:
+    """A folder of plans, each beside a record of what it was built from and what was found out about it since."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def find(self, key: PlanKey) -> Path | None:
+        """The plan for this key, whole and unchanged since it was written; None where there is none."""
+        path = self.path(key)
+        try:
+            record = self.record(key)
+            whole = record["key"] == key.facts() and path.stat().st_size == record["bytes"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return path if whole else None
+
+    def save(self, key: PlanKey, plan: Any, notes: Mapping[str, Any] | None = None) -> Path:
+        """Write a plan and its record; either appears whole. `plan` is any buffer."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        data, path = memoryview(plan), self.path(key)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with partial.open("wb") as stream:
+                stream.write(data)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+        self._write_record(key, {"key": key.facts(), "bytes": data.nbytes, "executed": False, **(notes or {})})
+        return path
+
+    def note(self, key: PlanKey, **facts: Any) -> None:
+        """Add what was found out, such as that a plan was executed, or how far it is from ONNX Runtime."""
+        self._write_record(key, {**self.record(key), **facts})
+
+    def path(self, key: PlanKey) -> Path:
+        return self.folder / f"{key.name}{SUFFIX}"
+
+    def record(self, key: PlanKey) -> dict[str, Any]:
+        return json.loads(self.path(key).with_suffix(".json").read_text(encoding="utf-8"))
+
+    def _write_record(self, key: PlanKey, record: dict[str, Any]) -> None:
+        path = self.path(key).with_suffix(".json")
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, path)

@@ -1,0 +1,214 @@
+"""A TensorRT whose plans are computed by OpenVINO on the machine's own memory.
+
+What the backend does around an engine (plans, profiles, shapes, addresses, scratch memory) is real here; what TensorRT
+itself does is not there at all.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from enum import Enum
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import openvino
+
+TensorIOMode = Enum("TensorIOMode", "INPUT OUTPUT")
+DataType = Enum("DataType", "FLOAT HALF BF16 INT64 INT32 BOOL INT8")
+KINDS = {
+    "f32": DataType.FLOAT,
+    "f16": DataType.HALF,
+    "bf16": DataType.BF16,
+    "i64": DataType.INT64,
+    "boolean": DataType.BOOL,
+}
+NUMPY = {
+    DataType.FLOAT: np.float32, DataType.HALF: np.float16, DataType.BF16: np.uint16, DataType.INT64: np.int64,
+    DataType.BOOL: np.bool_,
+}  # fmt: skip
+
+
+def at(address: int, shape: tuple[int, ...], dtype) -> np.ndarray:
+    """The bytes at an address as an array, without a copy."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return np.frombuffer((ctypes.c_char * size).from_address(address), dtype).reshape(shape)
+
+
+class Context:
+    def __init__(self, engine: Engine):
+        self.engine, self.active_optimization_profile = engine, 0
+        self.shapes, self.addresses, self.scratch, self.profiles_used = {}, {}, 0, []
+
+    def set_optimization_profile_async(self, profile, stream):
+        self.active_optimization_profile = profile
+        return True
+
+    def set_input_shape(self, name, shape):
+        self.shapes[name] = shape
+        return True
+
+    def set_tensor_address(self, name, address):
+        self.addresses[name] = address
+        return True
+
+    def get_tensor_shape(self, name):
+        values = {}
+        for port in self.engine.compiled.inputs:
+            for dim, size in zip(self.engine.symbols[port.any_name], self.shapes[port.any_name], strict=True):
+                values.setdefault(dim, size)
+        return tuple(evaluated(dim, values) for dim in self.engine.symbols[name])
+
+    def set_device_memory(self, address, size):
+        self.scratch = size
+
+    def execute_async_v3(self, stream):
+        assert self.scratch >= self.engine.get_device_memory_size_for_profile_v2(self.active_optimization_profile)
+        self.profiles_used.append(self.active_optimization_profile)
+        self.engine.log.append((self.engine.name, self.active_optimization_profile))
+        inputs = {n: self.tensor(n, self.shapes[n]) for n in (p.any_name for p in self.engine.compiled.inputs)}
+        self.engine.request.infer(inputs, share_inputs=True)
+        for port in self.engine.compiled.outputs:
+            got = self.engine.request.get_tensor(port.any_name).data
+            kind = NUMPY[self.engine.get_tensor_dtype(port.any_name)]
+            if got.size:
+                at(self.addresses[port.any_name], got.shape, kind)[...] = got.view(kind) if kind == np.uint16 else got
+        return True
+
+    def tensor(self, name, shape):
+        kind = NUMPY[self.engine.get_tensor_dtype(name)]
+        array = at(self.addresses[name], shape, kind) if np.prod(shape) else np.zeros(shape, kind)
+        return openvino.Tensor(array, list(shape), openvino.Type.bf16) if kind == np.uint16 else array
+
+
+def evaluated(dim: str | int, values: dict) -> int:
+    if isinstance(dim, int):
+        return dim
+    if dim in values:
+        return values[dim]
+    if dim.startswith("8*"):
+        return 8 * values[dim[2:]]
+    if dim.endswith("/8"):
+        return values[dim[:-2]] // 8
+    return sum(values[part] for part in dim.split(" + "))
+
+
+class Engine:
+    def __init__(self, plan: dict, log: list):
+        import onnx
+
+        self.profiles, self.name, self.log = plan["profiles"], Path(plan["graph"]).stem, log
+        graph = onnx.load(plan["graph"], load_external_data=False).graph
+        self.symbols = {
+            v.name: tuple(d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim)
+            for v in (*graph.input, *graph.output)
+        }
+        core = openvino.Core()
+        self.compiled = core.compile_model(core.read_model(plan["graph"]), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        self.request = self.compiled.create_infer_request()
+        self.ports = [*self.compiled.inputs, *self.compiled.outputs]
+        self.num_io_tensors, self.num_optimization_profiles = len(self.ports), len(self.profiles)
+        self.weight_streaming_budget_v2 = None
+
+    def get_tensor_name(self, i):
+        return self.ports[i].any_name
+
+    def get_tensor_mode(self, name):
+        inputs = {p.any_name for p in self.compiled.inputs}
+        return TensorIOMode.INPUT if name in inputs else TensorIOMode.OUTPUT
+
+    def get_tensor_dtype(self, name):
+        port = next(p for p in self.ports if p.any_name == name)
+        return KINDS[port.element_type.get_type_name()]
+
+    def get_tensor_profile_shape(self, name, profile):
+        if name in self.profiles[profile]:
+            return self.profiles[profile][name]
+        return (self.symbols[name],) * 3
+
+    def get_device_memory_size_for_profile_v2(self, profile):
+        return 1000 * (profile + 1)
+
+    def create_execution_context(self, strategy):
+        assert strategy == "user managed"
+        return Context(self)
+
+
+class Parser:
+    def __init__(self, network, log):
+        self.network, self.num_errors = network, 0
+
+    def load_model_proto(self, model, path):
+        self.network.path, self.network.weights = path, {}
+        return True
+
+    def load_initializer(self, name, address, size):
+        self.network.weights[name] = (address, size)
+        return True
+
+    def parse_model_proto(self):
+        return True
+
+
+class Builder:
+    def __init__(self, log):
+        self.built = []
+
+    def create_network(self, flags):
+        assert flags == 1  # strongly typed
+        return SimpleNamespace()
+
+    def create_builder_config(self):
+        config = SimpleNamespace(profiles=[], flags=[], progress_monitor=None)
+        config.add_optimization_profile = lambda p: config.profiles.append(p.shapes) or len(config.profiles) - 1
+        config.set_flag = config.flags.append
+        config.create_timing_cache = lambda data: SimpleNamespace(serialize=lambda: data + b".")
+        config.set_timing_cache = lambda cache, ignore_mismatch: True
+        return config
+
+    def create_optimization_profile(self):
+        profile = SimpleNamespace(shapes={})
+        profile.set_shape = lambda name, *spans: profile.shapes.update({name: spans})
+        return profile
+
+    def build_serialized_network(self, network, config):
+        if config.progress_monitor is not None:
+            config.progress_monitor.phase_start("building", None, 2)
+            config.progress_monitor.step_complete("building", 0)
+            config.progress_monitor.phase_finish("building")
+        plan = {
+            "graph": network.path,
+            "profiles": config.profiles,
+            "flags": config.flags,
+            "weights": len(network.weights),
+        }
+        return json.dumps(plan).encode()
+
+
+class Runtime:
+    log: list = []
+
+    def __init__(self, logger):
+        pass
+
+    def deserialize_cuda_engine(self, plan):
+        return Engine(json.loads(bytes(plan)), Runtime.log)
+
+
+class Logger:
+    ERROR, INTERNAL_ERROR = 1, 0
+
+    def __init__(self, severity=None):
+        pass
+
+
+def module() -> SimpleNamespace:
+    """What `import tensorrt` would give."""
+    return SimpleNamespace(
+        __version__="11.4.0", Builder=Builder, OnnxParser=Parser, Runtime=Runtime, Logger=Logger, ILogger=Logger,
+        IProgressMonitor=type("IProgressMonitor", (), {}), TensorIOMode=TensorIOMode, DataType=DataType,
+        BuilderFlag=SimpleNamespace(WEIGHT_STREAMING="weight streaming"),
+        NetworkDefinitionCreationFlag=SimpleNamespace(STRONGLY_TYPED=0),
+        ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user managed"),
+    )  # fmt: skip

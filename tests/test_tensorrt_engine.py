@@ -1,0 +1,214 @@
+"""The TensorRT backend around an engine that OpenVINO stands in for: plans, profiles, addresses; not TensorRT."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import fake_tensorrt
+import numpy as np
+import pytest
+import tensorrt_rtx
+from golden_cases import distance
+
+import bagel_rt
+from bagel_engines import EngineFailure, EngineInfo, cuda, open_engine, tensorrt_build
+from bagel_engines.device import HostMemory
+from bagel_engines.tensorrt_build import BuildSettings, Flavour
+from bagel_engines.tensorrt_engine import TIMING_CACHE, TensorRtEngine
+from bagel_engines.tensorrt_plans import PlanKey, PlanStore, Target
+from bagel_export.artefact import export
+from bagel_rt.api import Bagel
+from bagel_rt.cli import main
+from bagel_rt.contract import GEN_STEP, graph_specs
+from bagel_rt.graphs import Graphs
+from bagel_rt.manifest import read_manifest
+from bagel_rt.plans import limits_of, plans_for
+from bagel_rt.profiles import largest, profiles
+
+PICTURE = {"seed": 3, "height": 64, "width": 64, "num_timesteps": 5}
+FAKE = Flavour("tensorrt", fake_tensorrt.module())
+GPU = Target("a card, 24 GiB, compute capability 8.9", "13.0")
+DECODE, PREFILL, DENOISE = range(3)
+
+
+@pytest.fixture(autouse=True)
+def no_cuda(monkeypatch):
+    monkeypatch.setattr(cuda, "wait", lambda stream: None)
+    monkeypatch.setattr(fake_tensorrt.Runtime, "log", [])
+
+
+@pytest.fixture(scope="module")
+def bf16_artefact(small_checkpoint, tmp_path_factory):
+    out = tmp_path_factory.mktemp("artefact") / "bf16"
+    for _ in export(small_checkpoint, out, precision="bf16", verify=False):
+        pass
+    return out
+
+
+def opened(artefact, **plans) -> Bagel:
+    manifest = read_manifest(artefact)
+    told = plans_for(manifest, pool_tokens=4096, **plans)
+    engine = TensorRtEngine(FAKE, told, GPU, HostMemory(), EngineInfo("tensorrt", "11.4.0", "cuda:0", "float32"))
+    return Bagel(manifest, Graphs(manifest, engine), 4096)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_pictures_edits_and_answers_are_those_of_the_engine_behind_the_plans(small_artefact, bf16_artefact, precision):
+    artefact = small_artefact if precision == "fp32" else bf16_artefact
+    with opened(artefact) as plans, bagel_rt.load(artefact, "openvino", arithmetic="float32") as plain:
+        drawn = [b.generate("a red circle", **PICTURE) for b in (plans, plain)]
+        assert distance(drawn[0].latent, drawn[1].latent) < 1e-5
+        edited = [b.edit(drawn[1].image, "make it blue", seed=1, num_timesteps=4).latent for b in (plans, plain)]
+        assert distance(*edited) < 1e-5
+        answers = [b.ask("what is it?", drawn[1].image, max_tokens=5).token_ids for b in (plans, plain)]
+        assert answers[0] == answers[1]
+        assert plans.free_tokens == 4096
+    assert {p for g, p in fake_tensorrt.Runtime.log if g == GEN_STEP} == {DECODE, PREFILL, DENOISE}
+
+
+def test_a_plan_is_built_once_and_used_again(small_artefact, monkeypatch):
+    steps = []
+    with opened(small_artefact, on_step=lambda *step: steps.append(step)) as bagel:
+        first = bagel.generate("a red circle", **PICTURE).latent
+    assert ("gen_step", "building", 1, 2) in steps
+    monkeypatch.setattr(tensorrt_build, "build", lambda *a: pytest.fail("built again"))
+    with opened(small_artefact) as bagel:
+        assert np.array_equal(bagel.generate("a red circle", **PICTURE).latent, first)
+
+
+def test_weights_are_given_to_the_parser_where_they_lie_and_timings_are_kept(small_artefact):
+    with opened(small_artefact) as bagel:
+        bagel.generate("a red circle", **PICTURE)
+        plans = plans_for(bagel.manifest)
+    (path,) = plans.folder.glob("gen_step-*.plan")
+    assert json.loads(path.read_text())["weights"] > 20
+    assert (plans.folder / TIMING_CACHE).read_bytes().count(b".") >= 4
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert record["executed"] is False
+    assert record["key"]["target"] == {"gpu": GPU.gpu, "driver": GPU.driver}
+
+
+def key(**values) -> PlanKey:
+    settings = BuildSettings(({"x": ((1,), (2,), (3,))},))
+    return replace(PlanKey("model", "gen_step", "tensorrt", "11.4.0", GPU, settings), **values)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model": "retrained"},
+        {"graph": "und_step"},
+        {"flavour": "tensorrt-rtx"},
+        {"version": "11.5.0"},
+        {"target": Target(GPU.gpu, "13.1")},
+        {"target": Target("another card", GPU.driver)},
+        {"settings": BuildSettings(({"x": ((1,), (2,), (4,))},))},
+        {"settings": BuildSettings(({"x": ((1,), (2,), (3,))},), weight_streaming=True)},
+    ],
+)
+def test_a_plan_for_anything_else_is_not_used(tmp_path, other):
+    store = PlanStore(tmp_path)
+    store.save(key(), b"plan")
+    assert store.find(key()) is not None
+    assert store.find(key(**other)) is None
+
+
+def test_a_damaged_plan_or_record_is_not_used(tmp_path):
+    store = PlanStore(tmp_path)
+    path = store.save(key(), b"plan")
+    path.write_bytes(b"pla")
+    assert store.find(key()) is None
+    store.save(key(), b"plan")
+    path.with_suffix(".json").write_text("{")
+    assert store.find(key()) is None
+    store.save(key(), b"plan")
+    store.note(key(), executed=True)
+    assert store.record(key())["executed"] is True
+
+
+def test_a_request_larger_than_the_plan_says_how_to_build_for_it(small_artefact):
+    manifest = read_manifest(small_artefact)
+    small = limits_of(manifest, 32, 32, None, 4096)
+    with opened(small_artefact, limits=small) as bagel:
+        with pytest.raises(bagel_rt.EngineError, match=r"built for other sizes.*--max-height"):
+            bagel.generate("a red circle", **PICTURE)
+
+
+def test_profiles_cover_decoding_prefill_and_denoising_of_the_largest_request(small_artefact):
+    manifest = read_manifest(small_artefact)
+    model, most = manifest.model, largest(manifest.model)
+    found = profiles(graph_specs(model)[GEN_STEP], model, most)
+    rows = (most.max_height // model.latent_stride) ** 2
+    assert [p["gen"][2][0] for p in found] == [0, 0, rows]
+    assert found[DECODE]["und"][0][0] == 1
+    assert found[DECODE]["und"][2][0] == 8  # never 1..1
+    assert found[DENOISE]["mask"][2] == (2, most.max_context + 2 + rows)
+    assert all(low[0] <= usual[0] <= high[0] for p in found for low, usual, high in p.values())
+
+
+def test_limits_a_model_cannot_reach_are_refused(small_artefact):
+    manifest = read_manifest(small_artefact)
+    with pytest.raises(bagel_rt.InputError, match=r"max_height 24 is not possible: multiples of 16 up to \d+ are"):
+        limits_of(manifest, 24, None, None, 4096)
+    with pytest.raises(bagel_rt.InputError, match="max_context 5000 is not possible"):
+        limits_of(manifest, None, None, 5000, 4096)
+
+
+def test_the_backend_says_what_is_missing(small_artefact, monkeypatch):
+    monkeypatch.setattr(tensorrt_build, "find_spec", lambda name: None)
+    with pytest.raises(bagel_rt.EngineUnavailableError, match=r"TensorRT is not installed; run: pip install"):
+        bagel_rt.load(small_artefact, "tensorrt")
+    monkeypatch.undo()
+    with pytest.raises(bagel_rt.EngineUnavailableError, match=r"no NVIDIA driver was found"):
+        bagel_rt.load(small_artefact, "tensorrt")
+    with pytest.raises(EngineFailure, match=r"open it through bagel_rt\.load"):
+        open_engine("tensorrt")
+
+
+CALLS = {
+    "Builder": ("create_network", "create_builder_config", "create_optimization_profile", "build_serialized_network"),
+    "OnnxParser": ("load_model_proto", "load_initializer", "parse_model_proto", "parse_from_file", "get_error"),
+    "IBuilderConfig": ("set_flag", "add_optimization_profile", "create_timing_cache", "set_timing_cache"),
+    "IOptimizationProfile": ("set_shape",),
+    "IProgressMonitor": ("phase_start", "step_complete", "phase_finish"),
+    "Runtime": ("deserialize_cuda_engine",),
+    "ICudaEngine": (
+        "get_tensor_name", "get_tensor_mode", "get_tensor_dtype", "get_tensor_profile_shape",
+        "get_device_memory_size_for_profile_v2", "create_execution_context", "num_io_tensors",
+        "num_optimization_profiles", "weight_streaming_budget_v2",
+    ),
+    "IExecutionContext": (
+        "set_optimization_profile_async", "active_optimization_profile", "set_input_shape", "set_tensor_address",
+        "get_tensor_shape", "set_device_memory", "execute_async_v3",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_everything_the_backend_calls_is_there_in_tensorrt_rtx(name):
+    real, fake = getattr(tensorrt_rtx, name), vars(fake_tensorrt).get(name.removeprefix("I").removeprefix("Cuda"))
+    for member in CALLS[name]:
+        assert hasattr(real, member), f"{name}.{member}"
+    assert (
+        fake is None
+        or name.startswith("I")
+        or all(hasattr(fake, m) for m in CALLS[name] if m not in ("parse_from_file", "get_error"))
+    )
+
+
+@pytest.mark.slow
+def test_build_makes_plans_for_another_gpu_and_says_they_were_not_executed(bf16_artefact, capsys):
+    asked = ["build", "--model", str(bf16_artefact), "--sm", "SM120", "--only", "flow_head", "flow_embed"]
+    assert main(asked) == 0
+    out = capsys.readouterr().out
+    assert out.count("built with tensorrt-rtx") == 2
+    assert out.count("not executed") == 2
+
+
+def test_build_names_the_architectures_and_graphs_it_knows(bf16_artefact, capsys):
+    asked = ["build", "--model", str(bf16_artefact), "--only", "flow_head", "--sm", "SM1"]
+    assert main(asked) == 1
+    assert "architecture 'SM1' cannot be built for; allowed: SM120" in capsys.readouterr().err
+    assert main(["build", "--model", str(bf16_artefact), "--only", "flow"]) == 2
+    assert "graph 'flow' is unknown; allowed: vit" in capsys.readouterr().err
