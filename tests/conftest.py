@@ -84,3 +84,10 @@ def small_bagel(small_artefact):
     """The random model on ONNX Runtime, open for the whole run."""
     with bagel_rt.load(small_artefact, backend="onnxruntime") as bagel:
         yield bagel
+
+
+@pytest.fixture
+def model(small_artefact, monkeypatch) -> Path:
+    """The random model as the one that commands use."""
+    monkeypatch.setenv("BAGEL_RT_MODEL", str(small_artefact))
+    return small_artefact

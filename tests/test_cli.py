@@ -19,12 +19,6 @@ from bagel_rt.cli import main
 SMALL = ["--height", "64", "--width", "64", "--num-timesteps", "3", "--seed", "1", "--backend", "onnxruntime"]
 
 
-@pytest.fixture
-def model(small_artefact, monkeypatch):
-    monkeypatch.setenv("BAGEL_RT_MODEL", str(small_artefact))
-    return small_artefact
-
-
 def run(capsys, *arguments) -> tuple[int, str, str]:
     try:
         code = main([str(a) for a in arguments])
@@ -61,6 +55,21 @@ def test_the_command_line_draws_what_the_api_draws(capsys, model, tmp_path, smal
     options = {"seed": 1, "height": 64, "width": 64, "num_timesteps": 3}
     wanted = small_bagel.edit(photo, "green", cfg_interval=(0.1, 0.9), vae_sample=False, cfg_img_scale=1.7, **options)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "green.png")), np.asarray(wanted.image))
+
+
+def test_several_pictures_are_numbered_and_presets_and_plans_reach_the_call(capsys, model, tmp_path, small_bagel):
+    target = tmp_path / "tree.png"
+    given = ["--prompt", "a tree", "--out", target, *SMALL, "--preset", "wise", "--max-think-tokens", "4"]
+    code, out, _ = run(capsys, "generate", *given, "--images", "2", "--negative-prompt", "b")
+    how = {"preset": "wise", "max_think_tokens": 4, "negative_prompt": "b", "height": 64, "width": 64}
+    wanted = small_bagel.generate("a tree", images=2, seed=1, num_timesteps=3, **how)
+    names = [tmp_path / f"tree-{i}.png" for i in (1, 2)]
+    drawn = list(zip(wanted, names, strict=True))
+    assert (code, out) == (0, "".join(f"{r.text}\n{name}: 64x64, seed {r.seed}\n" for r, name in drawn))
+    for result, name in drawn:
+        assert np.array_equal(np.asarray(Image.open(name)), np.asarray(result.image))
+    code, out, _ = run(capsys, "generate", *given, "--no-think")
+    assert (code, out) == (0, f"{target}: 64x64, seed 1\n")
 
 
 def test_ask_prints_the_answer(capsys, model, tmp_path, small_bagel):
@@ -146,6 +155,8 @@ def test_the_model_is_named_or_the_variables_or_the_last_export(capsys, small_ar
         (["--height", "100"], "nearest is height 96"),
         (["--backend", "magic"], "allowed: auto"),
         (["--threads", "0"], "threads is 0"),
+        (["--images", "0"], "images is 0"),
+        (["--preset", "gedit"], "preset gedit is for edit"),
         (["--model", "{tmp}/nothing"], "not a bagel-rt artefact"),
         (["--frobnicate"], "unrecognized arguments"),
     ],
@@ -175,7 +186,10 @@ def test_a_missing_image_is_named(capsys, model, tmp_path):
     assert "no.png: no such image file" in err
 
 
-@pytest.mark.parametrize("command", ["export", "generate", "edit", "ask", "info", "verify", "demo"])
+COMMANDS = ["export", "generate", "edit", "ask", "chat", "frames", "batch", "info", "verify", "demo"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(capsys, command):
     code, out, _ = run(capsys, command, "--help")
     assert code == 0
