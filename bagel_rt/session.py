@@ -25,7 +25,8 @@ from bagel_rt.turns import Turns
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Think = Literal["image", "text"] | bool | None
+Kind = Literal["image", "text"] | None
+Think = Kind | bool
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,9 @@ class Session:
     prompt stands at the beginning. One call at a time; sessions of a model may be used from several threads.
     """
 
-    def __init__(self, gate: Gate, mark: Mark, seed: int, think: Literal["image", "text"] | None):
-        self.seed, self.think = seed, think
+    def __init__(self, gate: Gate, mark: Mark, seed: int, think: Kind):
+        self.seed = seed
+        self.think: Kind = think
         self._turns, self._gate = mark.turns, gate
         self._busy, self._closed = False, False
         self._lease = self._turns.tree.lease()
@@ -253,7 +255,7 @@ def open_session(turns: Turns, gate: Gate, seed: int | None, think: Think) -> Se
     return Session(gate, Mark(turns, turns.reader.start(system), TorchNoise(seed), text_random(seed)), seed, kind)
 
 
-def _kind_of_thinking(think: Think, turns: Turns) -> Literal["image", "text"] | None:
+def _kind_of_thinking(think: Think, turns: Turns) -> Kind:
     if isinstance(think, bool) or think is None:
         return None if not think else "image" if turns.manifest.task == "full" else "text"
     if think not in ("image", "text"):
