@@ -17,6 +17,7 @@ from bagel_rt.errors import BagelError, InputError
 from bagel_rt.options import with_values
 from bagel_rt.results import TextResult
 from bagel_rt.seeds import seeds_of
+from bagel_rt.streaming import drain
 
 if TYPE_CHECKING:
     from bagel_rt.api import Bagel
@@ -142,11 +143,11 @@ class Batch:
 
     def _do(self, bagel: Bagel, request: Request) -> dict[str, Any]:
         items, output = [*request.images, request.prompt], "text" if request.task == presets.ASK else "image"
-        *_, done = bagel.stream(items, output, preset=request.preset, **request.options)
-        if isinstance(done.result, TextResult):
-            return {"text": done.result.text, "seed": done.result.seed}
-        several = isinstance(done.result, list)
-        pictures = done.result if several else [done.result]
+        result = drain(bagel.stream(items, output, preset=request.preset, **request.options))
+        if isinstance(result, TextResult):
+            return {"text": result.text, "seed": result.seed}
+        several = isinstance(result, list)
+        pictures = result if several else [result]
         names = [f"{request.id}-{i}.png" for i in range(1, len(pictures) + 1)] if several else [f"{request.id}.png"]
         for picture, name in zip(pictures, names, strict=True):
             picture.save(self._folder / name)

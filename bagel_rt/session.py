@@ -74,9 +74,12 @@ class Session:
 
     def close(self) -> None:
         """Give back what this session alone holds. A turn that is being streamed ends at its next step."""
-        with self._gate.tidy():
-            self._closed = True
-            self._lease.close()
+        self._closed = True
+        self._gate.leave(lambda: self._lease.close())  # the lease of that moment
+
+    def __del__(self) -> None:  # a forgotten session keeps no memory
+        if not self._closed:
+            self.close()
 
     def add_text(self, text: str) -> None:
         """Say something."""
@@ -152,10 +155,10 @@ class Session:
         with self._gate.enter():
             self._check_free()
             here = self._settled()
-            if seed is None:
-                return Session(self._gate, here, self.seed, self.think)
-            fresh = replace(here, noise=TorchNoise(seed), random=text_random(seed))
-            return Session(self._gate, fresh, int(seed), self.think)
+        if seed is None:
+            return Session(self._gate, here, self.seed, self.think)
+        fresh = replace(here, noise=TorchNoise(seed), random=text_random(seed))
+        return Session(self._gate, fresh, int(seed), self.think)
 
     def _answer(self, opts: TextOptions) -> Turn[TextResult]:
         here = self._spoken()
