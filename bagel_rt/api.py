@@ -15,12 +15,13 @@ from bagel_rt.events import Event, Step
 from bagel_rt.graphs import Graphs
 from bagel_rt.images import ImageInput, open_image
 from bagel_rt.manifest import Manifest, read_manifest
+from bagel_rt.marks import Think, beginning
 from bagel_rt.options import ImageOptions, with_values
 from bagel_rt.plans import plans_for
 from bagel_rt.reading import Item, open_items
 from bagel_rt.results import ImageResult, TextResult
 from bagel_rt.seeds import draw_seed, seeds_of
-from bagel_rt.session import Session, Think, open_session
+from bagel_rt.session import Session
 from bagel_rt.streaming import Gate, OnProgress, drain, stream
 from bagel_rt.turns import Turns
 
@@ -204,7 +205,7 @@ class Bagel:
 
     def session(self, seed: int | None = None, think: Think = None) -> Session:
         """A conversation that keeps its contexts; use it in a `with` block, or close() it. See session.Session."""
-        return open_session(self._turns, self._gate, seed, think)
+        return Session(self._gate, beginning(self._turns, seed, think))
 
     def _text(self, items: list, defaults: Any, values: dict[str, Any]) -> Generator[Event, None, None]:
         opts = with_values(defaults, values)
