@@ -202,8 +202,7 @@ def run(config: dict, folder: Path, steps: int | None = None) -> None:
     tokenizer_file = folder / "tokenizer.json"
     if not tokenizer_file.exists():
         train_tokenizer(config["model"]["vocabulary"], config["model"]["seed"]).save(str(tokenizer_file))
-    if not (folder / "vae-final.pt").exists():
-        train_vae.run(config["vae"], folder)
+    train_vae.run(config["vae"], folder)
     vae = load_vae(folder / "vae-final.pt", config["vae"]["base_width"])
     shape = model_config(config["model"])
     torch.manual_seed(config["model"]["seed"])

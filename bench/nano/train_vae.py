@@ -103,12 +103,12 @@ def scale_latents(vae: AutoEncoder, seed: int, batches: int = 16) -> None:
     into.weight /= factor[None, :, None, None]
 
 
-def polish(vae: AutoEncoder, config: dict, state: State) -> None:
-    """Train the decoder alone on the scaled latents, a little noisy as a sampler's are."""
+def polish(vae: AutoEncoder, config: dict, state: State, done: int = 0) -> None:
+    """Train the decoder alone on the scaled latents, a little noisy as a sampler's are: the steps that are left."""
     optimizer = torch.optim.AdamW(vae.decoder.parameters(), lr=0, betas=(0.9, 0.99), weight_decay=1e-4)
-    steps, average = config["polish_steps"], Average(vae, config["ema"])
+    steps, average = config["polish_steps"] - done, Average(vae, config["ema"])
     for step in range(steps):
-        rng = random.Random(config["seed"] * 7_000_003 + step)
+        rng = random.Random(config["seed"] * 7_000_003 + done + step)
         for group in optimizer.param_groups:
             group["lr"] = rate(step, steps, config["learning_rate"] / 3, 20)
         x = pixels([random_scene(rng) for _ in range(config["batch"])])
@@ -124,14 +124,23 @@ def polish(vae: AutoEncoder, config: dict, state: State) -> None:
         optimizer.step()
         average.update(vae)
         if step % 50 == 0:
-            state.log(polish=step, error=error.item())
+            state.log(polish=done + step, error=error.item())
     vae.load_state_dict(average.values)
 
 
 def run(config: dict, folder: Path) -> None:
-    """Train, scale and polish; the result is vae-final.pt in the state folder."""
-    state = State(folder, "vae")
-    vae = train(config, state)
-    scale_latents(vae, config["seed"])
-    polish(vae, config, state)
-    State(folder, "vae-final").save(vae=vae.state_dict())
+    """Train, scale and polish; the result is vae-final.pt in the state folder.
+
+    Polishing may be lengthened later: the latents stay what they were, and so does a model trained on them.
+    """
+    state, final = State(folder, "vae"), State(folder, "vae-final")
+    if (saved := final.load()) is None:
+        vae = train(config, state)
+        scale_latents(vae, config["seed"])
+        saved = {"vae": vae.state_dict(), "polished": 0}
+        final.save(**saved)
+    if saved["polished"] < config["polish_steps"]:
+        vae = AutoEncoder(config["base_width"])
+        vae.load_state_dict(saved["vae"])
+        polish(vae, config, state, saved["polished"])
+        final.save(vae=vae.state_dict(), polished=config["polish_steps"])
