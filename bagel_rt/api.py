@@ -11,23 +11,22 @@ from bagel_engines import EngineFailure, open_engine
 from bagel_rt import check, options, presets
 from bagel_rt.calls import Calls
 from bagel_rt.errors import EngineUnavailableError, InputError
-from bagel_rt.events import Event, Progress, Step
+from bagel_rt.events import Event, Step
 from bagel_rt.graphs import Graphs
 from bagel_rt.images import ImageInput, open_image
 from bagel_rt.manifest import Manifest, read_manifest
+from bagel_rt.marks import Think, beginning
 from bagel_rt.options import ImageOptions, with_values
 from bagel_rt.plans import plans_for
 from bagel_rt.reading import Item, open_items
 from bagel_rt.results import ImageResult, TextResult
 from bagel_rt.seeds import draw_seed, seeds_of
-from bagel_rt.session import Session, Think, open_session
+from bagel_rt.session import Session
 from bagel_rt.streaming import Gate, OnProgress, drain, stream
 from bagel_rt.turns import Turns
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-__all__ = ["CACHE_TOKENS", "Bagel", "Progress", "load"]
 
 CACHE_TOKENS = 32768
 Seeds = Sequence[int]
@@ -84,9 +83,7 @@ class Bagel:
 
     def close(self) -> None:
         """Give the graphs' memory back; streams and sessions end at their next step. Closing twice is harmless."""
-        with self._gate.tidy():
-            self._gate.close()
-            self.graphs.close()
+        self._gate.close(self.graphs.close)
 
     @property
     def engine(self) -> str:
@@ -176,8 +173,8 @@ class Bagel:
 
         A str is always text; give an image file as a pathlib.Path. Defaults: options.INTERLEAVE, options.ANSWER.
         """
-        if isinstance(items, str | bytes) or not isinstance(items, Sequence):
-            raise InputError("items must be a list of texts and images")
+        if isinstance(items, str):  # a slip here; stream() takes it for a list of one
+            raise InputError("items must be a list of texts and images, not a str")
         return drain(self.stream(items, output, **values), on_progress)
 
     def stream(
@@ -208,7 +205,7 @@ class Bagel:
 
     def session(self, seed: int | None = None, think: Think = None) -> Session:
         """A conversation that keeps its contexts; use it in a `with` block, or close() it. See session.Session."""
-        return open_session(self._turns, self._gate, seed, think)
+        return Session(self._gate, beginning(self._turns, seed, think))
 
     def _text(self, items: list, defaults: Any, values: dict[str, Any]) -> Generator[Event, None, None]:
         opts = with_values(defaults, values)

@@ -38,6 +38,7 @@ class Calls:
             system = THINK_THEN_DRAW if opts.think else None
             reading = turns.reader.read(items, system, opts.encoding, encoding_noise)
             grid = turns.sizes.grid(turns.sizes.choose(opts, reading.size))
+            histories, thought = reading.histories, None
             for seed in seeds:
                 noise = TorchNoise(seed)
                 if opts.vae_sample:

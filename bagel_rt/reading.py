@@ -39,6 +39,8 @@ class Reading:
 
 def open_items(items: Sequence[Item]) -> list[str | Image]:
     """Texts as they are, images opened. Raises InputError for what is neither, or when nothing is there."""
+    if isinstance(items, bytes) or not isinstance(items, Sequence):
+        raise InputError(f"items must be a list of texts and images, not {type(items).__name__}")
     if not items:
         raise InputError("nothing was given: at least one text or image is needed")
     return [item if isinstance(item, str) else open_image(item) for item in items]

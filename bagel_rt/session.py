@@ -4,48 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
 
 from bagel_rt import check, options
 from bagel_rt.errors import BagelError, InputError
 from bagel_rt.events import Event, ImageReady
 from bagel_rt.images import ImageInput, open_image
-from bagel_rt.noise import TorchNoise
+from bagel_rt.marks import Drawn, Mark
 from bagel_rt.options import Encoding, ImageOptions, TextOptions, with_values
-from bagel_rt.prompts import THINK_THEN_ANSWER, THINK_THEN_DRAW
-from bagel_rt.reading import Reading
 from bagel_rt.results import ImageResult, TextResult
-from bagel_rt.seeds import draw_seed, text_random
 from bagel_rt.streaming import Gate, OnProgress, Turn, drain, stream
-from bagel_rt.turns import Turns
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-Kind = Literal["image", "text"] | None
-Think = Kind | bool
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A finished picture, which enters the contexts when they are next used: the last one costs nothing."""
-
-    image: Image
-    how: Encoding
-
-
-@dataclass(frozen=True, eq=False)
-class Mark:
-    """Where a session stood: what was said and where its random numbers were. A value; it holds no memory."""
-
-    turns: Turns
-    reading: Reading
-    noise: TorchNoise  # copied before anything is drawn from it
-    random: np.random.Generator  # likewise
-    drawn: Drawn | None = None  # said after everything in `reading`
 
 
 class Session:
@@ -59,14 +31,22 @@ class Session:
     prompt stands at the beginning. One call at a time; sessions of a model may be used from several threads.
     """
 
-    def __init__(self, gate: Gate, mark: Mark, seed: int, think: Kind):
-        self.seed = seed
-        self.think: Kind = think
+    def __init__(self, gate: Gate, mark: Mark):
         self._turns, self._gate = mark.turns, gate
         self._busy, self._closed = False, False
         self._lease = self._turns.tree.lease()
         with gate.enter():
             self._stand(mark)
+
+    @property
+    def seed(self) -> int:
+        """What its random numbers began with."""
+        return self._mark.seed
+
+    @property
+    def think(self) -> Literal["image", "text"] | None:
+        """What it thinks before."""
+        return self._mark.think
 
     def __enter__(self) -> Session:
         return self
@@ -76,9 +56,12 @@ class Session:
 
     def close(self) -> None:
         """Give back what this session alone holds. A turn that is being streamed ends at its next step."""
-        with self._gate.tidy():
-            self._closed = True
-            self._lease.close()
+        self._closed = True
+        self._gate.leave(lambda: self._lease.close())  # the lease of that moment
+
+    def __del__(self) -> None:  # a forgotten session keeps no memory
+        if not self._closed:
+            self.close()
 
     def add_text(self, text: str) -> None:
         """Say something."""
@@ -154,10 +137,7 @@ class Session:
         with self._gate.enter():
             self._check_free()
             here = self._settled()
-            if seed is None:
-                return Session(self._gate, here, self.seed, self.think)
-            fresh = replace(here, noise=TorchNoise(seed), random=text_random(seed))
-            return Session(self._gate, fresh, int(seed), self.think)
+        return Session(self._gate, here if seed is None else here.with_seed(seed))
 
     def _answer(self, opts: TextOptions) -> Turn[TextResult]:
         here = self._spoken()
@@ -244,25 +224,6 @@ class Session:
     def _check_open(self) -> None:
         if self._closed:
             raise BagelError("this session was closed; open another")
-
-
-def open_session(turns: Turns, gate: Gate, seed: int | None, think: Think) -> Session:
-    """A session at its beginning. Raises InputError for an unknown `think`, or one that the artefact cannot do."""
-    check.whole("seed", seed, least=None, optional=True)
-    kind = _kind_of_thinking(think, turns)
-    seed = draw_seed(seed)
-    system = {"image": THINK_THEN_DRAW, "text": THINK_THEN_ANSWER, None: None}[kind]
-    return Session(gate, Mark(turns, turns.reader.start(system), TorchNoise(seed), text_random(seed)), seed, kind)
-
-
-def _kind_of_thinking(think: Think, turns: Turns) -> Kind:
-    if isinstance(think, bool) or think is None:
-        return None if not think else "image" if turns.manifest.task == "full" else "text"
-    if think not in ("image", "text"):
-        raise InputError(f'think is {think!r}; allowed: None, "image" (plan pictures), "text" (reason in answers)')
-    if think == "image":
-        turns.check_draws()
-    return think
 
 
 def _refuse(values: dict[str, Any], *names: str) -> None:

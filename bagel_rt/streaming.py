@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from typing import Any, TypeVar
@@ -16,31 +17,48 @@ OnProgress = Callable[[Event], object] | None
 
 
 class Gate:
-    """Lets one engine step at a time into a model, and none after it was closed.
-
-    The lock is reentrant because the garbage collector may close a forgotten stream inside another call's step.
-    """
+    """Lets one engine step at a time into a model, and none after it was closed."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
+        self._inside: int | None = None  # the thread that holds the lock
+        self._left: deque[Callable[[], object]] = deque()
         self._closed = False
 
     @contextmanager
     def enter(self) -> Iterator[None]:
         """Wait for the running step to end; raises BagelError when the model was closed."""
-        with self._lock:
+        with self._hold():
             if self._closed:
                 raise BagelError("this model was closed; load it again")
             yield
 
-    @contextmanager
-    def tidy(self) -> Iterator[None]:
-        """As enter(), for giving things back: allowed on a closed model too."""
-        with self._lock:
-            yield
+    def leave(self, give_back: Callable[[], object]) -> None:
+        """Call `give_back` between two steps, on a closed model too.
 
-    def close(self) -> None:
-        self._closed = True
+        Inside a step it is called at that step's end: the garbage collector may close a forgotten stream anywhere.
+        """
+        self._left.append(give_back)
+        if self._inside != threading.get_ident():
+            with self._hold():
+                pass
+
+    def close(self, give_back: Callable[[], object]) -> None:
+        """Let nobody in any more, then call `give_back`."""
+        with self._hold():
+            self._closed = True
+            give_back()
+
+    @contextmanager
+    def _hold(self) -> Iterator[None]:
+        with self._lock:
+            self._inside = threading.get_ident()
+            try:
+                yield
+            finally:
+                while self._left:
+                    self._left.popleft()()
+                self._inside = None
 
 
 def stream(gate: Gate, turn: Turn) -> Generator[Event, None, None]:
@@ -59,8 +77,7 @@ def stream(gate: Gate, turn: Turn) -> Generator[Event, None, None]:
                 break
             yield event
     finally:
-        with gate.tidy():
-            turn.close()
+        gate.leave(turn.close)
     yield Done(result)
 
 

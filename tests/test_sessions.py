@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -238,6 +240,15 @@ def test_a_closed_session_says_so_ends_its_stream_and_gives_everything_back(smal
     assert small_bagel.free_tokens == bagel_rt.api.CACHE_TOKENS
 
 
+def test_a_forgotten_session_keeps_no_memory(small_bagel):
+    session = small_bagel.session()
+    session.add_text("a")
+    session.fork()
+    del session
+    gc.collect()
+    assert small_bagel.free_tokens == bagel_rt.api.CACHE_TOKENS
+
+
 def test_sessions_of_a_closed_model_say_so(small_artefact):
     bagel = bagel_rt.load(small_artefact, backend="onnxruntime")
     with bagel.session() as session:
@@ -272,6 +283,21 @@ def test_what_a_session_cannot_do_is_refused_by_name(small_bagel, session, attem
     with pytest.raises(bagel_rt.InputError, match=message):
         attempt(session, small_bagel)
     assert kinds(session) == ""
+
+
+def test_a_session_of_a_model_that_only_understands_answers_and_draws_nothing(small_artefact, photo):
+    with bagel_rt.load(small_artefact, backend="onnxruntime") as bagel:
+        bagel._turns.manifest = replace(bagel.manifest, task="understand")
+        with bagel.session(think=True) as session:
+            assert session.think == "text"
+            with pytest.raises(bagel_rt.InputError, match="add images with vae=False"):
+                session.add_image(photo)
+            session.add_image(photo, vae=False)
+            assert isinstance(session.generate_text(max_tokens=3).text, str)
+            with pytest.raises(bagel_rt.InputError, match="cannot draw"):
+                session.generate_image(**FAST)
+        with pytest.raises(bagel_rt.InputError, match="cannot draw"):
+            bagel.session(think="image")
 
 
 def test_a_mark_of_another_model_is_refused(small_artefact, session):

@@ -70,6 +70,7 @@ def test_other_calls_run_while_a_stream_waits(small_bagel):
 def test_bad_input_is_refused_when_the_stream_is_asked_for(small_bagel, tmp_path):
     for items, output, options, message in [
         ([], "image", {}, "nothing was given"),
+        (3, "image", {}, "must be a list of texts and images, not int"),
         (["a"], "video", {}, "allowed: image, text"),
         ([tmp_path / "no.png"], "text", {}, "no such image file"),
         (["a"], "image", {"height": 100}, "nearest is height 96"),
@@ -127,6 +128,17 @@ def test_a_stream_read_in_another_thread_can_be_left_and_gives_everything_back(s
     reader = threading.Thread(target=read)
     reader.start()
     reader.join()
+    assert small_bagel.free_tokens == bagel_rt.api.CACHE_TOKENS
+
+
+def test_a_stream_closed_inside_another_step_is_tidied_up_at_its_end(small_bagel):
+    """The garbage collector may close a forgotten stream at any point of another call."""
+    forgotten = small_bagel.stream(["a"], **FAST)
+    next(forgotten)
+    gate, held = small_bagel._gate, small_bagel.free_tokens
+    with gate.enter():
+        forgotten.close()
+        assert small_bagel.free_tokens == held
     assert small_bagel.free_tokens == bagel_rt.api.CACHE_TOKENS
 
 

@@ -64,6 +64,6 @@ def run_build(args: argparse.Namespace) -> None:
 
 
 def _tell(bars: Bars, graph: str, phase: str, done: int, total: int) -> None:
-    from bagel_rt.api import Progress
+    from bagel_rt.events import Progress
 
     bars(Progress(f"{graph}: {phase}", done, total))

@@ -25,8 +25,8 @@ from bagel_rt.options import with_values
 
 if TYPE_CHECKING:
     from bagel_rt.api import Bagel
+    from bagel_rt.marks import Mark
     from bagel_rt.results import ImageResult
-    from bagel_rt.session import Mark
 
 HELP = """\
 text            say it, and read the answer

@@ -87,7 +87,7 @@ def _report(args: argparse.Namespace, bagel: Bagel, findings: list[Finding]) -> 
 
 
 def _check_hashes(manifest: Manifest) -> None:
-    from bagel_rt.api import Progress
+    from bagel_rt.events import Progress
     from bagel_rt.manifest import sha256
 
     with Bars(bytes_in=tuple(manifest.files)) as bars:
