@@ -182,7 +182,7 @@ class Artefact:
             return
         held = widened(tree.pool.read(context.sequence), self.manifest.arithmetic)
         pairs = np.stack([trace[f"{key}.k"], trace[f"{key}.v"]], axis=1)  # k and v of each layer
-        wanted = pairs.reshape(-1, *pairs.shape[2:])
+        wanted = pairs.reshape(2 * len(pairs), *pairs.shape[2:])
         start = 0
         for i, segment in enumerate(history):
             place = slice(start, start + segment.tokens)
