@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bagel_rt import presets
 from bagel_rt.errors import BagelError, InputError
 from bagel_rt.options import with_values
-from bagel_rt.results import TextResult
+from bagel_rt.results import ImageResult, TextResult
 from bagel_rt.seeds import seeds_of
 from bagel_rt.streaming import drain
 
@@ -147,7 +147,7 @@ class Batch:
         if isinstance(result, TextResult):
             return {"text": result.text, "seed": result.seed}
         several = isinstance(result, list)
-        pictures = result if several else [result]
+        pictures: list[ImageResult] = result if several else [result]
         names = [f"{request.id}-{i}.png" for i in range(1, len(pictures) + 1)] if several else [f"{request.id}.png"]
         for picture, name in zip(pictures, names, strict=True):
             picture.save(self._folder / name)

@@ -11,10 +11,10 @@ from typing import Any
 
 from bagel_rt import options
 from bagel_rt.errors import InputError
-from bagel_rt.options import ImageOptions, TextOptions, with_values
+from bagel_rt.options import with_values
 
 GENERATE, EDIT, ASK = "generate", "edit", "ask"
-DEFAULTS: dict[str, ImageOptions | TextOptions] = {
+DEFAULTS: dict[str, Any] = {
     GENERATE: options.GENERATE,
     EDIT: options.EDIT,
     ASK: options.ANSWER,

@@ -40,9 +40,9 @@ class TimedRunner:
         self._runner, self._watch = runner, watch
         self.inputs, self.outputs = runner.inputs, runner.outputs
 
-    def run(self, inputs, outputs):
+    def run(self, inputs, outputs, held=()):
         start = time.perf_counter()
-        out = self._runner.run(inputs, outputs)
+        out = self._runner.run(inputs, outputs, held)
         self._watch.seconds += time.perf_counter() - start
         return out
 
@@ -51,6 +51,7 @@ class TimedEngine:
     def __init__(self, engine, watch: Stopwatch):
         self._engine, self._watch = engine, watch
         self.info, self.takes_zero_rows = engine.info, engine.takes_zero_rows
+        self.hold, self.cache = engine.hold, engine.cache
 
     def load(self, graph, prime=None):
         return TimedRunner(self._engine.load(graph, prime), self._watch)

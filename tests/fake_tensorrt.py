@@ -15,19 +15,15 @@ from types import SimpleNamespace
 import numpy as np
 import openvino
 
-TensorIOMode = Enum("TensorIOMode", "INPUT OUTPUT")
-DataType = Enum("DataType", "FLOAT HALF BF16 INT64 INT32 BOOL INT8")
-KINDS = {
-    "f32": DataType.FLOAT,
-    "f16": DataType.HALF,
-    "bf16": DataType.BF16,
-    "i64": DataType.INT64,
-    "boolean": DataType.BOOL,
-}
-NUMPY = {
-    DataType.FLOAT: np.float32, DataType.HALF: np.float16, DataType.BF16: np.uint16, DataType.INT64: np.int64,
-    DataType.BOOL: np.bool_,
-}  # fmt: skip
+OWN = SimpleNamespace(
+    TensorIOMode=Enum("TensorIOMode", "INPUT OUTPUT"),
+    DataType=Enum("DataType", "FLOAT HALF BF16 INT64 INT32 BOOL"),
+    BuilderFlag=Enum("BuilderFlag", "WEIGHT_STREAMING"),
+    NetworkDefinitionCreationFlag=SimpleNamespace(STRONGLY_TYPED=0),
+    ExecutionContextAllocationStrategy=Enum("ExecutionContextAllocationStrategy", "USER_MANAGED"),
+)
+KINDS = {"f32": "FLOAT", "f16": "HALF", "bf16": "BF16", "i64": "INT64", "boolean": "BOOL"}
+NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "BF16": np.uint16, "INT64": np.int64, "BOOL": np.bool_}
 
 
 def at(address: int, shape: tuple[int, ...], dtype) -> np.ndarray:
@@ -71,13 +67,13 @@ class Context:
         self.engine.request.infer(inputs, share_inputs=True)
         for port in self.engine.compiled.outputs:
             got = self.engine.request.get_tensor(port.any_name).data
-            kind = NUMPY[self.engine.get_tensor_dtype(port.any_name)]
+            kind = self.engine.kind(port.any_name)
             if got.size:
                 at(self.addresses[port.any_name], got.shape, kind)[...] = got.view(kind) if kind == np.uint16 else got
         return True
 
     def tensor(self, name, shape):
-        kind = NUMPY[self.engine.get_tensor_dtype(name)]
+        kind = self.engine.kind(name)
         array = at(self.addresses[name], shape, kind) if np.prod(shape) else np.zeros(shape, kind)
         return openvino.Tensor(array, list(shape), openvino.Type.bf16) if kind == np.uint16 else array
 
@@ -95,6 +91,8 @@ def evaluated(dim: str | int, values: dict) -> int:
 
 
 class Engine:
+    api = OWN  # whose enums are given out
+
     def __init__(self, plan: dict, log: list):
         import onnx
 
@@ -116,11 +114,16 @@ class Engine:
 
     def get_tensor_mode(self, name):
         inputs = {p.any_name for p in self.compiled.inputs}
-        return TensorIOMode.INPUT if name in inputs else TensorIOMode.OUTPUT
+        return self.api.TensorIOMode.INPUT if name in inputs else self.api.TensorIOMode.OUTPUT
 
     def get_tensor_dtype(self, name):
-        port = next(p for p in self.ports if p.any_name == name)
-        return KINDS[port.element_type.get_type_name()]
+        return getattr(self.api.DataType, self._type(name))
+
+    def kind(self, name):
+        return NUMPY[self._type(name)]
+
+    def _type(self, name):
+        return KINDS[next(p for p in self.ports if p.any_name == name).element_type.get_type_name()]
 
     def get_tensor_profile_shape(self, name, profile):
         if name in self.profiles[profile]:
@@ -131,7 +134,7 @@ class Engine:
         return 1000 * (profile + 1)
 
     def create_execution_context(self, strategy):
-        assert strategy == "user managed"
+        assert strategy == self.api.ExecutionContextAllocationStrategy.USER_MANAGED
         return Context(self)
 
 
@@ -156,7 +159,7 @@ class Builder:
         self.built = []
 
     def create_network(self, flags):
-        assert flags == 1  # strongly typed
+        assert flags == 1 << int(Engine.api.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         return SimpleNamespace()
 
     def create_builder_config(self):
@@ -205,10 +208,6 @@ class Logger:
 
 def module() -> SimpleNamespace:
     """What `import tensorrt` would give."""
-    return SimpleNamespace(
-        __version__="11.4.0", Builder=Builder, OnnxParser=Parser, Runtime=Runtime, Logger=Logger, ILogger=Logger,
-        IProgressMonitor=type("IProgressMonitor", (), {}), TensorIOMode=TensorIOMode, DataType=DataType,
-        BuilderFlag=SimpleNamespace(WEIGHT_STREAMING="weight streaming"),
-        NetworkDefinitionCreationFlag=SimpleNamespace(STRONGLY_TYPED=0),
-        ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user managed"),
-    )  # fmt: skip
+    progress = type("IProgressMonitor", (), {})
+    made = {"Builder": Builder, "OnnxParser": Parser, "Runtime": Runtime, "Logger": Logger, "ILogger": Logger}
+    return SimpleNamespace(__version__="11.4.0", IProgressMonitor=progress, **made, **vars(OWN))

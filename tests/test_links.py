@@ -20,6 +20,7 @@ from bagel_export.artefact import export
 from bagel_export.checkpoint import PATCH_EMBEDDING, open_checkpoint
 from bagel_export.links import linkable
 from bagel_export.lora import Lora
+from bagel_export.precision import PRECISIONS
 from bagel_export.synthetic import SMALL_VIT, Shape, write_checkpoint
 from bagel_rt.cli import main
 from bagel_rt.errors import ExportError
@@ -96,9 +97,16 @@ def test_a_hub_snapshots_links_are_followed_to_the_files(quick_checkpoint, tmp_p
     assert not found.is_symlink()
 
 
-def test_sixteen_bit_checkpoints_link_where_the_artefact_is_sixteen_bit_too(bf16_checkpoint):
+def test_a_sixteen_bit_checkpoint_links_where_the_artefact_is_sixteen_bit_too(bf16_checkpoint, tmp_path):
     tensors = open_checkpoint(bf16_checkpoint, "understand").tensors
-    assert linkable(tensors, "bfloat16").keys() == tensors.keys()
+    assert linkable(tensors, PRECISIONS["bf16"]).keys() == tensors.keys()
+    for _ in export(bf16_checkpoint, tmp_path / "out", "understand", precision="bf16", weights="link"):
+        pass
+    manifest = read_manifest(tmp_path / "out")
+    assert (tmp_path / "out" / "ema.safetensors").samefile(bf16_checkpoint / "ema.safetensors")
+    assert (manifest.embeddings.file, manifest.embeddings.dtype) == ("ema.safetensors", "bfloat16")
+    with pytest.raises(ExportError, match="stores BF16, the artefact F16"):
+        list(export(bf16_checkpoint, tmp_path / "half", "understand", precision="fp16", weights="link"))
 
 
 # Bad twins

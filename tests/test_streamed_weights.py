@@ -17,8 +17,8 @@ import json, resource, sys
 from pathlib import Path
 import psutil
 from bagel_export.checkpoint import open_checkpoint
-from bagel_export.precision import PRECISIONS
 from bagel_export.lora import Lora
+from bagel_export.precision import PRECISIONS
 from bagel_export.weights import weight_bytes, write_weights
 
 def own():

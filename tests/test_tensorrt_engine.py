@@ -8,6 +8,7 @@ from dataclasses import replace
 import fake_tensorrt
 import numpy as np
 import pytest
+import tensorrt_contract
 import tensorrt_rtx
 from golden_cases import distance
 
@@ -166,35 +167,47 @@ def test_the_backend_says_what_is_missing(small_artefact, monkeypatch):
         open_engine("tensorrt")
 
 
-CALLS = {
-    "Builder": ("create_network", "create_builder_config", "create_optimization_profile", "build_serialized_network"),
-    "OnnxParser": ("load_model_proto", "load_initializer", "parse_model_proto", "parse_from_file", "get_error"),
-    "IBuilderConfig": ("set_flag", "add_optimization_profile", "create_timing_cache", "set_timing_cache"),
-    "IOptimizationProfile": ("set_shape",),
-    "IProgressMonitor": ("phase_start", "step_complete", "phase_finish"),
-    "Runtime": ("deserialize_cuda_engine",),
-    "ICudaEngine": (
-        "get_tensor_name", "get_tensor_mode", "get_tensor_dtype", "get_tensor_profile_shape",
-        "get_device_memory_size_for_profile_v2", "create_execution_context", "num_io_tensors",
-        "num_optimization_profiles", "weight_streaming_budget_v2",
-    ),
-    "IExecutionContext": (
-        "set_optimization_profile_async", "active_optimization_profile", "set_input_shape", "set_tensor_address",
-        "get_tensor_shape", "set_device_memory", "execute_async_v3",
-    ),
-}  # fmt: skip
+@pytest.fixture(scope="module", params=["tensorrt", "tensorrt-rtx"])
+def real(request):
+    """The real bindings of either flavour, to be read."""
+    if request.param == "tensorrt-rtx":
+        return tensorrt_rtx
+    return tensorrt_contract.bindings()
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_everything_the_backend_calls_is_there_in_tensorrt_rtx(name):
-    real, fake = getattr(tensorrt_rtx, name), vars(fake_tensorrt).get(name.removeprefix("I").removeprefix("Cuda"))
-    for member in CALLS[name]:
-        assert hasattr(real, member), f"{name}.{member}"
-    assert (
-        fake is None
-        or name.startswith("I")
-        or all(hasattr(fake, m) for m in CALLS[name] if m not in ("parse_from_file", "get_error"))
-    )
+def test_every_call_of_the_backend_is_one_that_the_real_bindings_take(small_artefact, real, monkeypatch):
+    monkeypatch.setattr(fake_tensorrt.Engine, "api", real)
+    api = tensorrt_contract.WatchedModule(real, fake_tensorrt.module())
+    monkeypatch.setattr("test_tensorrt_engine.FAKE", Flavour("tensorrt", api))
+    with opened(small_artefact, on_step=lambda *step: None, budget=1 << 20) as bagel:
+        picture = bagel.generate("a red circle", **PICTURE).image
+        assert bagel.ask("what is it?", picture, max_tokens=3).token_ids
+    called = {call.partition(".")[0] for call in api.calls}
+    assert called >= {"Builder", "OnnxParser", "IBuilderConfig", "IOptimizationProfile", "Runtime", "ICudaEngine"}
+    assert api.calls.count("IExecutionContext.execute_async_v3") > 10
+
+
+@pytest.mark.parametrize(
+    "mistake, told",
+    [
+        (lambda trt, b: b.create_netwrk(0), "Builder has no create_netwrk"),
+        (lambda trt, b: b.create_network("0"), "flags is typing.SupportsInt, not str"),
+        (lambda trt, b: b.create_network(0, 1), "takes 1 arguments"),
+        (lambda trt, b: b.create_network(flag=0), "no argument flag"),
+        (lambda trt, b: b.build_serialized_network(b.create_network(1)), "lacks config"),
+        (lambda trt, b: b.build_serialized_network(b.create_builder_config(), b.create_network(1)), "network is INet"),
+        (lambda trt, b: b.create_builder_config().set_flag(1), "flag is BuilderFlag, not int"),
+        (lambda trt, b: setattr(b.create_builder_config(), "num_optimization_profiles", 2), "cannot be set"),
+        (lambda trt, b: setattr(b.create_builder_config(), "progress_monitor", 2), "cannot be 2"),
+        (lambda trt, b: trt.BuilderFlag.FP16, "FP16"),
+        (lambda trt, b: trt.IInt8Calibrator, "has no IInt8Calibrator"),
+    ],
+)
+def test_planted_mistakes_are_refused(real, mistake, told):
+    trt = tensorrt_contract.WatchedModule(real, fake_tensorrt.module())
+    builder = trt.Builder(real.Logger(real.Logger.ERROR))
+    with pytest.raises(AttributeError, match=told):
+        mistake(trt, builder)
 
 
 @pytest.mark.slow

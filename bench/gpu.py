@@ -1,0 +1,382 @@
+"""What does a CUDA card make of it?  python bench/gpu.py --out FILE.json   (anywhere: --small --device cpu)
+
+PyTorch (bf16, eager with SDPA, and compiled) and ONNX Runtime side by side, on full-size random weights made on the
+device: denoising branches, a text token, the ViT, the VAE's decoder, whole pictures; time, peak memory, share of the
+card's own measured matrix rate and bandwidth. Runs unattended: what fails is recorded and the rest goes on; results are
+written after every measurement, so a run that is cut off leaves what it had. Ends in one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bagel_export import graphs
+from bagel_export.artefact import export, model_dims
+from bagel_export.checkpoint import open_checkpoint
+from bagel_export.config import BagelConfig, LLMConfig, ViTConfig
+from bagel_export.parity import example_inputs
+from bagel_export.reference.bagel import BagelModel
+from bagel_export.reference.vae import AutoEncoder
+from bagel_export.shards import VAE_WEIGHTS, WEIGHTS
+from bagel_export.synthetic import SMALL_LLM, SMALL_VIT, byte_tokenizer, write_configs
+from bagel_rt import contract
+from bagel_rt.contract import ModelDims, graph_specs, input_shapes
+from bagel_rt.manifest import ResizeRule
+
+FULL_LLM = LLMConfig(
+    hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4,
+    vocab_size=152064, max_position_embeddings=32768, rms_norm_eps=1e-6, rope_theta=1e6,
+)  # fmt: skip
+FULL_VIT = ViTConfig(
+    hidden_size=1152, intermediate_size=4304, num_hidden_layers=27, num_attention_heads=16, patch_size=14,
+    image_size=980,
+)  # fmt: skip
+DEVIATION = 0.02  # of the random weights
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is measured: contexts and latents in tokens, pictures in pixels."""
+
+    llm: LLMConfig
+    vit: ViTConfig
+    side: int
+    vit_side: int
+    base_width: int
+    latents: tuple[int, ...]
+    contexts: tuple[int, ...]
+    text_contexts: tuple[int, ...]
+    points: int
+
+
+def scale(small: bool, layers: int) -> Scale:
+    if small:
+        return Scale(SMALL_LLM, SMALL_VIT, 64, 112, 32, (16,), (50,), (50,), 4)
+    llm = LLMConfig(**{**FULL_LLM.__dict__, "num_hidden_layers": layers})
+    return Scale(llm, FULL_VIT, 1024, 980, 128, (1024, 4096), (50, 9000), (500, 9000), 50)
+
+
+class Report:
+    """Results by name, on disk after each."""
+
+    def __init__(self, path: Path | None, facts: dict[str, Any]):
+        self.path, self.values = path, {"bench": "gpu", **facts, "results": {}}
+
+    def add(self, name: str, make: Callable[[], Any]) -> Any:
+        """Measure; a failure is a result too."""
+        start = time.monotonic()
+        try:
+            value = make()
+        except Exception as error:
+            told = traceback.format_exc().strip().splitlines()[-1]
+            value = {"failed": told[:400], "kind": type(error).__name__}
+        self.values["results"][name] = value
+        self.values["results"][name + " took_s"] = round(time.monotonic() - start, 1)
+        print(name, json.dumps(value, default=str), file=sys.stderr, flush=True)
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(json.dumps(self.values, indent=1, default=str) + "\n", encoding="utf-8")
+        return value
+
+
+class Clock:
+    """Seconds of work on a device, which returns before it is done."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def median(self, work: Callable[[], Any], rounds: int = ROUNDS) -> float:
+        work()
+        taken = []
+        for _ in range(rounds):
+            self.wait()
+            start = time.perf_counter()
+            work()
+            self.wait()
+            taken.append(time.perf_counter() - start)
+        return statistics.median(taken)
+
+    def used(self) -> float:
+        """GiB taken on the device by everybody."""
+        if self.device.type != "cuda":
+            return 0.0
+        free, total = torch.cuda.mem_get_info(self.device)
+        return (total - free) / 2**30
+
+
+def roof(clock: Clock, small: bool) -> dict[str, float]:
+    """The card's own rates: bf16 matrix products in TFLOP/s, copies in GB/s (read and written)."""
+    n = 512 if small else 8192
+    a, b = (torch.randn(n, n, device=clock.device, dtype=torch.bfloat16) for _ in range(2))
+    block = torch.empty((1 << 24) if small else (1 << 30), device=clock.device, dtype=torch.uint8)
+    other = torch.empty_like(block)
+    product, copy = clock.median(lambda: a @ b), clock.median(lambda: other.copy_(block))
+    return {"tflops": round(2 * n**3 / product / 1e12, 1), "gbytes_per_s": round(2 * block.nbytes / copy / 1e9, 1)}
+
+
+def random_model(sizes: Scale, device: torch.device) -> tuple[BagelModel, AutoEncoder]:
+    """Full-size weights made where they are used."""
+    config = BagelConfig(
+        sizes.llm, sizes.vit, max_latent_size=sizes.side // 16, vit_max_num_patch_per_side=sizes.vit.grid
+    )
+    with torch.device("meta"):
+        model, vae = BagelModel(config).eval(), AutoEncoder(sizes.base_width).eval()
+    made = []
+    for module in (model, vae):
+        module = module.to(torch.bfloat16).to_empty(device=device).requires_grad_(False)
+        for name, values in module.state_dict().items():
+            values.fill_(1.0) if "norm" in name and name.endswith("weight") else values.normal_(0.0, DEVIATION)
+        made.append(module)
+    return made[0], made[1]
+
+
+def write_official(model: BagelModel, vae: AutoEncoder, sizes: Scale, folder: Path) -> Path:
+    """The same weights as a checkpoint in the official layout."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    sides = ResizeRule(sizes.side, sizes.side // 2, 16), ResizeRule(sizes.vit_side, sizes.vit_side // 2, 14)
+    write_configs(folder, sizes.llm, sizes.vit, *sides)
+    byte_tokenizer(sizes.llm.vocab_size).save(str(folder / "tokenizer.json"))
+    for module, name in ((model, WEIGHTS), (vae, VAE_WEIGHTS)):
+        save_file({k: v.contiguous().cpu() for k, v in module.state_dict().items()}, folder / name)
+    return folder
+
+
+def step_inputs(dims: ModelDims, graph: str, sizes: dict[str, int]) -> dict[str, np.ndarray]:
+    """Well-formed random inputs of a graph at these sizes; the pool is as large as the context needs."""
+    spec = graph_specs(dims)[graph]
+    halves = 2 * dims.num_hidden_layers
+    given = example_inputs(spec, halves)
+    shapes = input_shapes(spec, {"pool_slots": max(16, sizes.get("past", 0)), **sizes}, halves)
+    random = np.random.default_rng(0)
+    arrays = {}
+    for tensor in spec.inputs:
+        shape = shapes[tensor.name]
+        if tensor.name == "slots" or tensor.name == "position_ids":
+            arrays[tensor.name] = np.arange(shape[0])
+        elif tensor.name == "mask":
+            arrays[tensor.name] = np.ones(shape, bool)
+        elif tensor.name == "time":
+            arrays[tensor.name] = given["time"]
+        else:
+            arrays[tensor.name] = random.standard_normal(shape, np.float32) * np.float32(0.1)
+    return arrays
+
+
+def cases(sizes: Scale) -> Iterator[tuple[str, str, dict[str, int]]]:
+    """(name, graph, sizes)."""
+    for latents in sizes.latents:
+        for context in sizes.contexts if latents == max(sizes.latents) else sizes.contexts[:1]:
+            name = f"denoise branch, {latents} latents, context {context}"
+            yield name, contract.GEN_STEP, {"und_rows": 2, "gen_rows": latents, "past": context}
+    for context in sizes.text_contexts:
+        yield f"text token, context {context}", contract.UND_STEP, {"und_rows": 1, "past": context}
+    yield f"ViT, {sizes.vit_side} px", contract.VIT, {"patches": (sizes.vit_side // 14) ** 2}
+    side = sizes.side // 8
+    yield f"VAE decode, {sizes.side} px", contract.VAE_DECODER, {"latent_height": side, "latent_width": side}
+
+
+def work_of(graph: str, dims: ModelDims, sizes: Scale, at: dict[str, int]) -> dict[str, float]:
+    """TFLOP and weight GB of a step (bf16), 0 where they are not counted."""
+    if graph not in (contract.GEN_STEP, contract.UND_STEP):
+        return {}
+    h, d, kv, inner = dims.hidden_size, dims.head_dim, dims.num_key_value_heads, sizes.llm.intermediate_size
+    per_layer = 2 * h * h + 2 * h * kv * d + 3 * h * inner  # weights of one expert's layer
+    rows, keys = at["und_rows"] + at.get("gen_rows", 0), at["und_rows"] + at.get("gen_rows", 0) + at["past"]
+    layers, experts = dims.num_hidden_layers, 2 if graph == contract.GEN_STEP else 1
+    attention = 4 * rows * keys * dims.num_attention_heads * d
+    return {
+        "tflop": layers * (2 * rows * per_layer + attention) / 1e12,
+        "weight_gb": layers * experts * per_layer * 2 / 1e9,
+    }
+
+
+def measured(seconds: float, work: dict[str, float], rates: dict[str, float]) -> dict[str, float]:
+    out = {"ms": round(1e3 * seconds, 3)}
+    if work and "tflops" in rates:
+        out["share_of_matrix_rate"] = round(work["tflop"] / seconds / rates["tflops"], 3)
+        out["share_of_bandwidth"] = round(work["weight_gb"] / seconds / rates["gbytes_per_s"], 3)
+    return out
+
+
+def torch_part(
+    report: Report, sizes: Scale, dims: ModelDims, model, vae, clock: Clock, rates: dict, fuse: bool
+) -> None:
+    for name, graph, at in cases(sizes):
+        inputs = step_inputs(dims, graph, at)
+        module = graphs.build(graph, model, vae)
+        spec = graph_specs(dims, "bfloat16")[graph]
+        given = [torch.from_numpy(inputs[t.name]).to(clock.device) for t in spec.inputs]
+        given = [g.bfloat16() if t.dtype == "bfloat16" else g for g, t in zip(given, spec.inputs, strict=True)]
+        work = work_of(graph, dims, sizes, at)
+
+        def eager(module=module, given=given) -> Any:
+            with torch.no_grad():
+                return module(*given)
+
+        report.add(f"torch bf16 eager: {name}", lambda e=eager, w=work: measured(clock.median(e), w, rates))
+        if fuse and graph == contract.GEN_STEP:
+            compiled = torch.compile(module)
+
+            def run(module=compiled, given=given) -> Any:
+                with torch.no_grad():
+                    return module(*given)
+
+            report.add(f"torch bf16 compiled: {name}", lambda r=run, w=work: measured(clock.median(r), w, rates))
+    if clock.device.type == "cuda":
+        report.add("torch peak memory, GiB", lambda: round(torch.cuda.max_memory_allocated(clock.device) / 2**30, 2))
+
+
+@contextmanager
+def opened(model: Path, device: str):
+    """The artefact on ONNX Runtime: on CUDA, or the same engine over the machine's own memory."""
+    import bagel_rt
+    from bagel_engines.onnxruntime_device import on_host
+    from bagel_rt.api import Bagel
+    from bagel_rt.graphs import Graphs
+    from bagel_rt.manifest import read_manifest
+
+    if device != "cpu":
+        with bagel_rt.load(model, "onnxruntime", device, cache_tokens=16384) as bagel:
+            yield bagel
+    else:
+        manifest = read_manifest(model)
+        with Bagel(manifest, Graphs(manifest, on_host()), 4096) as bagel:
+            yield bagel
+
+
+def ort_part(
+    report: Report, sizes: Scale, dims: ModelDims, model: Path, device: str, clock: Clock, rates: dict
+) -> None:
+    with opened(model, device) as bagel:
+        engine, names = bagel.graphs.engine, graph_specs(dims, bagel.manifest.arithmetic)
+        for name, graph, at in cases(sizes):
+
+            def run(graph=graph, at=at) -> dict[str, float]:
+                arrays = step_inputs(dims, graph, at)
+                pool = arrays.pop("pool", None)
+                held = {key: engine.hold(np.ascontiguousarray(value)) for key, value in arrays.items()}
+                if pool is not None:
+                    slots = pool.shape[0] // (2 * dims.num_hidden_layers)
+                    row = (dims.num_key_value_heads, dims.head_dim)
+                    kept = np.dtype(np.uint16 if bagel.manifest.arithmetic == "bfloat16" else np.float32)
+                    held["pool"] = engine.cache(2 * dims.num_hidden_layers, slots, row, kept).tensor
+                outputs = tuple(t.name for t in names[graph].outputs)
+                seconds = clock.median(lambda: bagel.graphs(graph, outputs, outputs, **held))
+                return measured(seconds, work_of(graph, dims, sizes, at), rates)
+
+            report.add(f"onnxruntime: {name}", run)
+        options = {"seed": 1, "num_timesteps": sizes.points}
+        source = np.zeros((sizes.side, sizes.side, 3), np.uint8)
+
+        def whole(work: Callable[[], Any]) -> dict[str, Any]:
+            start = time.perf_counter()
+            drawn = work()
+            return {"s": round(time.perf_counter() - start, 3), "finite": bool(np.isfinite(drawn.latent).all())}
+
+        for cache in (None, "taylorseer"):
+            told = "with step cache" if cache else "without step cache"
+            for what, work in (
+                ("text to image", lambda c=cache: bagel.generate("a red cube", step_cache=c, **options)),
+                ("edit", lambda c=cache: bagel.edit(source, "make it red", step_cache=c, **options)),
+            ):
+                report.add(f"onnxruntime: {what}, {sizes.side} px, {told}", lambda w=work: whole(w))
+        report.add(
+            "onnxruntime: answer of 64 tokens",
+            lambda: round(clock.median(lambda: bagel.ask("what is this?", max_tokens=64), 1), 3),
+        )
+        report.add("memory taken on the device, GiB", lambda: round(clock.used(), 2))
+
+
+def precision_part(report: Report, device: str, checkpoints: list[Path], folder: Path) -> None:
+    """bf16 (fp16 on a CPU) against float32 on checkpoints that mean something: distance of the latents."""
+    low = "bf16" if device != "cpu" else "fp16"
+    for checkpoint in checkpoints:
+
+        def distance(checkpoint: Path = checkpoint) -> dict[str, float]:
+            latents = []
+            for precision in ("fp32", low):
+                out = folder / f"{checkpoint.name}-{precision}"
+                for _ in export(checkpoint, out, precision=precision, verify=False, overwrite=True):
+                    pass
+                with opened(out, device) as bagel:
+                    latents.append(bagel.generate("a red circle", seed=1, height=64, width=64).latent)
+            apart = np.linalg.norm(latents[1] - latents[0]) / np.linalg.norm(latents[0])
+            return {"relative_l2_of_latents": float(f"{apart:.3e}")}
+
+        report.add(f"{low} against float32: {checkpoint.name}", distance)
+
+
+def facts(args: argparse.Namespace) -> dict[str, Any]:
+    import onnxruntime
+
+    device = "CPU" if args.device == "cpu" else torch.cuda.get_device_name(args.device)
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {device}",
+        "versions": versions,
+        "command": "python bench/gpu.py " + " ".join(sys.argv[1:]),
+        "layers": args.layers,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--small", action="store_true", help="a tiny model, to try the benchmark itself")
+    parser.add_argument("--layers", type=int, default=28)
+    parser.add_argument("--work", type=Path, default=Path("/tmp/bagel-gpu"), help="folder for weights (60 GB)")
+    parser.add_argument("--ort-site", type=Path, help="folder of an unpacked onnxruntime-gpu, with ort_gpu_env.py")
+    parser.add_argument("--checkpoint", type=Path, action="append", default=[], help="for bf16 against float32")
+    parser.add_argument("--no-compile", action="store_true")
+    args = parser.parse_args()
+    if args.ort_site:
+        sys.path.insert(0, str(args.ort_site))
+        import ort_gpu_env  # type: ignore[import-not-found]  # noqa: F401
+    report, sizes = Report(args.out, facts(args)), scale(args.small, args.layers)
+    clock = Clock(torch.device(args.device))
+    rates = report.add("roof", lambda: roof(clock, args.small))
+    model, vae = random_model(sizes, clock.device)
+    args.work.mkdir(parents=True, exist_ok=True)
+    checkpoint = write_official(model, vae, sizes, args.work / "checkpoint")
+    dims = model_dims(open_checkpoint(checkpoint))
+    torch_part(report, sizes, dims, model, vae, clock, rates, not (args.no_compile or args.small))
+    del model, vae
+    if clock.device.type == "cuda":
+        torch.cuda.empty_cache()
+    precision = "fp32" if args.device == "cpu" else "bf16"
+    for _ in export(checkpoint, args.work / "model", overwrite=True, verify=False, precision=precision):
+        pass
+    device = args.device if args.device != "cpu" else "cpu"
+    try:
+        ort_part(report, sizes, dims, args.work / "model", device, clock, rates)
+    except Exception:
+        report.add("onnxruntime", lambda: {"failed": traceback.format_exc()[-600:]})
+    precision_part(report, device, args.checkpoint, args.work)
+    print(json.dumps(report.values, default=str))
+
+
+if __name__ == "__main__":
+    main()
