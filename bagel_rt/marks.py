@@ -19,7 +19,8 @@ from bagel_rt.turns import Turns
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Think = Literal["image", "text"] | bool | None
+Kind = Literal["image", "text"] | None
+Think = Kind | bool
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Mark:
     seed: int
     noise: TorchNoise  # of the seed; copied before anything is drawn from it
     random: np.random.Generator  # of sampled text; likewise
-    think: Literal["image", "text"] | None = None
+    think: Kind = None
     drawn: Drawn | None = None  # said after everything in `reading`
 
     def with_seed(self, seed: int) -> Mark:
@@ -55,7 +56,7 @@ def beginning(turns: Turns, seed: int | None, think: Think) -> Mark:
     return Mark(turns, turns.reader.start(system), seed, TorchNoise(seed), text_random(seed), kind)
 
 
-def _kind_of_thinking(think: Think, turns: Turns) -> Literal["image", "text"] | None:
+def _kind_of_thinking(think: Think, turns: Turns) -> Kind:
     if isinstance(think, bool) or think is None:
         return None if not think else "image" if turns.manifest.task == "full" else "text"
     if think not in ("image", "text"):

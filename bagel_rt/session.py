@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Generator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from bagel_rt import check, options
 from bagel_rt.errors import BagelError, InputError
 from bagel_rt.events import Event, ImageReady
 from bagel_rt.images import ImageInput, open_image
-from bagel_rt.marks import Drawn, Mark
+from bagel_rt.marks import Drawn, Kind, Mark
 from bagel_rt.options import Encoding, ImageOptions, TextOptions, with_values
 from bagel_rt.results import ImageResult, TextResult
 from bagel_rt.streaming import Gate, OnProgress, Turn, drain, stream
@@ -44,7 +44,7 @@ class Session:
         return self._mark.seed
 
     @property
-    def think(self) -> Literal["image", "text"] | None:
+    def think(self) -> Kind:
         """What it thinks before."""
         return self._mark.think
 
