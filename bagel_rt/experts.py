@@ -38,25 +38,19 @@ class Experts:
         self, rows: np.ndarray, rope: RopePair, pool: PagePool, past: Sequence, mask: np.ndarray
     ) -> tuple[np.ndarray, Tensor]:
         """Understanding rows over a context -> (rows, new_kv); new_kv may stay with the engine."""
-        cache = {"pool": pool.tensor, "slots": pool.slots(past), "mask": mask}
-        if self._und_through_gen:
-            out, new_kv = self._graphs(
-                contract.GEN_STEP,
-                ("und_out", "new_kv"),
-                ("new_kv",),
-                und=rows,
-                gen=self._no_rows,
-                und_cos=rope[0],
-                und_sin=rope[1],
-                gen_cos=self._no_rope,
-                gen_sin=self._no_rope,
-                **cache,
-            )
-        else:
-            out, new_kv = self._graphs(
-                contract.UND_STEP, None, ("new_kv",), und=rows, und_cos=rope[0], und_sin=rope[1], **cache
-            )
-        return out, new_kv
+        return self._und(("und_out", "new_kv"), rows, rope, pool, past, mask)
+
+    def und_kv(self, rows: np.ndarray, rope: RopePair, pool: PagePool, past: Sequence, mask: np.ndarray) -> Tensor:
+        """`und` where only what enters the context is wanted."""
+        return self._und(("new_kv",), rows, rope, pool, past, mask)[0]
+
+    def _und(self, outputs: tuple[str, ...], rows, rope, pool, past, mask) -> tuple[Any, ...]:
+        given = {"und": rows, "und_cos": rope[0], "und_sin": rope[1]}
+        given |= {"pool": pool.tensor, "slots": pool.slots(past), "mask": mask}
+        if not self._und_through_gen:
+            return self._graphs(contract.UND_STEP, outputs, ("new_kv",), **given)
+        none = {"gen": self._no_rows, "gen_cos": self._no_rope, "gen_sin": self._no_rope}
+        return self._graphs(contract.GEN_STEP, outputs, ("new_kv",), **given, **none)
 
     def frame(self, position: int, latents: int, pool: PagePool, past: Sequence) -> dict[str, Any]:
         """What stays the same however often an image of so many latents is evaluated over a context.
@@ -73,7 +67,7 @@ class Experts:
             "slots": pool.slots(past),
             "mask": np.ones((2, past.length + 2 + latents), bool),
         }
-        hold = self._graphs.engine.hold
+        hold = self._graphs.hold
         return {"pool": pool.tensor, **{name: hold(array) for name, array in once.items()}}
 
     def last_rows(self, gen: Tensor, frame: dict[str, Any]) -> np.ndarray:

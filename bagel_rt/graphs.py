@@ -43,6 +43,13 @@ class Graphs:
             raise _named(error) from error
         return tuple(out[name] for name in names)
 
+    def hold(self, array: np.ndarray) -> Tensor:
+        """The array as an input that is brought to the engine's device once."""
+        try:
+            return self._engine.hold(array)
+        except EngineFailure as error:
+            raise _named(error) from error
+
     def open(self, graph: str) -> Runner:
         """Load a graph and check that it speaks the contract."""
         path = self._manifest.graph_file(graph)

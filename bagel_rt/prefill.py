@@ -48,7 +48,7 @@ class Prefill:
     def _text(self, segment: Text, pool: PagePool, past: Sequence, position: int) -> Tensor:
         rope = self._experts.rope.at(np.arange(position, position + segment.tokens))
         mask = causal_mask(past.length, segment.tokens)
-        return self._experts.und(self._embeddings.rows(segment.ids), rope, pool, past, mask)[1]
+        return self._experts.und_kv(self._embeddings.rows(segment.ids), rope, pool, past, mask)
 
     def _patches(self, segment: Patches, pool: PagePool, past: Sequence, position: int) -> Tensor:
         ids = position_ids(segment.grid, self._model.vit_grid)
@@ -56,4 +56,4 @@ class Prefill:
         markers = self._embeddings.markers
         rows = np.concatenate([markers[:1], rows, markers[1:]])
         mask = np.ones((len(rows), past.length + len(rows)), bool)
-        return self._experts.und(rows, self._experts.rope.constant(position, len(rows)), pool, past, mask)[1]
+        return self._experts.und_kv(rows, self._experts.rope.constant(position, len(rows)), pool, past, mask)

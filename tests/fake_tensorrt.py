@@ -183,7 +183,7 @@ class Builder:
         plan = {
             "graph": network.path,
             "profiles": config.profiles,
-            "flags": config.flags,
+            "flags": [str(flag) for flag in config.flags],
             "weights": len(network.weights),
         }
         return json.dumps(plan).encode()

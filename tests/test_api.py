@@ -359,7 +359,7 @@ def test_saving_is_whole_or_not_at_all(small_bagel, tmp_path, monkeypatch):
         (lambda f: (f / "bagel_rt.json").write_text("{"), "not readable as JSON"),
         (lambda f: (f / "bagel_rt.json").write_text("[]"), "format_version"),
         (lambda f: (f / "bagel_rt.json").write_text('{"format_version": 99}'), "a newer bagel-rt is needed"),
-        (lambda f: (f / "bagel_rt.json").write_text('{"format_version": 1, "contract_version": 1}'), "'task'"),
+        (lambda f: (f / "bagel_rt.json").write_text('{"format_version": 2, "contract_version": 1}'), "'task'"),
         (lambda f: (f / "weights.safetensors").write_bytes(b"short"), r"weights\.safetensors: 5 bytes"),
         (lambda f: (f / "vit.onnx").unlink(), r"vit\.onnx: file is missing"),
     ],

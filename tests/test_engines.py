@@ -99,7 +99,7 @@ def test_other_arithmetic_is_named_in_the_result(small_artefact):
     "arguments, message",
     [
         ({"backend": "tensorflow"}, "'tensorflow' is unknown; allowed: auto, openvino, onnxruntime"),
-        ({"backend": "onnxruntime", "device": "cuda"}, "device 'cuda' is not supported"),
+        ({"backend": "onnxruntime", "device": "cuda"}, "installed without CUDA"),
         ({"backend": "openvino", "device": "gpu"}, "device 'gpu' is not supported"),
         ({"backend": "onnxruntime", "arithmetic": "bfloat16"}, "needs openvino"),
         ({"backend": "openvino", "arithmetic": "int3"}, "'int3' is unknown; allowed: float32, bfloat16"),

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bagel_rt.cli.interrupt import Interrupts
 from bagel_rt.cli.progress import Bars
 from bagel_rt.contract import TASK_GRAPHS
 from bagel_rt.errors import InputError
@@ -87,8 +88,9 @@ def run_export(args: argparse.Namespace) -> None:
         # opened first: a bad checkpoint leaves not even the folder above the artefact
         out = default_export_folder(open_checkpoint(args.ckpt, args.task, lora).name)
         out.parent.mkdir(parents=True, exist_ok=True)
-    with Bars(bytes_in=("weights", "hashing")) as bars:
+    with Interrupts() as interrupts, Bars(bytes_in=("weights", "hashing")) as bars:
         for event in export(args.ckpt, out, args.task, args.overwrite, args.verify, args.precision, lora, args.weights):
+            interrupts.check()
             bars(event)
     remember_export(out)
     print(out)

@@ -14,17 +14,19 @@ PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
 class OpenVinoRunner:
-    def __init__(self, openvino, compiled, name: str):
+    def __init__(self, openvino, model, compiled, name: str):
         self._openvino, self._request, self._name = openvino, compiled.create_infer_request(), name
-        ports = (*compiled.inputs, *compiled.outputs)
-        self._bfloat16 = {port.any_name for port in ports if port.element_type == openvino.Type.bf16}
-        self.inputs = tuple(port.any_name for port in compiled.inputs)
-        self.outputs = tuple(port.any_name for port in compiled.outputs)
+        # names are read before compiling, which may give a port the name of a cast it was fused with
+        self.inputs = tuple(port.any_name for port in model.inputs)
+        self.outputs = tuple(port.any_name for port in model.outputs)
+        ports = (*zip(self.inputs, compiled.inputs, strict=True), *zip(self.outputs, compiled.outputs, strict=True))
+        self._bfloat16 = {told for told, port in ports if port.element_type == openvino.Type.bf16}
 
     def run(self, inputs: Tensors, outputs: Sequence[str], held: Container[str] = ()) -> dict[str, np.ndarray]:
         try:
             # share_inputs: the page pool is read where it lies; without it every call copies the pool
-            self._request.infer({name: self._tensor(name, array) for name, array in inputs.items()}, share_inputs=True)
+            given = {self.inputs.index(name): self._tensor(name, array) for name, array in inputs.items()}
+            self._request.infer(given, share_inputs=True)
             return {name: self._array(name) for name in outputs}
         except Exception as error:
             raise EngineFailure(f"openvino failed in graph '{self._name}': {error}") from error
@@ -35,7 +37,7 @@ class OpenVinoRunner:
         return self._openvino.Tensor(array, list(array.shape), self._openvino.Type.bf16)
 
     def _array(self, name: str) -> np.ndarray:
-        array = self._request.get_tensor(name).data.copy()
+        array = self._request.get_output_tensor(self.outputs.index(name)).data.copy()
         return array.view(np.uint16) if name in self._bfloat16 else array
 
 
@@ -54,6 +56,7 @@ class OpenVinoEngine:
         self._config: dict[str, object] = {
             "INFERENCE_PRECISION_HINT": PRECISIONS[arithmetic],
             "PERFORMANCE_HINT": "LATENCY",
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",  # with int8 weights it would round activations to 8 bits as well
         }
         if threads:
             self._config["INFERENCE_NUM_THREADS"] = threads
@@ -62,10 +65,11 @@ class OpenVinoEngine:
 
     def load(self, graph: Path, prime: Arrays | None = None) -> Runner:
         try:
-            compiled = self._core.compile_model(self._core.read_model(str(graph)), "CPU", self._config)
+            model = self._core.read_model(str(graph))
+            compiled = self._core.compile_model(model, "CPU", self._config)
         except Exception as error:
             raise EngineFailure(f"openvino cannot load {graph}: {error}") from error
-        runner = OpenVinoRunner(self._openvino, compiled, graph.stem)
+        runner = OpenVinoRunner(self._openvino, model, compiled, graph.stem)
         if prime is not None:  # 2026.4.1 computes a ViT wrongly for ever when its first call has one patch
             runner.run(prime, ())
         return runner

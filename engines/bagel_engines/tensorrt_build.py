@@ -141,7 +141,11 @@ def _weights_of(graph: Path) -> Iterator[dict[str, np.ndarray]]:
 
     maps: dict[str, np.ndarray] = {}
     weights = {}
-    for tensor in onnx.load(str(graph), load_external_data=False).graph.initializer:
+    try:
+        initializers = onnx.load(str(graph), load_external_data=False).graph.initializer
+    except Exception as error:  # protobuf's own
+        raise EngineFailure(f"{graph} is not an ONNX graph: {error}") from error
+    for tensor in initializers:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
         place = {entry.key: entry.value for entry in tensor.external_data}

@@ -6,9 +6,10 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from torch import nn
@@ -122,7 +123,7 @@ def finish(model: ir.Model, spec: GraphSpec, path: Path) -> None:
     """Simplify, name the dimensions as the contract does, and write the graph."""
     from onnxscript import optimizer
 
-    with _quiet():
+    with _quiet(), _mapped_weights(model):
         # limits: shapes are worth folding, weights are never to be copied into the graph
         optimizer.optimize(model, input_size_limit=64, output_size_limit=4096)
     for value, stated in zip([*model.graph.inputs, *model.graph.outputs], [*spec.inputs, *spec.outputs], strict=True):
@@ -138,6 +139,28 @@ def finish(model: ir.Model, spec: GraphSpec, path: Path) -> None:
         for value in node.outputs:
             value.metadata_props.clear()
     ir.save(model, path)
+
+
+@contextlib.contextmanager
+def _mapped_weights(model: ir.Model) -> Iterator[None]:
+    """While simplifying, weights are mapped here: onnx_ir reads no file with several hard links (--weights link)."""
+    places: dict[int, tuple[ir.LazyTensor, ir.ExternalTensor]] = {}
+    for value in model.graph.initializers.values():
+        if isinstance(place := value.const_value, ir.ExternalTensor):
+            lazy = ir.LazyTensor(lambda p=place: _mapped(p), dtype=place.dtype, shape=place.shape, name=place.name)
+            places[id(lazy)] = (lazy, place)
+            value.const_value = lazy
+    yield
+    for value in model.graph.initializers.values():
+        if id(value.const_value) in places:
+            value.const_value = places[id(value.const_value)][1]
+
+
+def _mapped(place: ir.ExternalTensor) -> ir.Tensor:
+    shape = tuple(int(n) for n in place.shape)  # type: ignore[arg-type]
+    file = Path(place.base_dir) / place.location
+    values = np.memmap(file, np.uint8, "r", place.offset or 0, (place.length or 0,)).view(place.dtype.numpy())
+    return ir.Tensor(values.reshape(shape), dtype=place.dtype)
 
 
 def _torch_dtype(tensor: TensorSpec) -> torch.dtype:
