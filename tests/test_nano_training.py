@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 import bagel_rt
 from bagel_export.artefact import export
+from bagel_export.reference.masks import from_splits
 from bagel_export.reference.unified import BagelForUnifiedMultimodal
 from bagel_export.reference.vae import SCALE, SHIFT, AutoEncoder
 from bagel_rt.manifest import ResizeRule
@@ -38,7 +39,7 @@ VAE = {
 TRAINING = {
     "steps": 40, "decay_steps": 10, "warmup": 4, "muon_rate": 5e-3, "adam_rate": 5e-3, "weight_decay": 0.0,
     "ce_weight": 0.5, "ema": 0.9, "pool": 60, "first_fill": 20, "fresh": 4,
-    "mix": {"draw": 6, "edit": 3, "ask": 4, "think": 2}, "fuse": False, "seed": 2,
+    "mix": {"draw": 6, "edit": 3, "ask": 4, "think": 2}, "draws": 2, "fuse": False, "seed": 2,
 }  # fmt: skip
 CONFIG = {"model": MODEL, "vae": VAE, "training": TRAINING}
 
@@ -110,6 +111,20 @@ def test_a_picture_takes_one_position_and_only_the_drawn_one_is_noisy(packer):
     noisy = set(batch["mse_loss_indexes"].tolist())
     drawn = batch["attn_modes"].index("noise")
     assert noisy == set(range(starts[drawn] + 1, starts[drawn + 1] - 1))
+
+
+def test_copies_of_a_drawn_picture_stand_at_one_position_with_noise_of_their_own_and_do_not_see_each_other(packer):
+    twice = Packer(packer.tokenizer, packer.config, packer.vit_rule, draws=2)
+    batch = twice.pack([stored("draw", random.Random(8))], random.Random(3))
+    assert batch["attn_modes"] == ["causal", "noise", "noise", "causal"][: len(batch["attn_modes"])]
+    starts = np.cumsum([0, *batch["split_lens"]])
+    positions = batch["packed_position_ids"].tolist()
+    assert positions[starts[1]] == positions[starts[2]] == positions[starts[1] - 1] + 1
+    times = batch["packed_timesteps"].view(2, -1)
+    assert times[0].unique().numel() == times[1].unique().numel() == 1
+    assert times[0, 0] != times[1, 0]
+    (mask,) = from_splits(batch["sample_lens"], batch["split_lens"], batch["attn_modes"])
+    assert not mask[starts[2] : starts[3], starts[1] : starts[2]].any()
 
 
 def test_conditions_are_dropped_as_often_as_the_paper_drops_them():

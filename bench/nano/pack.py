@@ -50,9 +50,14 @@ class _Sequence:
 
 
 class Packer:
-    """Draws dropout, timesteps and latent noise from `rng` and torch; everything else follows from the samples."""
+    """Draws dropout, timesteps and latent noise from `rng` and torch; everything else follows from the samples.
 
-    def __init__(self, tokenizer: Tokenizer, config: BagelConfig, vit_rule: ResizeRule):
+    draws: how often a drawn picture stands in its sample, each time with its own noise and time. Noisy pictures do not
+    see each other, so each is what it would be alone, and what comes before them is computed once.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, config: BagelConfig, vit_rule: ResizeRule, draws: int = 1):
+        self.tokenizer, self.draws = tokenizer, draws
         self.encode = functools.lru_cache(20_000)(lambda text: tokenizer.encode(text, add_special_tokens=False).ids)
         self.special = {name: tokenizer.token_to_id(token) for name, token in SPECIAL_TOKENS.items()}
         self.config, self.vit_rule = config, vit_rule
@@ -95,10 +100,12 @@ class Packer:
                 continue
             if part.kind in ("read", "write"):
                 self._text(out, part)
-            else:
+                continue
+            here = out.position
+            for _ in range(self.draws if part.kind == "draw" else 1):
+                out.position = here
                 self._image(out, part)
-            if z is not None:
-                latents.append(z)
+                latents += [] if z is None else [z]
         if spare := -len(out.ids) % ROUND:
             out.extend([0] * spare, [out.position] * spare, "causal")
         return out, latents

@@ -208,7 +208,8 @@ def run(config: dict, folder: Path, steps: int | None = None) -> None:
     torch.manual_seed(config["model"]["seed"])
     model = BagelForUnifiedMultimodal(shape)
     side = config["model"]["vit_side"]
-    packer = Packer(Tokenizer.from_file(str(tokenizer_file)), shape, ResizeRule(side, side, PATCH))
+    rule, draws = ResizeRule(side, side, PATCH), config["training"]["draws"]
+    packer = Packer(Tokenizer.from_file(str(tokenizer_file)), shape, rule, draws)
     train(model, vae, packer, config["training"], State(folder, "model"), steps or config["training"]["steps"])
 
 
