@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from bagel_rt.cli import main
+from bagel_rt.contract import FORMAT_VERSION
 
 SMALL = ["--height", "64", "--width", "64", "--num-timesteps", "3", "--seed", "1", "--backend", "onnxruntime"]
 
@@ -105,7 +106,7 @@ def test_info_describes_the_artefact(capsys, model):
     assert "gen_step" in out
     assert "2 layers of 64" in out
     code, out, _ = run(capsys, "info", "--json", model)
-    assert json.loads(out)["format_version"] == 1
+    assert json.loads(out)["format_version"] == FORMAT_VERSION
 
 
 def test_verify_accepts_a_whole_artefact_and_finds_one_flipped_byte(capsys, small_artefact, tmp_path):

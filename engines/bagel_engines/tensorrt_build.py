@@ -74,7 +74,7 @@ def build(
             told = [parser.get_error(i).desc() for i in range(parser.num_errors)]
             raise EngineFailure(f"{found.name} cannot parse {graph}: {'; '.join(told) or log.told()}")
         _configure(trt, builder, config, settings, graph)
-        cache = _attach_timing_cache(config, timing_cache)
+        cache = _attach_timing_cache(config, timing_cache if found.name == "tensorrt" else None)  # RTX keeps none
         if on_step is not None:
             config.progress_monitor = _monitor(trt, on_step)
         plan = builder.build_serialized_network(network, config)
