@@ -18,6 +18,7 @@ from bagel_rt.manifest import Manifest, read_manifest
 from bagel_rt.marks import Think, beginning
 from bagel_rt.options import ImageOptions, with_values
 from bagel_rt.plans import plans_for
+from bagel_rt.pool import CACHE_TOKENS
 from bagel_rt.reading import Item, open_items
 from bagel_rt.results import ImageResult, TextResult
 from bagel_rt.seeds import draw_seed, seeds_of
@@ -28,7 +29,6 @@ from bagel_rt.turns import Turns
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-CACHE_TOKENS = 32768
 Seeds = Sequence[int]
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from bagel_engines import Engine, EngineFailure, OutOfDeviceMemory, Runner, Tensor
+from bagel_engines import Engine, Runner, Tensor
 from bagel_rt import contract
 from bagel_rt.contract import graph_specs
-from bagel_rt.errors import ArtefactError, EngineError, OutOfDeviceMemoryError
+from bagel_rt.errors import ArtefactError
+from bagel_rt.failures import named_failures
 from bagel_rt.manifest import Manifest
 
 
@@ -37,26 +38,20 @@ class Graphs:
         runner = self._runners.get(graph) or self.open(graph)
         names = only or tuple(t.name for t in self._specs[graph].outputs)
         self.calls[graph] = self.calls.get(graph, 0) + 1
-        try:
+        with named_failures():
             out = runner.run(inputs, names, held)
-        except EngineFailure as error:
-            raise _named(error) from error
         return tuple(out[name] for name in names)
 
     def hold(self, array: np.ndarray) -> Tensor:
         """The array as an input that is brought to the engine's device once."""
-        try:
+        with named_failures():
             return self._engine.hold(array)
-        except EngineFailure as error:
-            raise _named(error) from error
 
     def open(self, graph: str) -> Runner:
         """Load a graph and check that it speaks the contract."""
         path = self._manifest.graph_file(graph)
-        try:
+        with named_failures():
             runner = self._engine.load(path, self._prime(graph))
-        except EngineFailure as error:
-            raise _named(error) from error
         spec = self._specs[graph]
         for kind, found, stated in (("inputs", runner.inputs, spec.inputs), ("outputs", runner.outputs, spec.outputs)):
             if set(found) != {t.name for t in stated}:
@@ -73,7 +68,3 @@ class Graphs:
             return None
         patches = np.zeros((4, self._manifest.model.patch_width), np.float32)
         return {"patches": patches, "position_ids": np.arange(4, dtype=np.int64)}
-
-
-def _named(error: EngineFailure) -> EngineError:
-    return (OutOfDeviceMemoryError if isinstance(error, OutOfDeviceMemory) else EngineError)(str(error))

@@ -9,7 +9,7 @@ from bagel_rt.contract import graph_specs
 from bagel_rt.errors import InputError
 from bagel_rt.locate import home
 from bagel_rt.manifest import Manifest
-from bagel_rt.pool import slots_for
+from bagel_rt.pool import CACHE_TOKENS, slots_for
 from bagel_rt.profiles import Limits, largest, profiles
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def plans_for(
     manifest: Manifest,
     limits: Limits | None = None,
-    pool_tokens: int = 32768,
+    pool_tokens: int = CACHE_TOKENS,
     budget: int | None = None,
     on_step: Callable[[str, str, int, int], None] | None = None,
 ) -> Plans:

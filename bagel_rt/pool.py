@@ -9,10 +9,12 @@ import numpy as np
 from bagel_engines import Cache, HostCache, OutOfDeviceMemory, Tensor
 from bagel_rt.contract import ModelDims
 from bagel_rt.errors import InputError
+from bagel_rt.failures import named_failures
 from bagel_rt.numbers import KEPT_AS
 from bagel_rt.pages import PageTable, Sequence
 
 PAGE_SIZE = 16  # tokens
+CACHE_TOKENS = 32768  # room in a pool when nobody says how much
 
 
 def slots_for(tokens: int, page_size: int = PAGE_SIZE) -> int:
@@ -62,11 +64,13 @@ class PagePool:
         order: the place of each of its tokens in the sequence, where the graph has them in another order.
         """
         appended = self.table.append(sequence, new_kv.shape[1])
-        for source, target, count in appended.copies:
-            self._cache.move(source, target, count)
         slots = np.asarray(appended.slots, np.int64)
-        self._cache.write(slots if order is None else slots[order], new_kv)
+        with named_failures():
+            for source, target, count in appended.copies:
+                self._cache.move(source, target, count)
+            self._cache.write(slots if order is None else slots[order], new_kv)
 
     def read(self, sequence: Sequence) -> np.ndarray:
         """The cached keys and values (2 * layers, length, kv heads, head dim), copied out."""
-        return self._cache.read(self.slots(sequence))
+        with named_failures():
+            return self._cache.read(self.slots(sequence))

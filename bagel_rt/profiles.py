@@ -18,6 +18,7 @@ from bagel_rt.contract import (
     ModelDims,
     input_shapes,
 )
+from bagel_rt.pool import CACHE_TOKENS, slots_for
 
 Span = tuple[int, int, int]  # smallest, usual, largest
 Spans = Mapping[str, Span]
@@ -32,7 +33,7 @@ class Limits:
     max_height: int
     max_width: int
     max_context: int = 9216
-    pool_slots: int = 32768
+    pool_slots: int = slots_for(CACHE_TOKENS)
 
 
 def largest(model: ModelDims) -> Limits:

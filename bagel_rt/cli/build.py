@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from bagel_rt.cli.progress import Bars
-from bagel_rt.errors import EngineError, EngineUnavailableError, InputError
+from bagel_rt.errors import EngineUnavailableError, InputError
 from bagel_rt.locate import find_model
 from bagel_rt.manifest import read_manifest
 
@@ -23,7 +23,7 @@ def register(commands) -> None:
     build.add_argument("--max-height", type=int, metavar="N", help="largest picture, pixels (default: the model's)")
     build.add_argument("--max-width", type=int, metavar="N")
     build.add_argument("--max-context", type=int, metavar="N", help="longest context, tokens (default: 9216)")
-    build.add_argument("--cache-tokens", type=int, default=32768, metavar="N", help="page pool (default: 32768)")
+    build.add_argument("--cache-tokens", type=int, metavar="N", help="page pool (default: 32768)")
     build.add_argument("--weight-budget", type=float, metavar="GIB", help="keep this much on the GPU, stream the rest")
     build.add_argument("--only", nargs="*", metavar="GRAPH", help="these graphs (default: all)")
     build.set_defaults(run=run_build)
@@ -33,13 +33,16 @@ def run_build(args: argparse.Namespace) -> None:
     from bagel_engines import EngineFailure, cuda, tensorrt_build
     from bagel_engines.tensorrt_engine import plan_file
     from bagel_engines.tensorrt_plans import Target
+    from bagel_rt.failures import named_failures
     from bagel_rt.plans import limits_of, plans_for
+    from bagel_rt.pool import CACHE_TOKENS
 
     manifest = read_manifest(find_model(args.model).folder)
     unknown = sorted(set(args.only or ()) - set(manifest.graphs))
     if unknown:
         raise InputError(f"graph {unknown[0]!r} is unknown; allowed: {', '.join(manifest.graphs)}")
-    limits = limits_of(manifest, args.max_height, args.max_width, args.max_context, args.cache_tokens)
+    pool_tokens = CACHE_TOKENS if args.cache_tokens is None else args.cache_tokens
+    limits = limits_of(manifest, args.max_height, args.max_width, args.max_context, pool_tokens)
     budget = None if args.weight_budget is None else int(args.weight_budget * 2**30)
     try:
         found = tensorrt_build.flavour("tensorrt-rtx" if args.sm else None)
@@ -52,10 +55,8 @@ def run_build(args: argparse.Namespace) -> None:
         plans = plans_for(manifest, limits, budget=budget, on_step=lambda *step: _tell(bars, *step))
         for architecture, target in targets.items():
             for graph in args.only or manifest.graphs:
-                try:
+                with named_failures():
                     path = plan_file(found, manifest.graph_file(graph), plans, target, architecture)
-                except EngineFailure as error:
-                    raise EngineError(str(error)) from error
                 size = path.stat().st_size / 2**20
                 print(
                     f"{graph:12} {target.gpu:8} {size:9.1f} MiB  built with {found.name} {found.version}, not executed"
