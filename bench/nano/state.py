@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,13 @@ import torch
 from torch import nn
 
 SAVE_EVERY = 600  # seconds
+_told_to_stop = threading.Event()
+
+
+def stop_when_told() -> None:
+    """From here on SIGTERM and Ctrl-C end a run at its next step, saved."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: _told_to_stop.set())
 
 
 class State:
@@ -27,17 +36,20 @@ class State:
         return torch.load(self.path, weights_only=False) if self.path.exists() else None
 
     def save(self, **parts: Any) -> None:
+        """Replace the checkpoint. Raises SystemExit afterwards where the run was told to stop."""
         partial = self.path.with_suffix(".partial")
         torch.save(parts, partial)
         os.replace(partial, self.path)
         self._saved = time.monotonic()
+        if _told_to_stop.is_set():
+            raise SystemExit(f"stopped; {self.path} is saved, the same command goes on")
 
     def keep(self, name: str) -> None:
         """Put a copy of the saved checkpoint aside."""
         shutil.copyfile(self.path, self.path.with_name(f"{self.path.stem}-{name}.pt"))
 
     def due(self) -> bool:
-        return time.monotonic() - self._saved > SAVE_EVERY
+        return _told_to_stop.is_set() or time.monotonic() - self._saved > SAVE_EVERY
 
     def log(self, **values: Any) -> None:
         with self.log_path.open("a", encoding="utf-8") as stream:

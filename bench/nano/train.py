@@ -23,7 +23,7 @@ from bagel_export.reference.vae import SCALE, SHIFT, AutoEncoder
 from bagel_rt.manifest import ResizeRule
 from bench.nano import train_vae
 from bench.nano.pack import Packer, Stored
-from bench.nano.state import Average, State
+from bench.nano.state import Average, State, stop_when_told
 from bench.nano.tasks import TASKS
 from bench.nano.tokenizer import train_tokenizer
 from bench.nano.world import SIDE
@@ -219,6 +219,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=CONFIG)
     parser.add_argument("--steps", type=int, help="instead of the config's")
     args = parser.parse_args()
+    stop_when_told()
     run(tomllib.loads(args.config.read_text()), args.state, args.steps)
 
 
