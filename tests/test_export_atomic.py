@@ -10,16 +10,14 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import pytest
 
 import bagel_rt
-from bagel_export import artefact, parity, publish
+from bagel_export import artefact, parity, precision, publish
 from bagel_export.artefact import export
-from bagel_export.precision import PRECISIONS
 from bagel_rt.contract import TASK_GRAPHS, graph_specs
 from bagel_rt.manifest import read_manifest
 
@@ -110,7 +108,7 @@ def test_stopping_to_iterate_leaves_nothing(quick, tmp_path):
 
 
 def test_a_graph_that_is_not_what_the_reference_computes_fails_the_export(quick_checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setitem(PRECISIONS, "fp32", replace(PRECISIONS["fp32"], tolerance=0.0))
+    monkeypatch.setitem(precision.TOLERANCES, "float32", 0.0)
     with pytest.raises(bagel_rt.ExportError, match=r"graphs differ from the reference.*vit"):
         list(export(quick_checkpoint, tmp_path / "model", "understand"))
     assert list(tmp_path.iterdir()) == []

@@ -20,7 +20,8 @@ from bagel_export.artefact import export
 from bagel_export.checkpoint import PATCH_EMBEDDING, open_checkpoint
 from bagel_export.links import linkable
 from bagel_export.lora import Lora
-from bagel_export.precision import PRECISIONS
+from bagel_export.precision import precision_named
+from bagel_export.recipe import recipe_for
 from bagel_export.synthetic import SMALL_VIT, Shape, write_checkpoint
 from bagel_rt.cli import main
 from bagel_rt.errors import ExportError
@@ -99,7 +100,7 @@ def test_a_hub_snapshots_links_are_followed_to_the_files(quick_checkpoint, tmp_p
 
 def test_a_sixteen_bit_checkpoint_links_where_the_artefact_is_sixteen_bit_too(bf16_checkpoint, tmp_path):
     tensors = open_checkpoint(bf16_checkpoint, "understand").tensors
-    assert linkable(tensors, PRECISIONS["bf16"]).keys() == tensors.keys()
+    assert linkable(tensors, recipe_for(tensors, precision_named("bf16"))).keys() == tensors.keys()
     for _ in export(bf16_checkpoint, tmp_path / "out", "understand", precision="bf16", weights="link"):
         pass
     manifest = read_manifest(tmp_path / "out")

@@ -13,7 +13,7 @@ import bagel_rt
 from bagel_engines.tensorrt_check import lint
 from bagel_export.artefact import export
 from bagel_export.parity import narrowed
-from bagel_export.precision import PRECISIONS
+from bagel_export.precision import precision_named
 from bagel_export.safetensors_file import read_header
 from bagel_rt.contract import TASK_GRAPHS, VAE_DECODER, graph_specs
 from bagel_rt.manifest import read_manifest
@@ -41,7 +41,7 @@ def test_every_graph_is_verified_against_the_reference_with_the_rounded_weights(
     name, folder = artefact
     for graph, entry in read_manifest(folder).graphs.items():
         assert entry["parity"]["status"] == "verified", graph
-        assert entry["parity"]["relative_l2"] < PRECISIONS[name].tolerance / 2, graph
+        assert entry["parity"]["relative_l2"] < precision_named(name).tolerance / 2, graph
 
 
 @pytest.mark.parametrize("graph", TASK_GRAPHS["full"])

@@ -18,7 +18,8 @@ from pathlib import Path
 import psutil
 from bagel_export.checkpoint import open_checkpoint
 from bagel_export.lora import Lora
-from bagel_export.precision import PRECISIONS
+from bagel_export.precision import precision_named
+from bagel_export.recipe import recipe_for
 from bagel_export.weights import weight_bytes, write_weights
 
 def own():
@@ -30,10 +31,11 @@ def peak():
 
 lora = Lora(Path(sys.argv[3])) if len(sys.argv) > 3 else None
 checkpoint = open_checkpoint(sys.argv[1], lora=lora)
+recipe = recipe_for(checkpoint.tensors, precision_named("fp32"))
 before, peak_before, most, largest = own(), peak(), 0, 0
-for written in write_weights(checkpoint.tensors, Path(sys.argv[2]), PRECISIONS["fp32"]):
+for written in write_weights(checkpoint.tensors, Path(sys.argv[2]), recipe):
     most, largest = max(most, own()), max(largest, written)
-size = weight_bytes(checkpoint.tensors.values(), PRECISIONS["fp32"])
+size = weight_bytes(checkpoint.tensors.values(), recipe)
 print(json.dumps(dict(own=most - before, peak=peak() - peak_before, size=size, piece=largest)))
 """
 

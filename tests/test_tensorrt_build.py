@@ -7,7 +7,8 @@ import pytest
 from bagel_engines.tensorrt_check import build, lint
 from bagel_export.artefact import model_dims, write_graphs
 from bagel_export.checkpoint import open_checkpoint
-from bagel_export.precision import PRECISIONS
+from bagel_export.precision import precision_named
+from bagel_export.recipe import recipe_for
 from bagel_export.weights import WEIGHT_FILE, write_weights
 from bagel_rt.contract import FLOW_EMBED, FLOW_HEAD, GEN_STEP, TASK_GRAPHS, UND_STEP, VAE_DECODER, graph_specs
 from bagel_rt.profiles import largest, profiles
@@ -28,8 +29,10 @@ def drain(generator):
 def bf16_graphs(golden_checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bf16")
     checkpoint = open_checkpoint(golden_checkpoint)
-    offsets = drain(write_weights(checkpoint.tensors, folder / WEIGHT_FILE, PRECISIONS["bf16"]))
-    drain(write_graphs(checkpoint, folder, offsets, BUILT, PRECISIONS["bf16"], verify=False))
+    precision = precision_named("bf16")
+    recipe = recipe_for(checkpoint.tensors, precision)
+    offsets = drain(write_weights(checkpoint.tensors, folder / WEIGHT_FILE, recipe))
+    drain(write_graphs(checkpoint, folder, offsets, BUILT, precision, recipe, verify=False))
     return folder, checkpoint
 
 

@@ -28,10 +28,16 @@ def register(commands) -> None:
     export.add_argument("--task", choices=list(TASK_GRAPHS), default="full", help="understand: leave drawing out")
     export.add_argument(
         "--precision",
-        choices=["fp32", "bf16", "fp16", "int8"],
+        metavar="NAME",
         default="fp32",
-        help="bf16, fp16: weights and arithmetic in 16 bits; int8: weights in 8 bits, arithmetic in float32"
-        " (default: fp32)",
+        help="exact (fp32), balanced (int8) or small (int4); bf16, fp16, w8a8, fp8; or parts, und=int4,gen=w8a8: see"
+        " the README (default: fp32)",
+    )
+    export.add_argument(
+        "--arithmetic", metavar="NAME", help="fp32, bf16 or fp16 inside quantised graphs (default: fp32; bf16 for fp8)"
+    )
+    export.add_argument(
+        "--calibrate", type=Path, metavar="FILE", help="prompts, one a line, to calibrate on (default: built-in ones)"
     )
     export.add_argument(
         "--weights",
@@ -89,7 +95,18 @@ def run_export(args: argparse.Namespace) -> None:
         out = default_export_folder(open_checkpoint(args.ckpt, args.task, lora).name)
         out.parent.mkdir(parents=True, exist_ok=True)
     with Interrupts() as interrupts, Bars(bytes_in=("weights", "hashing")) as bars:
-        for event in export(args.ckpt, out, args.task, args.overwrite, args.verify, args.precision, lora, args.weights):
+        for event in export(
+            args.ckpt,
+            out,
+            args.task,
+            args.overwrite,
+            args.verify,
+            args.precision,
+            lora,
+            args.weights,
+            args.arithmetic,
+            args.calibrate,
+        ):
             interrupts.check()
             bars(event)
     remember_export(out)

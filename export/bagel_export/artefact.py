@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 import torch
+from tokenizers import Tokenizer
 
 from bagel_export import graphs, onnx_graph, parity
+from bagel_export.calibration import PROMPTS, Range, calibrate, read_prompts
 from bagel_export.checkpoint import EMBEDDING, Checkpoint, open_checkpoint
 from bagel_export.links import link_weights, linkable
 from bagel_export.lora import Lora
 from bagel_export.precision import Precision, precision_named
 from bagel_export.publish import check_room, check_target, publishing
-from bagel_export.quantize import Rounded
+from bagel_export.recipe import Recipe, Treated, recipe_for
 from bagel_export.reference.vae import DOWNSAMPLE, SCALE, SHIFT
+from bagel_export.smoothing import calibrated
 from bagel_export.tensors import SourceTensor
 from bagel_export.tokenizer import TOKENIZER_FILE, load_tokenizer
 from bagel_export.weights import WEIGHT_FILE, external_tensors, weight_bytes, write_weights
@@ -73,11 +76,14 @@ def export(
     precision: str = "fp32",
     lora: Lora | None = None,
     weights: str = "copy",
+    arithmetic: str | None = None,
+    prompts: Path | None = None,
 ) -> Iterator[Progress]:
     """Export a checkpoint to `out`, yielding progress; the work is done when the iterator ends.
 
-    precision: "fp32"; "bf16" or "fp16" for weights and arithmetic of 16 bits (under fp16 the VAE stays float32);
-    "int8" for Linear layers and convolutions with weights of 8 bits and arithmetic in float32.
+    precision: a word or the forms of parts, see precision.precision_named; arithmetic: "fp32", "bf16" or "fp16" inside
+    the graphs where the precision does not say it itself (under fp16 the VAE stays float32). prompts: a text file, one
+    prompt a line, to calibrate a precision that needs it on, instead of calibration.PROMPTS.
     lora: an adapter, merged while the weights are streamed. weights "link" reads tensors that need no change from
     hard links to the checkpoint's own files.
 
@@ -90,22 +96,30 @@ def export(
         raise ExportError(f"task {task!r} is unknown; allowed: {', '.join(TASK_GRAPHS)}")
     if weights not in WEIGHTS:
         raise ExportError(f"weights {weights!r} is unknown; allowed: {', '.join(WEIGHTS)}")
-    stored = precision_named(precision)
+    stored = precision_named(precision, arithmetic)
+    texts = PROMPTS if prompts is None else read_prompts(prompts)
     check_target(out, overwrite)
     checkpoint = open_checkpoint(ckpt, task, lora)
-    in_place = linkable(checkpoint.tensors, stored) if weights == "link" else {}
+    recipe = recipe_for(checkpoint.tensors, stored)
+    in_place = linkable(checkpoint.tensors, recipe) if weights == "link" else {}
     copied = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in in_place}
     tokenizer, special_ids = load_tokenizer(checkpoint.folder, checkpoint.config.llm.vocab_size)
-    check_room(out.parent, weight_bytes(copied.values(), stored) + ROOM_FOR_GRAPHS)
+    check_room(out.parent, weight_bytes(copied.values(), recipe) + ROOM_FOR_GRAPHS)
+    if stored.needs_calibration:
+        ranges = yield from _calibration(checkpoint, tokenizer, special_ids, texts)
+        recipe = calibrated(recipe, checkpoint.tensors, ranges, checkpoint.config.llm.num_hidden_layers)
     with publishing(out) as folder:
         tokenizer.save(str(folder / TOKENIZER_FILE))
-        linked = link_weights(in_place, folder, stored)
-        offsets = yield from _weights(copied, folder, stored)
-        entries = yield from write_graphs(checkpoint, folder, offsets, TASK_GRAPHS[task], stored, verify, linked)
+        linked = link_weights(in_place, folder, recipe)
+        offsets = yield from _weights(copied, folder, recipe)
+        names = TASK_GRAPHS[task]
+        entries = yield from write_graphs(checkpoint, folder, offsets, names, stored, recipe, verify, linked)
         failed = [f"{n} ({e['parity']['relative_l2']:.1e})" for n, e in entries.items() if _failed(e)]
         if failed:
             raise ExportError(f"graphs differ from the reference by relative L2: {', '.join(failed)}; nothing was kept")
-        manifest = _manifest(checkpoint, stored, offsets, entries, special_ids, tokenizer.get_vocab_size(), linked)
+        manifest = _manifest(
+            checkpoint, stored, recipe, offsets, entries, special_ids, tokenizer.get_vocab_size(), linked
+        )
         manifest["files"] = yield from _files(folder)
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -114,13 +128,25 @@ def _failed(entry: dict[str, Any]) -> bool:
     return entry["parity"]["status"] == "failed"
 
 
+def _calibration(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, special_ids: dict[str, int], prompts: Sequence[str]
+) -> Generator[Progress, None, dict[str, Range]]:
+    running = calibrate(checkpoint, tokenizer, special_ids, prompts)
+    while True:
+        try:
+            done, total = next(running)
+        except StopIteration as end:
+            return end.value
+        yield Progress("calibrating", done, total)
+
+
 def _weights(
-    tensors: Mapping[str, SourceTensor], folder: Path, precision: Precision
+    tensors: Mapping[str, SourceTensor], folder: Path, recipe: Recipe
 ) -> Generator[Progress, None, dict[str, int]]:
     """Write the weight file in steps a progress bar can follow; returns the offsets."""
-    total, done = weight_bytes(tensors.values(), precision), 0
+    total, done = weight_bytes(tensors.values(), recipe), 0
     yield Progress("weights", 0, total)
-    writing = write_weights(tensors, folder / WEIGHT_FILE, precision)
+    writing = write_weights(tensors, folder / WEIGHT_FILE, recipe)
     while True:
         try:
             done += next(writing)
@@ -135,6 +161,7 @@ def write_graphs(
     offsets: dict[str, int],
     names: tuple[str, ...],
     precision: Precision,
+    recipe: Recipe,
     verify: bool,
     linked: Mapping[str, ir.ExternalTensor] | None = None,
 ) -> Generator[Progress, None, dict[str, Any]]:
@@ -150,8 +177,8 @@ def write_graphs(
     linked = linked or {}
     copied = {name: tensor for name, tensor in sources.items() if tensor.name not in linked}
     in_place = {name: linked[tensor.name] for name, tensor in sources.items() if tensor.name in linked}
-    weights = external_tensors(copied, offsets, folder, precision) | in_place
-    kept = {name: Rounded(source, precision) for name, source in sources.items()}
+    weights = external_tensors(copied, offsets, folder, recipe) | in_place
+    kept = {name: Treated(source, recipe[source.name]) for name, source in sources.items()}
     specs = graph_specs(model_dims(checkpoint), precision.arithmetic)
     entries = {}
     for i, name in enumerate(names):
@@ -181,6 +208,7 @@ def _signature(spec: GraphSpec) -> dict[str, Any]:
 def _manifest(
     checkpoint: Checkpoint,
     precision: Precision,
+    recipe: Recipe,
     offsets: dict[str, int],
     entries: dict,
     special_ids: dict[str, int],
@@ -195,6 +223,7 @@ def _manifest(
         "task": checkpoint.task,
         "precision": precision.name,
         "arithmetic": precision.arithmetic,
+        "weight_forms": dict(precision.forms),
         "model": model_section(model_dims(checkpoint)),
         "transforms": {"vae": asdict(checkpoint.vae_transform), "vit": asdict(checkpoint.vit_transform)},
         "tokenizer": {"file": TOKENIZER_FILE, "size": vocab, "special_ids": special_ids},
@@ -202,7 +231,7 @@ def _manifest(
             "file": in_place.location if in_place else WEIGHT_FILE,
             "offset": in_place.offset if in_place else offsets[EMBEDDING],
             "shape": list(table.shape),
-            "dtype": precision.stored(EMBEDDING),
+            "dtype": recipe[EMBEDDING].stored,
         },
         "graphs": entries,
         "linked_files": sorted({str(tensor.location) for tensor in linked.values()}),

@@ -21,4 +21,7 @@ FORMATS = {
     "bfloat16": Format("BF16", np.dtype(ml_dtypes.bfloat16), ir.DataType.BFLOAT16),
     "float16": Format("F16", np.dtype(np.float16), ir.DataType.FLOAT16),
     "int8": Format("I8", np.dtype(np.int8), ir.DataType.INT8),
+    # two in a byte, which safetensors has no name for
+    "int4": Format("U8", np.dtype(ml_dtypes.int4), ir.DataType.INT4),
+    "fp8": Format("F8_E4M3", np.dtype(ml_dtypes.float8_e4m3fn), ir.DataType.FLOAT8E4M3FN),
 }

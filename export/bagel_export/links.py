@@ -15,7 +15,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from bagel_export.formats import FORMATS
-from bagel_export.precision import Precision
+from bagel_export.recipe import Recipe, Treatment
 from bagel_export.safetensors_file import DTYPES
 from bagel_export.tensors import SourceTensor
 from bagel_export.weights import WEIGHT_FILE, parts_of, weight_bytes
@@ -29,45 +29,42 @@ WHY = {
 }
 
 
-def linkable(tensors: Mapping[str, SourceTensor], precision: Precision) -> dict[str, SourceTensor]:
+def linkable(tensors: Mapping[str, SourceTensor], recipe: Recipe) -> dict[str, SourceTensor]:
     """The tensors that can be read in place, by name. Raises ExportError when they are the smaller part."""
-    found = {name: tensor for name, tensor in tensors.items() if _in_place(tensor, precision)}
-    share, total = weight_bytes(found.values(), precision), weight_bytes(tensors.values(), precision)
+    found = {name: tensor for name, tensor in tensors.items() if _in_place(tensor, recipe[name])}
+    share, total = weight_bytes(found.values(), recipe), weight_bytes(tensors.values(), recipe)
     if share < LEAST_SHARE * total:
         raise ExportError(
             f"--weights link: only {share / 2**30:.2f} of {total / 2**30:.2f} GiB can be linked:"
-            f" {_reason(tensors.values(), precision)}; use --weights copy, or a precision in which the checkpoint's"
+            f" {_reason(tensors.values(), recipe)}; use --weights copy, or a precision in which the checkpoint's"
             " bytes can be read as they are"
         )
     return found
 
 
-def _in_place(tensor: SourceTensor, precision: Precision) -> bool:
-    parts = parts_of(tensor, precision)
-    if len(parts) != 1 or not tensor.as_stored:
+def _in_place(tensor: SourceTensor, treatment: Treatment) -> bool:
+    if not (treatment.as_it_is and tensor.as_stored):
         return False
-    form = FORMATS[parts[0].format]
+    form = FORMATS[treatment.stored]
     return form.tag == tensor.stored.dtype and tensor.stored.offset % form.dtype.itemsize == 0
 
 
-def _reason(tensors: Iterable[SourceTensor], precision: Precision) -> str:
+def _reason(tensors: Iterable[SourceTensor], recipe: Recipe) -> str:
     """Why most of the bytes cannot be read as they are."""
     reasons: Counter[str] = Counter()
     for tensor in tensors:
         size = tensor.stored.count * DTYPES[tensor.stored.dtype].itemsize
-        parts = parts_of(tensor, precision)
-        if len(parts) > 1:
-            reasons[f"the artefact holds them rounded ({precision.name})"] += size
+        how = recipe[tensor.name]
+        if not how.as_it_is:
+            reasons["the artefact holds them rounded"] += size
         elif tensor.update is not None:
             reasons["an adapter is merged into them"] += size
-        elif FORMATS[parts[0].format].tag != tensor.stored.dtype:
-            reasons[f"the checkpoint stores {tensor.stored.dtype}, the artefact {FORMATS[parts[0].format].tag}"] += size
+        elif FORMATS[how.stored].tag != tensor.stored.dtype:
+            reasons[f"the checkpoint stores {tensor.stored.dtype}, the artefact {FORMATS[how.stored].tag}"] += size
     return reasons.most_common(1)[0][0] if reasons else "their bytes are not aligned"
 
 
-def link_weights(
-    tensors: Mapping[str, SourceTensor], folder: Path, precision: Precision
-) -> dict[str, ir.ExternalTensor]:
+def link_weights(tensors: Mapping[str, SourceTensor], folder: Path, recipe: Recipe) -> dict[str, ir.ExternalTensor]:
     """Hard-link every file these tensors lie in into `folder`; what graph initializers point to, by tensor name.
 
     Raises ExportError naming a file that cannot be linked, and why.
@@ -79,7 +76,7 @@ def link_weights(
         _link(file, folder / names[file])
     placed = {}
     for name, tensor in tensors.items():
-        (part,) = parts_of(tensor, precision)
+        (part,) = parts_of(tensor, recipe[name])
         placed[name] = ir.ExternalTensor(
             location=names[tensor.stored.file],
             offset=tensor.stored.offset,

@@ -14,8 +14,8 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from bagel_export.quantize import BLOCK
-from bagel_export.weights import Placed, QuantizedTensor
+from bagel_export.quantized_nodes import Rewriter
+from bagel_export.weights import WEIGHT_FILE, Placed, QuantizedTensor
 from bagel_rt.contract import GraphSpec, TensorSpec, input_shapes
 
 OPSET = 24
@@ -59,64 +59,18 @@ def trace(module: nn.Module, spec: GraphSpec, halves: int) -> ir.Model:
 
 def attach_weights(model: ir.Model, weights: Mapping[str, Placed]) -> None:
     """Point every initializer at its place in the weight file and drop those the graph does not read."""
+    rewriter = Rewriter(model.graph)
     for name in list(model.graph.initializers):
         value = model.graph.initializers[name]
         if not value.uses():
             del model.graph.initializers[name]
         elif isinstance(placed := weights.get(name), QuantizedTensor):
-            dequantize_initializer(model, value, placed)
+            rewriter.quantize(value, placed)
         elif placed is not None:
             value.const_value = placed
         elif value.const_value is None or isinstance(value.const_value, ir.ExternalTensor):
             raise AssertionError(f"parameter {name} has no place in the weight file")
-
-
-def dequantize_initializer(model: ir.Model, weight: ir.Value, placed: QuantizedTensor) -> None:
-    """Feed a weight's readers from DequantizeLinear instead.
-
-    A Linear's weight is stored (in, out) and read by MatMul, the form ONNX Runtime fuses; Gemm(transB) it does not.
-    """
-    assert weight.name is not None
-    values, scale = (_initializer(t) for t in (placed.values, placed.scale))
-    blocks = placed.storage == "blocks"
-    node = ir.node(
-        "DequantizeLinear", [values, scale], attributes={"axis": 0, **({"block_size": BLOCK} if blocks else {})}
-    )
-    (dense,) = node.outputs
-    dense.name, dense.dtype, dense.shape = f"{weight.name}.dense", ir.DataType.FLOAT, values.shape
-    readers = [reader for reader, _ in weight.uses()]
-    model.graph.insert_before(readers[0], node)
-    for reader in readers:
-        if blocks:
-            _gemm_to_matmul(model.graph, reader, dense)
-        else:
-            reader.replace_input_with(list(reader.inputs).index(weight), dense)
-    del model.graph.initializers[weight.name]
-    for value in (values, scale):
-        model.graph.register_initializer(value)
-
-
-def _initializer(tensor: ir.ExternalTensor) -> ir.Value:
-    return ir.Value(
-        name=tensor.name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
-
-
-def _gemm_to_matmul(graph: ir.Graph, gemm: ir.Node, dense: ir.Value) -> None:
-    """x @ dense (+ bias) in place of Gemm(x, weight transposed, bias)."""
-    assert gemm.op_type == "Gemm"
-    x, bias, out = gemm.inputs[0], gemm.inputs[2] if len(gemm.inputs) > 2 else None, gemm.outputs[0]
-    nodes = [ir.node("MatMul", [x, dense])]
-    if bias is not None:
-        nodes.append(ir.node("Add", [nodes[0].outputs[0], bias]))
-    for node in nodes:
-        (value,) = node.outputs
-        value.type, value.shape = out.type, out.shape
-    graph.insert_before(gemm, nodes)
-    (result,) = nodes[-1].outputs
-    out.replace_all_uses_with(result, replace_graph_outputs=True)
-    result.name, out.name = out.name, None
-    graph.remove(gemm, safe=True)
+    model.graph.sort()  # what several weights multiply is rounded before the first of them, wherever that stands
 
 
 def finish(model: ir.Model, spec: GraphSpec, path: Path) -> None:
@@ -146,7 +100,7 @@ def _mapped_weights(model: ir.Model) -> Iterator[None]:
     """While simplifying, weights are mapped here: onnx_ir reads no file with several hard links (--weights link)."""
     places: dict[int, tuple[ir.LazyTensor, ir.ExternalTensor]] = {}
     for value in model.graph.initializers.values():
-        if isinstance(place := value.const_value, ir.ExternalTensor):
+        if isinstance(place := value.const_value, ir.ExternalTensor) and place.location != WEIGHT_FILE:
             lazy = ir.LazyTensor(lambda p=place: _mapped(p), dtype=place.dtype, shape=place.shape, name=place.name)
             places[id(lazy)] = (lazy, place)
             value.const_value = lazy

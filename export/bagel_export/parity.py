@@ -14,7 +14,8 @@ from torch import nn
 from bagel_engines import EngineFailure, open_engine
 from bagel_export.formats import FORMATS
 from bagel_export.precision import Precision
-from bagel_export.streaming import Streamed, Values
+from bagel_export.recipe import Treated
+from bagel_export.streaming import Streamed
 from bagel_rt.contract import GraphSpec, input_shapes
 from bagel_rt.numbers import KEPT_AS, widened
 
@@ -59,7 +60,7 @@ def compare(
     spec: GraphSpec,
     module: nn.Module,
     graph: Path,
-    tensors: Mapping[str, Values],
+    tensors: Mapping[str, Treated],
     size: int,
     halves: int,
     precision: Precision,
@@ -79,7 +80,8 @@ def compare(
         return _unverified(str(error))
     kept = {t.name: narrowed(inputs[t.name], t.dtype) for t in spec.inputs}
     got = engine.load(graph).run(kept, [t.name for t in spec.outputs])
-    with torch.no_grad(), Streamed(module, tensors):
+    rounding = {name: kept.rounding for name, kept in tensors.items() if kept.rounding}
+    with torch.no_grad(), Streamed(module, tensors, rounding):
         out = module(*(torch.from_numpy(_as_reference(kept[t.name], t.dtype)) for t in spec.inputs))
     wanted = [t.numpy() for t in (out if isinstance(out, tuple) else (out,))]
     pairs = [(_as_reference(got[t.name], t.dtype), w) for t, w in zip(spec.outputs, wanted, strict=True)]

@@ -1,77 +1,147 @@
-"""Weight-only int8: which weights it takes, how they are rounded, and what they are worth afterwards."""
+"""Rounding weights to few bits: what is kept of an array, and what it is worth afterwards."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from bagel_export.checkpoint import VAE_PREFIX, SourceTensor
 from bagel_export.formats import FORMATS
-from bagel_export.precision import Precision
 
-BLOCK = 32  # inputs of one output that share a scale
-LEVELS = 127
-TABLES = ("embed_tokens", "position_embedding", "pos_embed")  # gathered row by row, never multiplied
-Storage = Literal["plain", "blocks", "channels"]
-
-
-def storage_of(tensor: SourceTensor, precision: Precision) -> Storage:
-    """How a tensor is stored: a Linear's weight in blocks along its inputs, a convolution's per output channel."""
-    if not precision.int8 or not tensor.name.endswith(".weight"):
-        return "plain"
-    if len(tensor.shape) == 4 and tensor.name.startswith(VAE_PREFIX):
-        return "channels"
-    is_linear = len(tensor.shape) == 2 and tensor.name.split(".")[-2] not in TABLES
-    return "blocks" if is_linear and tensor.shape[1] % BLOCK == 0 else "plain"
-
-
-def stored_shapes(shape: tuple[int, ...], storage: Storage) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of the int8 values and of their scales. A Linear's (out, in) is turned to (in, out)."""
-    if storage == "channels":
-        return shape, shape[:1]
-    outputs, inputs = shape
-    return (inputs, outputs), (inputs // BLOCK, outputs)
-
-
-def quantize(weight: np.ndarray, storage: Storage) -> tuple[np.ndarray, np.ndarray]:
-    """int8 values and float32 scales of stored_shapes; symmetric, rounded to nearest, zero scales avoided."""
-    if storage == "channels":
-        rows = weight.reshape(len(weight), -1)
-        scale = _scale(np.abs(rows).max(axis=1))
-        return _round(rows, scale[:, None]).reshape(weight.shape), scale
-    blocks = np.ascontiguousarray(weight.T).reshape(-1, BLOCK, weight.shape[0])  # (blocks, BLOCK, out)
-    scale = _scale(np.abs(blocks).max(axis=1))
-    return _round(blocks, scale[:, None]).reshape(weight.T.shape), scale
-
-
-def dequantize(values: np.ndarray, scale: np.ndarray, storage: Storage) -> np.ndarray:
-    """The float32 weight, shaped as in the checkpoint, that the stored numbers stand for."""
-    if storage == "channels":
-        return values * scale.reshape(-1, *[1] * (values.ndim - 1))
-    return np.ascontiguousarray((values * np.repeat(scale, BLOCK, axis=0)).T)
-
-
-def _scale(largest: np.ndarray) -> np.ndarray:
-    return np.where(largest > 0, largest / LEVELS, 1).astype(np.float32)
-
-
-def _round(weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    return np.rint(weight / scale).clip(-LEVELS, LEVELS).astype(np.int8)
+BLOCKS = {"int8": (128, 64, 32), "int4": (64, 32)}  # inputs of one output that share a scale: the largest that divides
+LEVELS = {"int8": 127, "int4": 7, "w8a8": 127, "conv8": 127}
+LEAST = {"int4": -8}  # one level more on the negative side
+FP8_LARGEST = 448.0
+LEAST_ROW = 1e-6  # a row of zeros is divided by this instead of its largest number
+KEPT_AS = {"int8": "int8", "int4": "int4", "w8a8": "int8", "fp8": "fp8", "conv8": "int8"}
+SEARCHED = np.linspace(0.65, 1.0, 15, dtype=np.float32)  # shares of a block's largest weight that become the last level
+PIECE = 1 << 22  # weights searched at once
 
 
 @dataclass(frozen=True)
-class Rounded:
-    """A source tensor as the artefact keeps it: what a quantised graph must compute with."""
+class Layout:
+    """How the values and scales of one quantised weight lie: `form` a key of KEPT_AS, `block` inputs to a scale.
 
-    source: SourceTensor
-    precision: Precision
+    A Linear's (out, in) is turned to (in, out), the form engines fuse; block 0 has one scale for each output. A
+    convolution ("conv8") keeps its order and has a scale for each output channel.
+    """
 
-    def array(self) -> np.ndarray:
-        """float32, shaped as in the checkpoint."""
-        weight, storage = self.source.array(), storage_of(self.source, self.precision)
-        if storage == "plain":
-            dtype = FORMATS[self.precision.stored(self.source.name)].dtype
-            return weight.astype(dtype, copy=False).astype(np.float32, copy=False)
-        return dequantize(*quantize(weight, storage), storage)
+    form: str
+    block: int = 0
+
+    def shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of the values and of the scales, for a weight of that shape in the checkpoint."""
+        if self.form == "conv8":
+            return shape, shape[:1]
+        outputs, inputs = shape
+        return (inputs, outputs), ((inputs // self.block, outputs) if self.block else (outputs,))
+
+
+def layout_for(form: str, shape: tuple[int, ...]) -> Layout | None:
+    """The layout of a weight under a precision's form; None where it stays as it is."""
+    if len(shape) == 4:
+        return Layout("conv8") if form == "int8" else None
+    if len(shape) != 2 or form == "float":
+        return None
+    if form not in BLOCKS:
+        return Layout(form)
+    found = [block for block in BLOCKS[form] if shape[1] % block == 0]
+    return Layout(form, found[0]) if found else None
+
+
+def quantize(
+    weight: np.ndarray, layout: Layout, importance: np.ndarray | None = None, kept: str = "float32"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values (KEPT_AS) and scales of layout.shapes for a float32 weight shaped as in the checkpoint.
+
+    Symmetric, zero scales avoided; scales are numbers of the format `kept`. int8 and fp8 round to nearest. int4
+    searches each block's scale for the smallest squared error; importance (inputs,) weighs the inputs, by the mean
+    square of what the weight multiplies.
+    """
+    dtype = FORMATS[kept].dtype
+    if layout.form == "conv8":
+        rows = weight.reshape(len(weight), -1)
+        scale = _as_kept(_scale(np.abs(rows).max(axis=1), LEVELS["conv8"]), dtype)
+        return _rounded(rows, scale[:, None], layout.form).reshape(weight.shape), scale.astype(dtype)
+    (inputs, outputs), scales = layout.shapes(weight.shape)
+    block = layout.block or inputs
+    blocks = np.ascontiguousarray(weight.T).reshape(-1, block, outputs)
+    values, scale = np.empty(blocks.shape, FORMATS[KEPT_AS[layout.form]].dtype), np.empty((len(blocks), outputs), "f4")
+    weights = None if importance is None else importance.reshape(-1, block, 1).astype(np.float32)
+    step = max(1, PIECE // (block * outputs))
+    for i in range(0, len(blocks), step):
+        part = slice(i, i + step)
+        found = _scales(blocks[part], layout.form, None if weights is None else weights[part])
+        scale[part] = _as_kept(found, dtype)
+        values[part] = _rounded(blocks[part], scale[part, None], layout.form)
+    return values.reshape(inputs, outputs), scale.reshape(scales).astype(dtype)
+
+
+def dequantize(values: np.ndarray, scale: np.ndarray, layout: Layout) -> np.ndarray:
+    """The float32 weight, shaped as in the checkpoint, that the stored numbers stand for."""
+    plain, scale = values.astype(np.float32), scale.astype(np.float32)
+    if layout.form == "conv8":
+        return plain * scale.reshape(-1, *[1] * (values.ndim - 1))
+    if layout.block:
+        scale = np.repeat(scale, layout.block, axis=0)
+    return np.ascontiguousarray((plain * scale).T)
+
+
+def _scales(blocks: np.ndarray, form: str, importance: np.ndarray | None) -> np.ndarray:
+    """One scale for each output of each block (n, block, outputs) -> (n, outputs)."""
+    largest = np.abs(blocks).max(axis=1)
+    if form == "fp8":
+        return _scale(largest, FP8_LARGEST)
+    if form != "int4":
+        return _scale(largest, LEVELS[form])
+    best, error = _scale(largest, LEVELS[form]), np.full(largest.shape, np.inf, np.float32)
+    for scale in _candidates(largest, form):
+        rounded = np.clip(np.rint(blocks / scale[:, None]), LEAST[form], LEVELS[form])
+        rounded *= scale[:, None]
+        rounded -= blocks
+        rounded *= rounded
+        if importance is not None:
+            rounded *= importance
+        found = rounded.sum(axis=1)
+        best, error = np.where(found < error, scale, best), np.minimum(found, error)
+    return best
+
+
+def _candidates(largest: np.ndarray, form: str) -> Iterator[np.ndarray]:
+    for share in SEARCHED:
+        yield _scale(largest * share, LEVELS[form])
+
+
+def _as_kept(scale: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """float32 numbers that the format holds, so that values are rounded to the very steps that are kept."""
+    return scale.astype(dtype).astype(np.float32)
+
+
+def _scale(largest: np.ndarray, levels: float) -> np.ndarray:
+    return np.where(largest > 0, largest / levels, 1).astype(np.float32)
+
+
+def _rounded(weight: np.ndarray, scale: np.ndarray, form: str) -> np.ndarray:
+    if form == "fp8":
+        return (weight / scale).astype(FORMATS["fp8"].dtype)
+    return (
+        np.rint(weight / scale).clip(LEAST.get(form, -LEVELS[form]), LEVELS[form]).astype(FORMATS[KEPT_AS[form]].dtype)
+    )
+
+
+def packed(values: np.ndarray) -> np.ndarray:
+    """The bytes of values in a file: as they are, or two 4-bit numbers in each, the first in the low half (as ONNX)."""
+    if values.dtype != FORMATS["int4"].dtype:
+        return np.ascontiguousarray(values).view(np.uint8).reshape(-1)
+    nibbles = values.reshape(-1).astype(np.int8).view(np.uint8) & 0xF
+    if nibbles.size % 2:
+        nibbles = np.append(nibbles, np.uint8(0))
+    return nibbles[0::2] | (nibbles[1::2] << 4)
+
+
+def packed_bytes(form: str, shape: tuple[int, ...]) -> int:
+    """Size of an entry of the weight file; form is a key of formats.FORMATS."""
+    count = math.prod(shape)
+    return -(-count // 2) if form == "int4" else count * FORMATS[form].dtype.itemsize

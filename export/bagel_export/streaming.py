@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import nn
+
+Rounding = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Values(Protocol):
@@ -19,11 +21,14 @@ class Values(Protocol):
 class Streamed:
     """Within `with Streamed(module, tensors):` a meta module computes in float32, one leaf module in memory at a time.
 
-    `tensors` are looked up by the module's parameter names.
+    `tensors` are looked up by the module's parameter names. `rounding`, by the name of a Linear's weight, is applied to
+    what it multiplies.
     """
 
-    def __init__(self, module: nn.Module, tensors: Mapping[str, Values]):
-        self._module, self._tensors = module, tensors
+    def __init__(
+        self, module: nn.Module, tensors: Mapping[str, Values], rounding: Mapping[str, Rounding] | None = None
+    ):
+        self._module, self._tensors, self._rounding = module, tensors, rounding or {}
         self._handles: list = []
 
     def __enter__(self) -> nn.Module:
@@ -39,11 +44,14 @@ class Streamed:
             handle.remove()
 
     def _load(self, prefix: str):
-        def hook(part: nn.Module, _args) -> None:
+        rounded = self._rounding.get(f"{prefix}.weight")
+
+        def hook(part: nn.Module, args: tuple) -> tuple | None:
             for name, meta in part.named_parameters(recurse=False):
                 part.__dict__.setdefault("_meta_parameters", {})[name] = meta
                 values = torch.from_numpy(self._tensors[f"{prefix}.{name}"].array())
                 part._parameters[name] = nn.Parameter(values, requires_grad=False)
+            return (rounded(args[0]),) if rounded else None
 
         return hook
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from bagel_export.checkpoint import SourceTensor
 from bagel_export.formats import FORMATS
-from bagel_export.precision import Precision
-from bagel_export.quantize import Storage, quantize, storage_of, stored_shapes
+from bagel_export.quantize import KEPT_AS, Layout, packed, packed_bytes, quantize
+from bagel_export.recipe import Recipe, Treatment
 
 WEIGHT_FILE = "weights.safetensors"
 ALIGNMENT = 4096  # of the first tensor; the rest follow without gaps, as the format demands
@@ -23,7 +23,7 @@ SCALE = ".scale"  # behind a quantised tensor's name: its scales
 
 @dataclass(frozen=True)
 class Part:
-    """One entry of the weight file: a tensor, or the int8 values or the scales of one."""
+    """One entry of the weight file: a tensor, or the rounded values or the scales of one."""
 
     name: str
     format: str
@@ -31,7 +31,12 @@ class Part:
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * FORMATS[self.format].dtype.itemsize
+        return packed_bytes(self.format, self.shape)
+
+    def header(self, start: int) -> dict[str, Any]:
+        """Its line in a safetensors header, which knows no 4-bit numbers: those are stated as their bytes."""
+        shape = [self.nbytes] if self.format == "int4" else list(self.shape)
+        return {"dtype": FORMATS[self.format].tag, "shape": shape, "data_offsets": [start, start + self.nbytes]}
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,8 @@ class QuantizedTensor:
 
     values: ir.ExternalTensor
     scale: ir.ExternalTensor
-    storage: Storage
+    layout: Layout
+    reach: float | None = None  # see recipe.Treatment
 
     @property
     def nbytes(self) -> int:
@@ -50,55 +56,55 @@ class QuantizedTensor:
 Placed = ir.ExternalTensor | QuantizedTensor
 
 
-def parts_of(tensor: SourceTensor, precision: Precision) -> list[Part]:
-    """The entries a tensor becomes. What int8 does not take stays float32."""
-    storage = storage_of(tensor, precision)
-    if storage == "plain":
-        return [Part(tensor.name, precision.stored(tensor.name), tensor.shape)]
-    values, scale = stored_shapes(tensor.shape, storage)
-    return [Part(tensor.name, "int8", values), Part(tensor.name + SCALE, "float32", scale)]
+def parts_of(tensor: SourceTensor, treatment: Treatment) -> list[Part]:
+    """The entries a tensor becomes."""
+    layout = treatment.layout
+    if layout is None:
+        return [Part(tensor.name, treatment.stored, tensor.shape)]
+    values, scale = layout.shapes(tensor.shape)
+    return [Part(tensor.name, KEPT_AS[layout.form], values), Part(tensor.name + SCALE, treatment.stored, scale)]
 
 
-def weight_bytes(tensors: Iterable[SourceTensor], precision: Precision) -> int:
-    return sum(part.nbytes for t in tensors for part in parts_of(t, precision))
+def weight_bytes(tensors: Iterable[SourceTensor], recipe: Recipe) -> int:
+    return sum(part.nbytes for t in tensors for part in parts_of(t, recipe[t.name]))
 
 
 def write_weights(
-    tensors: Mapping[str, SourceTensor], path: Path, precision: Precision
+    tensors: Mapping[str, SourceTensor], path: Path, recipe: Recipe
 ) -> Generator[int, None, dict[str, int]]:
     """Stream all tensors into `path`, yielding the bytes of each piece; returns each entry's byte offset.
 
     At no time more than one piece of one tensor is held in memory, or one tensor where it is quantised.
     """
     header, position = {}, 0
-    for part in (part for t in tensors.values() for part in parts_of(t, precision)):
-        end = position + part.nbytes
-        tag = FORMATS[part.format].tag
-        header[part.name] = {"dtype": tag, "shape": list(part.shape), "data_offsets": [position, end]}
-        position = end
+    for part in (part for t in tensors.values() for part in parts_of(t, recipe[t.name])):
+        header[part.name] = part.header(position)
+        position += part.nbytes
     text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     with path.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors.values():
-            for data in _pieces(tensor, precision):
-                stream.write(data.view(np.uint8).data)
+            for data in _pieces(tensor, recipe[tensor.name]):
+                stream.write(data.data)
                 yield data.nbytes
     return {name: 8 + len(text) + entry["data_offsets"][0] for name, entry in header.items()}
 
 
-def _pieces(tensor: SourceTensor, precision: Precision) -> Iterator[np.ndarray]:
-    storage = storage_of(tensor, precision)
-    if storage == "plain":
-        dtype = FORMATS[precision.stored(tensor.name)].dtype
+def _pieces(tensor: SourceTensor, how: Treatment) -> Iterator[np.ndarray]:
+    """The bytes of a tensor's entries, in order."""
+    dtype = FORMATS[how.stored].dtype
+    if how.layout is not None:
+        yield from map(packed, quantize(how.smoothed(tensor.array()), how.layout, how.importance, how.stored))
+    elif how.as_it_is:
         for piece in tensor.chunks():
-            yield np.ascontiguousarray(piece.astype(dtype, copy=False))
+            yield packed(piece.astype(dtype, copy=False))
     else:
-        yield from (np.ascontiguousarray(array) for array in quantize(tensor.array(), storage))
+        yield packed(how.smoothed(tensor.array()).astype(dtype))
 
 
 def external_tensors(
-    tensors: Mapping[str, SourceTensor], offsets: Mapping[str, int], folder: Path, precision: Precision
+    tensors: Mapping[str, SourceTensor], offsets: Mapping[str, int], folder: Path, recipe: Recipe
 ) -> dict[str, Placed]:
     """What graph initializers point to, by parameter name: a place in the weight file beside the graph."""
 
@@ -115,10 +121,11 @@ def external_tensors(
 
     placed: dict[str, Placed] = {}
     for name, tensor in tensors.items():
-        parts = parts_of(tensor, precision)
-        if len(parts) == 1:
+        how = recipe[tensor.name]
+        parts = parts_of(tensor, how)
+        if how.layout is None:
             placed[name] = place(parts[0], name)
         else:
             values, scale = place(parts[0], name), place(parts[1], name + SCALE)
-            placed[name] = QuantizedTensor(values, scale, storage_of(tensor, precision))
+            placed[name] = QuantizedTensor(values, scale, how.layout, how.reach)
     return placed

@@ -1,0 +1,160 @@
+"""Quantised weights: rounding, the graphs that use them, and what an artefact of them weighs."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+import bagel_rt
+from bagel_engines import open_engine
+from bagel_engines.tensorrt_check import lint
+from bagel_export import quantize as q
+from bagel_export.artefact import export
+from bagel_export.parity import example_inputs
+from bagel_export.quantize import Layout, dequantize, packed, quantize
+from bagel_rt.contract import GEN_STEP, TASK_GRAPHS, VAE_DECODER, VIT, graph_specs
+from bagel_rt.manifest import read_manifest
+
+WORDS = ("int8", "int4", "w8a8")
+
+
+@pytest.fixture(scope="module")
+def artefacts(small_checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("artefact")
+    for word in WORDS:
+        for _ in export(small_checkpoint, folder / word, precision=word):
+            pass
+    return folder
+
+
+randoms = st.integers(0, 2**32 - 1).map(np.random.default_rng)
+
+
+def spread(random, outputs: int, inputs: int) -> np.ndarray:
+    """A weight whose outputs differ much in size."""
+    return (random.standard_normal((outputs, inputs)) * random.lognormal(0, 3, (outputs, 1))).astype("f4")
+
+
+@settings(max_examples=40, deadline=None)
+@given(randoms, st.integers(1, 5), st.integers(1, 9), st.sampled_from([Layout("int8", 32), Layout("w8a8")]))
+def test_a_linear_weight_comes_back_within_half_a_step(random, blocks, outputs, layout):
+    weight = spread(random, outputs, blocks * 32)
+    values, scale = quantize(weight, layout)
+    assert (values.shape, scale.shape) == layout.shapes(weight.shape)
+    steps = np.repeat(scale, 32, axis=0).T if layout.block else scale[:, None]
+    assert np.all(np.abs(dequantize(values, scale, layout) - weight) <= steps * 0.5001)
+
+
+@settings(max_examples=20, deadline=None)
+@given(randoms, st.integers(1, 9))
+def test_a_convolution_comes_back_within_half_a_step_of_its_channel(random, channels):
+    weight, layout = random.standard_normal((channels, 5, 3, 3)).astype("f4"), Layout("conv8")
+    values, scale = quantize(weight, layout)
+    assert np.all(np.abs(dequantize(values, scale, layout) - weight) <= scale.reshape(-1, 1, 1, 1) * 0.5001)
+
+
+@settings(max_examples=30, deadline=None)
+@given(randoms, st.integers(1, 9))
+def test_four_bits_with_a_searched_scale_are_never_worse_than_rounded_to_nearest(random, outputs):
+    weight, layout = random.standard_t(4, (outputs, 128)).astype("f4"), Layout("int4", 64)
+    found = dequantize(*quantize(weight, layout), layout)
+    blocks = weight.reshape(outputs, 2, 64)
+    step = np.abs(blocks).max(axis=2, keepdims=True) / 7
+    nearest = (np.rint(blocks / step) * step).reshape(weight.shape)
+    assert np.square(found - weight).sum() <= np.square(nearest - weight).sum() * 1.0001
+
+
+def test_the_search_spends_its_steps_on_the_inputs_that_matter():
+    weight = np.random.default_rng(0).standard_t(3, (64, 256)).astype("f4")
+    importance = np.where(np.arange(256) % 8 == 0, 100.0, 0.01)
+    error = lambda w: float((np.square(w - weight) * importance).sum())  # noqa: E731
+    layout = Layout("int4", 64)
+    weighed = dequantize(*quantize(weight, layout, importance), layout)
+    assert error(weighed) < 0.8 * error(dequantize(*quantize(weight, layout), layout))
+
+
+@pytest.mark.parametrize("form", ["int8", "int4", "w8a8", "fp8"])
+def test_an_all_zero_weight_stays_zero(form):
+    layout = Layout(form, 32 if form in q.BLOCKS else 0)
+    values, scale = quantize(np.zeros((4, 32), np.float32), layout)
+    assert not dequantize(values, scale, layout).any()
+    assert np.isfinite(scale.astype("f4")).all()
+
+
+def test_eight_bit_floats_keep_three_bits_of_every_number():
+    weight = np.random.default_rng(1).standard_normal((8, 64)).astype("f4")
+    back = dequantize(*quantize(weight, Layout("fp8")), Layout("fp8"))
+    usual = np.abs(weight) > 0.05
+    assert np.all(np.abs(back - weight)[usual] <= np.abs(weight)[usual] / 15)
+
+
+def test_four_bit_numbers_are_packed_as_onnx_reads_them(tmp_path):
+    weight, layout = np.random.default_rng(2).standard_normal((6, 64)).astype("f4"), Layout("int4", 32)
+    values, scale = quantize(weight, layout)
+    stored = helper.make_tensor("w", TensorProto.INT4, values.shape, packed(values).tobytes(), raw=True)
+    scales = helper.make_tensor("s", TensorProto.FLOAT, scale.shape, scale.tobytes(), raw=True)
+    node = helper.make_node("DequantizeLinear", ["w", "s"], ["y"], axis=0, block_size=32)
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, values.shape)
+    graph = helper.make_graph([node], "g", [], [out], [stored, scales])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=11), tmp_path / "g.onnx")
+    for engine in ("onnxruntime", "openvino"):
+        got = open_engine(engine).load(tmp_path / "g.onnx").run({}, ["y"])["y"]
+        np.testing.assert_allclose(got.T, dequantize(values, scale, layout), rtol=1e-6)
+
+
+@pytest.mark.parametrize("word, limit", [("int8", 1e-5), ("int4", 1e-5), ("w8a8", 1e-2)])
+def test_every_graph_computes_what_the_reference_does_with_the_rounded_numbers(artefacts, word, limit):
+    manifest = json.loads((artefacts / word / "bagel_rt.json").read_text())
+    assert manifest["precision"] == word
+    for name, graph in manifest["graphs"].items():
+        assert graph["parity"]["status"] == "verified", name
+        assert graph["parity"]["relative_l2"] < limit, name
+
+
+@pytest.mark.parametrize("word, least, most", [("int8", 1e-5, 0.05), ("int4", 0.01, 0.4), ("w8a8", 1e-3, 0.1)])
+def test_rounding_is_seen_but_small(artefacts, small_artefact, word, least, most):
+    model = read_manifest(small_artefact).model
+    for name in (VIT, GEN_STEP, VAE_DECODER):
+        spec = graph_specs(model)[name]
+        inputs, outputs = example_inputs(spec, 2 * model.num_hidden_layers), [t.name for t in spec.outputs]
+        engine = open_engine("onnxruntime")
+        exact, rounded = (
+            engine.load(a / f"{name}.onnx").run(inputs, outputs) for a in (small_artefact, artefacts / word)
+        )
+        for key, value in exact.items():
+            apart = np.linalg.norm(rounded[key] - value) / np.linalg.norm(value)
+            assert (least if name == GEN_STEP else 1e-5) < apart < most, (name, key)
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_quantised_graphs_are_standard_onnx_and_free_of_tensorrt_traps(artefacts, word):
+    for name in TASK_GRAPHS["full"]:
+        path = artefacts / word / f"{name}.onnx"
+        model = onnx.load(path, load_external_data=False)
+        assert {node.domain for node in model.graph.node} == {""}
+        quantised = "DequantizeLinear" in {node.op_type for node in model.graph.node}
+        assert quantised == (not name.startswith("flow_")), name
+        onnx.checker.check_model(str(path))
+        assert lint(path) == []
+
+
+@pytest.mark.parametrize("word, steps", [("int8", 1), ("int4", 1), ("w8a8", 12)])
+def test_both_engines_draw_the_same_picture_from_rounded_weights(artefacts, word, steps):
+    pictures = []
+    for backend in ("onnxruntime", "openvino"):
+        with bagel_rt.load(artefacts / word, backend) as bagel:
+            result = bagel.generate("a red circle", seed=3, height=64, width=64, num_timesteps=5)
+            pictures.append(np.asarray(result.image, int))
+    assert np.abs(pictures[0] - pictures[1]).max() <= steps
+
+
+@pytest.mark.parametrize("word, share", [("int8", 1 / 3), ("w8a8", 1 / 3), ("int4", 1 / 4)])
+def test_rounded_weights_take_less_room(artefacts, small_artefact, word, share):
+    size = lambda folder: (folder / "weights.safetensors").stat().st_size  # noqa: E731
+    assert size(artefacts / word) < size(small_artefact) * share
