@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bagel_rt.cli.export import require_exporter
 from bagel_rt.cli.progress import Bars
 from bagel_rt.errors import InputError
 from bagel_rt.locate import BUNDLED
-from bagel_rt.manifest import MANIFEST
+from bagel_rt.sheet import Card, contact_sheet
 
-PROMPT, CHANGE, QUESTION = "a red circle left of a blue square", "make the background green", "what is in this picture?"
+if TYPE_CHECKING:
+    from bagel_rt.api import Bagel
+
+SEED, COLUMNS, SHEET = 1, 4, "sheet.png"
+DRAWN = (
+    "a red circle",
+    "three green stars on a black background",
+    "a blue square left of a yellow triangle",
+    "a purple ring above an orange cross on a beige background",
+)
+THOUGHT_OVER = "as many triangles as a car has wheels"
+EDITED = (  # of the third drawing
+    "make the square red",
+    "remove the triangle",
+    "make the background black",
+)
+ASKED = ((1, "how many stars are there?"), (2, "what colour is the square?"), (3, "what colour is the background?"))
+CAPTIONED = (2, "what is in this picture?")
 
 
 def register(commands) -> None:
     demo = commands.add_parser(
         "demo",
-        help="try it: draw, edit and ask with a small model",
-        description="Draw, edit and ask with a small model.",
+        help="try it: draw, edit, ask and think with the small bundled model",
+        description="Draw, edit, ask and think with bagel-nano, the small bundled model; ends in a contact sheet.",
     )
     demo.add_argument("--out", type=Path, default=Path("bagel-demo"), metavar="DIR", help="default: bagel-demo")
     demo.add_argument("--backend", default="auto", help="auto, onnxruntime or openvino (default: auto)")
@@ -34,32 +52,32 @@ def run_demo(args: argparse.Namespace) -> None:
     if args.out.exists() and not args.out.is_dir():
         raise InputError(f"{args.out}: exists and is not a folder; choose another --out")
     args.out.mkdir(exist_ok=True)
-    model = _model(args.out)
-    with load(model, args.backend) as bagel, Bars() as bars:
+    with load(BUNDLED, args.backend) as bagel, Bars() as bars:
         print(f"bagel-rt: {bagel.manifest.name} on {bagel.engine}", file=sys.stderr)
-        drawn = bagel.generate(PROMPT, seed=1, on_progress=bars)
-        drawn.save(args.out / "drawn.png")
-        edited = bagel.edit(drawn.image, CHANGE, seed=1, on_progress=bars)
-        edited.save(args.out / "edited.png")
-        answer = bagel.ask(QUESTION, drawn.image, max_tokens=24, on_progress=bars)
-    print(f"drew    {args.out / 'drawn.png'}   from {PROMPT!r}")
-    print(f"edited  {args.out / 'edited.png'}  with {CHANGE!r}")
-    print(f"asked   {QUESTION!r}: {answer.text!r}")
-    print(f"again:  bagel-rt generate --model {model} --prompt {PROMPT!r} --seed 1 --out again.png")
+        cards = []
+        for line, card in _shown(bagel, args.out, bars):
+            print(line)
+            cards.append(card)
+    contact_sheet(cards, COLUMNS).save(args.out / SHEET)
+    print(f"all of it: {args.out / SHEET}")
+    print(f"again:     bagel-rt generate --prompt {DRAWN[0]!r} --seed {SEED} --out again.png")
 
 
-def _model(folder: Path) -> Path:
-    """The bundled model, or, as long as there is none, a random one exported into the demo's folder."""
-    if (BUNDLED / MANIFEST).is_file():
-        return BUNDLED
-    require_exporter()
-    from bagel_export.artefact import export
-    from bagel_export.synthetic import write_checkpoint
-
-    print("bagel-rt: no trained small model is bundled yet; a random one is made: it draws patterns", file=sys.stderr)
-    checkpoint, model = folder / "random-bagel", folder / "model"
-    write_checkpoint(checkpoint)
-    with Bars(bytes_in=("weights", "hashing")) as bars:
-        for event in export(checkpoint, model, overwrite=True):
-            bars(event)
-    return model
+def _shown(bagel: Bagel, folder: Path, progress: Callable) -> Iterator[tuple[str, Card]]:
+    """What was done, a line and a card each; pictures are saved on the way."""
+    drawings = []
+    for i, prompt in enumerate(DRAWN, 1):
+        drawn = bagel.generate(prompt, seed=SEED, on_progress=progress)
+        drawn.save(folder / f"drawn-{i}.png")
+        drawings.append(drawn.image)
+        yield f"drew       {prompt}", Card(drawn.image, prompt)
+    for i, instruction in enumerate(EDITED, 1):
+        edited = bagel.edit(drawings[2], instruction, seed=SEED, on_progress=progress)
+        edited.save(folder / f"edited-{i}.png")
+        yield f"edited     {instruction}", Card(edited.image, f"edit: {instruction}")
+    planned = bagel.generate(THOUGHT_OVER, seed=SEED, think=True, on_progress=progress)
+    planned.save(folder / "thought.png")
+    yield f"thought    {THOUGHT_OVER}: {planned.text}", Card(planned.image, f"{THOUGHT_OVER}: {planned.text}")
+    for index, question in (*ASKED, CAPTIONED):
+        answer = bagel.ask(question, drawings[index], on_progress=progress).text
+        yield f"asked      {question} {answer}", Card(drawings[index], f"{question} {answer}")
