@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bagel_rt.contract import (
@@ -18,11 +18,14 @@ from bagel_rt.contract import (
     ModelDims,
     input_shapes,
 )
+from bagel_rt.examples import SIZES
 from bagel_rt.pool import CACHE_TOKENS, slots_for
 
 Span = tuple[int, int, int]  # smallest, usual, largest
 Spans = Mapping[str, Span]
 DECODE_ROWS = 8  # never 1..1: TensorRT-RTX would store the weights twice
+# small, odd where they may be, and more rows than decoding takes
+EXAMPLE = {**SIZES, "und_rows": DECODE_ROWS + 3}
 IMAGE_ROWS = 4902  # ViT tokens of the largest picture and two markers: the longest segment prefilled at once
 
 
@@ -51,6 +54,28 @@ def profiles(spec: GraphSpec, model: ModelDims, limits: Limits) -> list[dict[str
         dynamic = [t.name for t in spec.inputs if any(isinstance(d, str) for d in t.shape)]
         found.append({name: tuple(s[name] for s in shapes) for name in dynamic})
     return found
+
+
+def example_sizes(graph: str, model: ModelDims, limits: Limits) -> Iterator[dict[str, int]]:
+    """Sizes to try a built graph at: for each way it is used the smallest that it takes, and one a little larger.
+
+    Each is one that its profile is the first to take, so that every profile is tried.
+    """
+    tried: list[dict[str, int]] = []
+    for place, spans in enumerate(_spans(graph, model, limits)):
+        for wanted in ({}, EXAMPLE):
+            sizes = {name: min(max(wanted.get(name, low), low), high) for name, (low, _, high) in spans.items()}
+            if sizes not in tried and _first(graph, model, limits, sizes) == place:
+                tried.append(sizes)
+                yield {**sizes, "pool_slots": limits.pool_slots}
+
+
+def _first(graph: str, model: ModelDims, limits: Limits, sizes: Mapping[str, int]) -> int:
+    """The place of the first way of use that these sizes fit."""
+    for place, spans in enumerate(_spans(graph, model, limits)):
+        if all(low <= sizes[name] <= high for name, (low, _, high) in spans.items()):
+            return place
+    raise ValueError(f"{graph} takes no sizes such as {dict(sizes)}")
 
 
 def _spans(graph: str, model: ModelDims, limits: Limits) -> Sequence[Spans]:

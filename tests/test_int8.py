@@ -14,9 +14,9 @@ import bagel_rt
 from bagel_engines import open_engine
 from bagel_engines.tensorrt_check import lint
 from bagel_export.artefact import export
-from bagel_export.parity import example_inputs
 from bagel_export.quantize import BLOCK, dequantize, quantize
 from bagel_rt.contract import GEN_STEP, TASK_GRAPHS, VAE_DECODER, VIT, graph_specs
+from bagel_rt.examples import example_inputs
 from bagel_rt.manifest import read_manifest
 
 

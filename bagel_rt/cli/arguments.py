@@ -42,7 +42,7 @@ TEXT_FLAGS = {"think": "reason before answering", "do_sample": "sample instead o
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model and engine")
     group.add_argument("--model", type=Path, metavar="DIR", help="artefact (default: BAGEL_RT_MODEL, the last export)")
-    group.add_argument("--backend", default="auto", help="auto, onnxruntime or openvino (default: auto)")
+    group.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino or tensorrt (default: auto)")
     group.add_argument("--device", default="cpu", help="cpu, or cuda or cuda:N with onnxruntime (default: cpu)")
     group.add_argument("--threads", type=int, metavar="N", help="engine threads (default: the engine's choice)")
     group.add_argument("--arithmetic", help="bfloat16: faster, less exact (openvino; default: the artefact's own)")

@@ -18,6 +18,7 @@ from bagel_engines.runner import EngineFailure
 Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # smallest, usual and largest shape
 Profile = Mapping[str, Range]
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}  # flavour and the module it is imported from
+RECIPE = 2  # raise it when `build` makes other plans of the same settings
 INSTALL = "pip install 'bagel-rt[tensorrt]' (data-centre GPUs) or 'bagel-rt[tensorrt-rtx]' (GeForce, RTX PRO)"
 
 
@@ -104,6 +105,7 @@ def _configure(trt: Any, builder: Any, config: Any, settings: BuildSettings, gra
             raise EngineFailure(f"architecture {settings.architecture!r} cannot be built for; allowed: {allowed}")
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(known, settings.architecture), 0)
+    config.clear_flag(trt.BuilderFlag.TF32)  # on by default; float32 means float32
     if settings.weight_streaming:
         config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
     for profile in settings.profiles:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from bagel_engines import cuda, tensorrt_build
 from bagel_engines.device import DeviceArray, DeviceCache, Memory, on_device
 from bagel_engines.runner import Arrays, EngineFailure, EngineInfo, Tensors
 from bagel_engines.tensorrt_build import BuildSettings, Flavour, Profile
-from bagel_engines.tensorrt_plans import PlanStore, Target, key_for
+from bagel_engines.tensorrt_plans import PlanKey, PlanStore, Target, key_for, refusal
 
 TIMING_CACHE = "timing.cache"
 
@@ -147,7 +147,31 @@ class TensorRtEngine:
         self._runtime = found.trt.Runtime(found.trt.Logger(found.trt.Logger.ERROR))
 
     def load(self, graph: Path, prime: Arrays | None = None) -> TensorRtRunner:
-        path = plan_file(self._found, graph, self._plans, self._target)
+        """The graph's plan, built where there is none. Raises EngineFailure for one whose comparison failed."""
+        path = self.plan_of(graph)
+        if (reason := refusal(path, PlanStore(self._plans.folder).record(self._key(graph)))) is not None:
+            raise EngineFailure(reason)
+        return self._opened(graph, path)
+
+    def load_unproven(self, graph: Path) -> TensorRtRunner:
+        """`load` for a comparison: whatever an earlier one found."""
+        return self._opened(graph, self.plan_of(graph))
+
+    def keep_comparison(self, graph: Path, found: Mapping[str, Any]) -> None:
+        """Write what a comparison found beside the graph's plan, whose use it decides.
+
+        found: "passed", "outputs" (each with "output", "relative_l2", "tolerance", "passed"), "reference", "date".
+        """
+        PlanStore(self._plans.folder).note(self._key(graph), executed=True, compared=dict(found))
+
+    def _key(self, graph: Path) -> PlanKey:
+        return key_for(self._plans.model, graph, self._found, self._target, self._plans.settings(graph.stem))
+
+    def plan_of(self, graph: Path) -> Path:
+        """The graph's plan, built where there is none."""
+        return plan_file(self._found, graph, self._plans, self._target)
+
+    def _opened(self, graph: Path, path: Path) -> TensorRtRunner:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as plan:
             engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
