@@ -18,6 +18,7 @@ import openvino
 OWN = SimpleNamespace(
     TensorIOMode=Enum("TensorIOMode", "INPUT OUTPUT"),
     DataType=Enum("DataType", "FLOAT HALF BF16 INT64 INT32 BOOL"),
+    LayerType=Enum("LayerType", "CONSTANT ATTENTION_INPUT"),
     BuilderFlag=Enum("BuilderFlag", "WEIGHT_STREAMING TF32"),
     NetworkDefinitionCreationFlag=SimpleNamespace(STRONGLY_TYPED=0),
     ExecutionContextAllocationStrategy=Enum("ExecutionContextAllocationStrategy", "USER_MANAGED"),
@@ -165,7 +166,8 @@ class Builder:
 
     def create_network(self, flags):
         assert flags == 1 << int(Engine.api.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-        return SimpleNamespace()
+        constant = SimpleNamespace(type=Engine.api.LayerType.CONSTANT)
+        return SimpleNamespace(num_layers=1, get_layer=lambda i: constant)
 
     def create_builder_config(self):
         config = SimpleNamespace(profiles=[], flags=[], progress_monitor=None)

@@ -18,7 +18,7 @@ from bagel_engines.runner import EngineFailure
 Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # smallest, usual and largest shape
 Profile = Mapping[str, Range]
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}  # flavour and the module it is imported from
-RECIPE = 2  # raise it when `build` makes other plans of the same settings
+RECIPE = 3  # raise it when `build` makes other plans of the same settings
 INSTALL = "pip install 'bagel-rt[tensorrt]' (data-centre GPUs) or 'bagel-rt[tensorrt-rtx]' (GeForce, RTX PRO)"
 
 
@@ -74,6 +74,7 @@ def build(
         if not _parse(parser, graph, weights):
             told = [parser.get_error(i).desc() for i in range(parser.num_errors)]
             raise EngineFailure(f"{found.name} cannot parse {graph}: {'; '.join(told) or log.told()}")
+        _allow_decomposed_attention(trt, network)
         _configure(trt, builder, config, settings, graph)
         cache = _attach_timing_cache(config, timing_cache if found.name == "tensorrt" else None)  # RTX keeps none
         if on_step is not None:
@@ -94,6 +95,18 @@ def _parse(parser: Any, graph: Path, weights: Mapping[str, np.ndarray]) -> bool:
     return all(
         parser.load_initializer(name, values.ctypes.data, values.nbytes) for name, values in weights.items()
     ) and bool(parser.parse_model_proto())
+
+
+def _allow_decomposed_attention(trt: Any, network: Any) -> None:
+    """Let attention be built of other layers where no fused kernel takes it (float32; the ViT's width of heads).
+
+    The parser asks for a fused kernel alone, and the builder refuses the graph where there is none.
+    """
+    for i in range(network.num_layers):
+        layer = network.get_layer(i)
+        if layer.type == trt.LayerType.ATTENTION_INPUT:
+            layer.__class__ = trt.IAttentionInputLayer  # the bindings' way from a layer to its kind
+            layer.attention.decomposable = True
 
 
 def _configure(trt: Any, builder: Any, config: Any, settings: BuildSettings, graph: Path) -> None:
