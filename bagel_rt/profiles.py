@@ -56,6 +56,11 @@ def profiles(spec: GraphSpec, model: ModelDims, limits: Limits) -> list[dict[str
     return found
 
 
+def sum_profile(names: Sequence[str], model: ModelDims, limits: Limits) -> dict[str, tuple]:
+    """Shapes of the sums that forecast an image's rows: these inputs, (rows, hidden)."""
+    return {name: tuple((n, model.hidden_size) for n in _up_to(_latents(model, limits))) for name in names}
+
+
 def example_sizes(graph: str, model: ModelDims, limits: Limits) -> Iterator[dict[str, int]]:
     """Sizes to try a built graph at: for each way it is used the smallest that it takes, and one a little larger.
 
@@ -79,8 +84,7 @@ def _first(graph: str, model: ModelDims, limits: Limits, sizes: Mapping[str, int
 
 
 def _spans(graph: str, model: ModelDims, limits: Limits) -> Sequence[Spans]:
-    rows = (limits.max_height // model.latent_stride) * (limits.max_width // model.latent_stride)
-    latents, context = _up_to(rows), limits.max_context
+    latents, context = _up_to(_latents(model, limits)), limits.max_context
     decode = {"und_rows": (1, 1, DECODE_ROWS), "past": (0, min(512, context), context)}
     prefill = {"und_rows": _up_to(min(IMAGE_ROWS, context)), "past": (0, min(512, context), context)}
     none = {"gen_rows": (0, 0, 0)}
@@ -104,6 +108,11 @@ def _spans(graph: str, model: ModelDims, limits: Limits) -> Sequence[Spans]:
             {"height": _from(stride * down, limits.max_height), "width": _from(stride * down, limits.max_width)}
         ],
     }[graph]
+
+
+def _latents(model: ModelDims, limits: Limits) -> int:
+    """Latent tokens of the largest picture."""
+    return (limits.max_height // model.latent_stride) * (limits.max_width // model.latent_stride)
 
 
 def _up_to(most: int) -> Span:

@@ -152,6 +152,9 @@ class Parser:
         self.network.path, self.network.weights = path, {}
         return True
 
+    def parse_from_file(self, path):
+        return self.load_model_proto(b"", path)
+
     def load_initializer(self, name, address, size):
         self.network.weights[name] = (address, size)
         return True

@@ -3,6 +3,7 @@
 from bagel_engines.host import HostCache
 from bagel_engines.runner import Cache, Engine, EngineFailure, EngineInfo, Held, OutOfDeviceMemory, Runner, Tensor
 from bagel_engines.select import installed, open_engine
+from bagel_engines.sums import Sums
 
 __all__ = [
     "Cache",
@@ -13,6 +14,7 @@ __all__ = [
     "HostCache",
     "OutOfDeviceMemory",
     "Runner",
+    "Sums",
     "Tensor",
     "installed",
     "open_engine",
