@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from bagel_engines import Sums, Tensor
+from bagel_engines import Sums, Tensor, repeating
 from bagel_rt import contract
 from bagel_rt.contexts import Context, Lease
 from bagel_rt.events import Step
@@ -35,7 +35,8 @@ class Painter:
         branches = _Branches(contexts, histories, self._experts, len(x), self._sums if options.step_cache else None)
         for i, (t, after) in enumerate(pairwise(times)):
             rows = _Lazy(lambda x=x, t=t: self._prefill.latent_rows(x, t, grid))
-            velocities = branches.evaluate(guidance.branches(t), rows, self._velocity)
+            with repeating(self._graphs.engine):  # every step runs the same graphs at the same sizes
+                velocities = branches.evaluate(guidance.branches(t), rows, self._velocity)
             velocity = guidance.combine(velocities, t)
             x = x - velocity * (t - after)
             yield Step(i + 1, len(times) - 1, float(after), x, velocity, grid)

@@ -131,8 +131,6 @@ def _reference(spec: GraphSpec, inputs: dict[str, Any], reference: Graphs, sizes
     return dict(zip(names, reference(graph, names, **inputs), strict=True))
 
 
-
-
 def _values(array: np.ndarray, dtype: str) -> np.ndarray:
     return widened(array, dtype) if dtype in KEPT_AS else array
 

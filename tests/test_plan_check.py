@@ -11,7 +11,7 @@ from test_tensorrt_engine import FAKE, GPU, bf16_artefact  # noqa: F401  (a fixt
 
 import bagel_rt
 from bagel_engines import cuda, tensorrt_build
-from bagel_engines.device import HostMemory
+from bagel_engines.device import HostMemory, HostStream
 from bagel_engines.tensorrt_plans import Target
 from bagel_rt.cli import main
 from bagel_rt.contract import GEN_STEP, TASK_GRAPHS, UND_STEP, VIT
@@ -27,10 +27,10 @@ DRAWN = ["--height", "64", "--width", "64", "--num-timesteps", "3", "--seed", "1
 @pytest.fixture(autouse=True)
 def card(monkeypatch):
     """A machine with TensorRT and a GPU, both of which are stood in for."""
-    monkeypatch.setattr(cuda, "wait", lambda stream: None)
     monkeypatch.setattr(cuda, "device_index", lambda device: 0)
     monkeypatch.setattr(cuda, "check_room", lambda index, needed: None)
     monkeypatch.setattr(cuda, "CudaMemory", lambda index: HostMemory())
+    monkeypatch.setattr(cuda, "CudaStream", HostStream)
     monkeypatch.setattr(Target, "at_hand", staticmethod(lambda index: GPU))
     monkeypatch.setattr(tensorrt_build, "flavour", lambda name=None: FAKE)
     monkeypatch.setattr(fake_tensorrt.Runtime, "faults", {})

@@ -9,7 +9,7 @@ import pytest
 from sum_graphs import made
 from test_tensorrt_engine import FAKE, GPU
 
-from bagel_engines import EngineInfo, Sums, cuda, sums
+from bagel_engines import EngineInfo, Sums, sums
 from bagel_engines.device import HostMemory
 from bagel_engines.onnxruntime_device import on_host
 from bagel_engines.tensorrt_check import build, lint
@@ -39,7 +39,6 @@ def same(got: np.ndarray, wanted: np.ndarray, engine) -> bool:
 
 @pytest.fixture(params=["onnxruntime", "tensorrt"])
 def engine(request, small_artefact, monkeypatch):
-    monkeypatch.setattr(cuda, "wait", lambda stream: None)
     monkeypatch.setattr(fake_tensorrt.Runtime, "log", [])
     return on_host() if request.param == "onnxruntime" else tensorrt(small_artefact)
 

@@ -18,7 +18,7 @@ from bagel_engines.runner import EngineFailure
 Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # smallest, usual and largest shape
 Profile = Mapping[str, Range]
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}  # flavour and the module it is imported from
-RECIPE = 3  # raise it when `build` makes other plans of the same settings
+RECIPE = 4  # raise it when `build` makes other plans of the same settings
 INSTALL = "pip install 'bagel-rt[tensorrt]' (data-centre GPUs) or 'bagel-rt[tensorrt-rtx]' (GeForce, RTX PRO)"
 
 
@@ -119,6 +119,8 @@ def _configure(trt: Any, builder: Any, config: Any, settings: BuildSettings, gra
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(known, settings.architecture), 0)
     config.clear_flag(trt.BuilderFlag.TF32)  # on by default; float32 means float32
+    if (capturable := getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)) is not None:
+        config.set_flag(capturable)  # TensorRT-RTX: no memory of its own while it runs, as CUDA graphs need it
     if settings.weight_streaming:
         config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
     for profile in settings.profiles:
