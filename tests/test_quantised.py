@@ -16,9 +16,9 @@ from bagel_engines import open_engine
 from bagel_engines.tensorrt_check import lint
 from bagel_export import quantize as q
 from bagel_export.artefact import export
-from bagel_export.parity import example_inputs
 from bagel_export.quantize import Layout, dequantize, packed, quantize
 from bagel_rt.contract import GEN_STEP, TASK_GRAPHS, VAE_DECODER, VIT, graph_specs
+from bagel_rt.examples import example_inputs
 from bagel_rt.manifest import read_manifest
 
 WORDS = ("int8", "int4", "w8a8")
