@@ -40,6 +40,7 @@ def load(
     threads: int | None = None,
     arithmetic: str | None = None,
     cache_tokens: int = CACHE_TOKENS,
+    cuda_graphs: bool = False,
 ) -> Bagel:
     """Open an artefact folder on an engine; use it in a `with` block, or close() it.
 
@@ -48,15 +49,18 @@ def load(
     arithmetic None computes in what the artefact states; "bfloat16" for a float32 artefact (openvino) is faster and
     less exact, and is named in every result.
     cache_tokens: how many tokens of context the page pool can hold; memory is taken as it is used.
+    cuda_graphs: on CUDA, capture denoising steps and play them; `engine` says where that is not possible.
 
     Raises ArtefactError for the folder, EngineUnavailableError for the engine, InputError for an option.
     """
     check.whole("threads", threads, least=1, optional=True)
+    check.flag("cuda_graphs", cuda_graphs)
     check.whole("cache_tokens", cache_tokens, least=1)
     manifest = read_manifest(artefact_dir)
     try:
         plans = plans_for(manifest, pool_tokens=cache_tokens) if backend == "tensorrt" else None
-        engine = open_engine(backend, device, threads, arithmetic, manifest.arithmetic, manifest.weight_bytes, plans)
+        stated, weights = manifest.arithmetic, manifest.weight_bytes
+        engine = open_engine(backend, device, threads, arithmetic, stated, weights, plans, cuda_graphs)
     except EngineFailure as error:
         raise EngineUnavailableError(str(error)) from error
     return Bagel(manifest, Graphs(manifest, engine), cache_tokens)

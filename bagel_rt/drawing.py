@@ -7,11 +7,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from bagel_engines import Tensor
+from bagel_engines import Sums, Tensor, repeating
 from bagel_rt import contract
 from bagel_rt.contexts import Context, Lease
 from bagel_rt.events import Step
 from bagel_rt.experts import Experts
+from bagel_rt.failures import named_failures
 from bagel_rt.graphs import Graphs
 from bagel_rt.options import ImageOptions
 from bagel_rt.prefill import Prefill
@@ -23,6 +24,7 @@ from bagel_rt.stepcache import TaylorSeer
 class Painter:
     def __init__(self, graphs: Graphs, experts: Experts, prefill: Prefill):
         self._graphs, self._experts, self._prefill = graphs, experts, prefill
+        self._sums = Sums(graphs.engine)
 
     def draw(
         self, contexts: Lease, histories: Histories, x: np.ndarray, grid: Grid, options: ImageOptions
@@ -30,10 +32,11 @@ class Painter:
         """Integrate from noise x (h * w, 64) to the latent, yielding after each of num_timesteps - 1 steps."""
         guidance = options.guidance
         times = timesteps(options.num_timesteps, options.timestep_shift)
-        branches = _Branches(contexts, histories, self._experts, len(x), options.step_cache is not None)
+        branches = _Branches(contexts, histories, self._experts, len(x), self._sums if options.step_cache else None)
         for i, (t, after) in enumerate(pairwise(times)):
             rows = _Lazy(lambda x=x, t=t: self._prefill.latent_rows(x, t, grid))
-            velocities = branches.evaluate(guidance.branches(t), rows, self._velocity)
+            with repeating(self._graphs.engine):  # every step runs the same graphs at the same sizes
+                velocities = branches.evaluate(guidance.branches(t), rows, self._velocity)
             velocity = guidance.combine(velocities, t)
             x = x - velocity * (t - after)
             yield Step(i + 1, len(times) - 1, float(after), x, velocity, grid)
@@ -62,9 +65,9 @@ class _Branches:
     and their number of calls are equal: then they have had the same calls.
     """
 
-    def __init__(self, contexts: Lease, histories: Histories, experts: Experts, latents: int, cached: bool):
+    def __init__(self, contexts: Lease, histories: Histories, experts: Experts, latents: int, sums: Sums | None):
         self._contexts, self._histories, self._experts = contexts, histories, experts
-        self._latents, self._cached = latents, cached
+        self._latents, self._sums = latents, sums  # None: no step cache
         self._seers: dict[str, TaylorSeer] = {}
         self._frames: dict[int, dict[str, Tensor]] = {}
 
@@ -74,7 +77,7 @@ class _Branches:
         out = {}
         for name in names:
             context = self._contexts.open(getattr(self._histories, name))
-            seer = self._seers.setdefault(name, TaylorSeer()) if self._cached else None
+            seer = self._seers.setdefault(name, TaylorSeer(self._sums)) if self._sums else None
             key = (id(context), seer.calls if seer else 0)
             if key not in done:
                 done[key] = (velocity(self._rows(context, rows, seer)), seer)
@@ -87,7 +90,8 @@ class _Branches:
         frame = self._frame(context)
         if seer is None:
             return self._experts.held_rows(latents(), frame)
-        return seer.step(lambda: self._experts.last_rows(latents(), frame))  # forecasts are made on the host
+        with named_failures():  # of the sums
+            return seer.step(lambda: self._experts.held_rows(latents(), frame))
 
     def _frame(self, context: Context) -> dict[str, Tensor]:
         if id(context) not in self._frames:

@@ -75,7 +75,7 @@ class Experts:
         return self._graphs(contract.GEN_STEP, ("gen_out",), gen=gen, **frame)[0]
 
     def held_rows(self, gen: Tensor, frame: dict[str, Any]) -> Tensor:
-        """`last_rows` that may stay with the engine, for the flow head alone to read."""
+        """`last_rows` that may stay with the engine: for the flow head and for sums."""
         return self._graphs(contract.GEN_STEP, ("gen_out",), ("gen_out",), gen=gen, **frame)[0]
 
     def image_kv(self, gen: Tensor, frame: dict[str, Any]) -> Tensor:

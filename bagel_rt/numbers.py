@@ -13,3 +13,13 @@ def widened(kept: np.ndarray, dtype: str) -> np.ndarray:
     if dtype == "bfloat16":
         return (kept.astype(np.uint32) << 16).view(np.float32)
     return kept.astype(np.float32)
+
+
+def narrowed(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Finite float32 numbers kept as KEPT_AS[dtype] says, rounded to nearest even; any other type as it is."""
+    if dtype not in KEPT_AS:
+        return values
+    if dtype != "bfloat16":
+        return values.astype(KEPT_AS[dtype], copy=False)
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    return ((bits + (((bits >> 16) & 1) + 0x7FFF)) >> 16).astype(np.uint16)

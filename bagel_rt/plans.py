@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from bagel_engines.sums import SUM_GRAPHS
 from bagel_rt.contract import graph_specs
 from bagel_rt.errors import InputError
 from bagel_rt.locate import home
 from bagel_rt.manifest import Manifest
 from bagel_rt.pool import CACHE_TOKENS, slots_for
-from bagel_rt.profiles import Limits, largest, profiles
+from bagel_rt.profiles import Limits, largest, profiles, sum_profile
 
 if TYPE_CHECKING:
     from bagel_engines.tensorrt_engine import Plans
@@ -32,9 +33,13 @@ def plans_for(
     specs = graph_specs(manifest.model, manifest.arithmetic)
     chosen = limits or limits_of(manifest, None, None, None, pool_tokens)
     folder = home() / "plans" / f"{manifest.folder.resolve().name}-{manifest.fingerprint}"
-    return Plans(
-        folder, manifest.fingerprint, lambda graph: profiles(specs[graph], manifest.model, chosen), budget, on_step
-    )
+
+    def profiles_of(graph: str) -> list[dict[str, tuple]]:
+        if graph in SUM_GRAPHS:
+            return [sum_profile(SUM_GRAPHS[graph], manifest.model, chosen)]
+        return profiles(specs[graph], manifest.model, chosen)
+
+    return Plans(folder, manifest.fingerprint, profiles_of, budget, on_step)
 
 
 def limits_of(

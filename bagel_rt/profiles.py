@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bagel_rt.contract import (
@@ -18,11 +18,14 @@ from bagel_rt.contract import (
     ModelDims,
     input_shapes,
 )
+from bagel_rt.examples import SIZES
 from bagel_rt.pool import CACHE_TOKENS, slots_for
 
 Span = tuple[int, int, int]  # smallest, usual, largest
 Spans = Mapping[str, Span]
 DECODE_ROWS = 8  # never 1..1: TensorRT-RTX would store the weights twice
+# small, odd where they may be, and more rows than decoding takes
+EXAMPLE = {**SIZES, "und_rows": DECODE_ROWS + 3}
 IMAGE_ROWS = 4902  # ViT tokens of the largest picture and two markers: the longest segment prefilled at once
 
 
@@ -53,9 +56,35 @@ def profiles(spec: GraphSpec, model: ModelDims, limits: Limits) -> list[dict[str
     return found
 
 
+def sum_profile(names: Sequence[str], model: ModelDims, limits: Limits) -> dict[str, tuple]:
+    """Shapes of the sums that forecast an image's rows: these inputs, (rows, hidden)."""
+    return {name: tuple((n, model.hidden_size) for n in _up_to(_latents(model, limits))) for name in names}
+
+
+def example_sizes(graph: str, model: ModelDims, limits: Limits) -> Iterator[dict[str, int]]:
+    """Sizes to try a built graph at: for each way it is used the smallest that it takes, and one a little larger.
+
+    Each is one that its profile is the first to take, so that every profile is tried.
+    """
+    tried: list[dict[str, int]] = []
+    for place, spans in enumerate(_spans(graph, model, limits)):
+        for wanted in ({}, EXAMPLE):
+            sizes = {name: min(max(wanted.get(name, low), low), high) for name, (low, _, high) in spans.items()}
+            if sizes not in tried and _first(graph, model, limits, sizes) == place:
+                tried.append(sizes)
+                yield {**sizes, "pool_slots": limits.pool_slots}
+
+
+def _first(graph: str, model: ModelDims, limits: Limits, sizes: Mapping[str, int]) -> int:
+    """The place of the first way of use that these sizes fit."""
+    for place, spans in enumerate(_spans(graph, model, limits)):
+        if all(low <= sizes[name] <= high for name, (low, _, high) in spans.items()):
+            return place
+    raise ValueError(f"{graph} takes no sizes such as {dict(sizes)}")
+
+
 def _spans(graph: str, model: ModelDims, limits: Limits) -> Sequence[Spans]:
-    rows = (limits.max_height // model.latent_stride) * (limits.max_width // model.latent_stride)
-    latents, context = _up_to(rows), limits.max_context
+    latents, context = _up_to(_latents(model, limits)), limits.max_context
     decode = {"und_rows": (1, 1, DECODE_ROWS), "past": (0, min(512, context), context)}
     prefill = {"und_rows": _up_to(min(IMAGE_ROWS, context)), "past": (0, min(512, context), context)}
     none = {"gen_rows": (0, 0, 0)}
@@ -79,6 +108,11 @@ def _spans(graph: str, model: ModelDims, limits: Limits) -> Sequence[Spans]:
             {"height": _from(stride * down, limits.max_height), "width": _from(stride * down, limits.max_width)}
         ],
     }[graph]
+
+
+def _latents(model: ModelDims, limits: Limits) -> int:
+    """Latent tokens of the largest picture."""
+    return (limits.max_height // model.latent_stride) * (limits.max_width // model.latent_stride)
 
 
 def _up_to(most: int) -> Span:

@@ -11,21 +11,26 @@ from collections.abc import Callable
 
 import numpy as np
 
+from bagel_engines import Sums, Tensor
+
 WARM_STEPS = 5  # steps 0 to 4 are always evaluated
 INTERVAL = 3  # then every third
 MAX_ORDER = 6
 
 
 class TaylorSeer:
-    """The forecast of one guidance branch, which counts its own calls. Lives as long as one picture is drawn."""
+    """The forecast of one guidance branch, which counts its own calls. Lives as long as one picture is drawn.
 
-    def __init__(self) -> None:
-        self.calls = 0
+    Rows stay where the engine holds them; `sums` computes there.
+    """
+
+    def __init__(self, sums: Sums | None = None) -> None:
+        self.calls, self._sums = 0, sums or Sums()
         self._forecasts_since = 0
         self._last_full = 0
-        self._factors: list[np.ndarray] = []
+        self._factors: list[Tensor] = []
 
-    def step(self, evaluate: Callable[[], np.ndarray]) -> np.ndarray:
+    def step(self, evaluate: Callable[[], Tensor]) -> Tensor:
         """Rows (n, hidden) of this call: evaluated, or forecast from the evaluated ones."""
         call = self.calls
         self.calls += 1
@@ -38,19 +43,19 @@ class TaylorSeer:
 
     def fork(self) -> TaylorSeer:
         """Another branch that has had the same calls. The factors are shared: they are replaced, never changed."""
-        twin = TaylorSeer()
+        twin = TaylorSeer(self._sums)
         twin.__dict__.update(self.__dict__)
         return twin
 
-    def _learn(self, call: int, rows: np.ndarray) -> None:
+    def _learn(self, call: int, rows: Tensor) -> None:
         factors, distance = [rows], np.float32(call - self._last_full)
         if call >= WARM_STEPS - 1:  # differences are taken from the last warm step on
             for previous in self._factors[:MAX_ORDER]:
-                factors.append((factors[-1] - previous) / distance)
+                factors.append(self._sums.slope(factors[-1], previous, distance))
         self._factors, self._last_full, self._forecasts_since = factors, call, 0
 
-    def _forecast(self, distance: int) -> np.ndarray:
-        out = self._factors[0].copy()
+    def _forecast(self, distance: int) -> Tensor:
+        out = self._factors[0]
         for order, factor in enumerate(self._factors[1:], start=1):
-            out += np.float32(distance**order / math.factorial(order)) * factor
+            out = self._sums.plus(out, np.float32(distance**order / math.factorial(order)), factor)
         return out

@@ -64,15 +64,31 @@ def test_the_step_cache_forecasts_the_same_on_a_device(pair):
 
 def test_a_denoising_step_brings_only_the_velocity_back(pair, monkeypatch):
     device, _ = pair
-    given_back = []
-    original = HostMemory.download
-    monkeypatch.setattr(
-        HostMemory, "download", lambda self, a, s: (given_back.append(a.shape), original(self, a, s))[1]
-    )
+    device.generate("a red circle", cfg_text_scale=1.0, **PICTURE)  # graphs are loaded
+    moved = travelling(monkeypatch)
     device.generate("a red circle", cfg_text_scale=1.0, **PICTURE)
     per_step = (16, device.manifest.model.latent_width)
     pixels = (1, 3, 64, 64)
-    assert sorted(given_back) == sorted([per_step] * 4 + [pixels])
+    assert sorted(moved["download"]) == sorted([per_step] * 4 + [pixels])
+
+
+def test_forecasts_are_made_where_the_rows_are(pair, monkeypatch):
+    device, _ = pair
+    model = device.manifest.model
+    assert model.hidden_size == model.latent_width  # of one shape here: they are told apart by their number
+    moved, rows = travelling(monkeypatch), (16, model.latent_width)
+    device.generate("a red circle", **{**PICTURE, "num_timesteps": 14}, step_cache="taylorseer", cfg_text_scale=1.0)
+    assert moved["download"].count(rows) == 13  # a velocity per step
+    assert moved["upload"].count(rows) == 7  # latents of the steps that are evaluated
+
+
+def travelling(monkeypatch) -> dict[str, list[tuple[int, ...]]]:
+    """Shapes of the arrays that are brought to the device and back from now on."""
+    moved: dict[str, list[tuple[int, ...]]] = {"upload": [], "download": []}
+    up, down = HostMemory.upload, HostMemory.download
+    monkeypatch.setattr(HostMemory, "upload", lambda m, t, a: (moved["upload"].append(a.shape), up(m, t, a))[1])
+    monkeypatch.setattr(HostMemory, "download", lambda m, a, s: (moved["download"].append(a.shape), down(m, a, s))[1])
+    return moved
 
 
 @settings(max_examples=60, deadline=None)

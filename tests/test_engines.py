@@ -9,8 +9,8 @@ import pytest
 
 import bagel_rt
 from bagel_engines import EngineFailure, open_engine, select
-from bagel_export.parity import example_inputs
 from bagel_rt.contract import GEN_STEP, TASK_GRAPHS, UND_STEP, VIT, graph_specs
+from bagel_rt.examples import example_inputs
 from bagel_rt.manifest import read_manifest
 
 

@@ -237,13 +237,13 @@ def test_rows_are_rounded_in_the_steps_that_were_promised():
 
 
 def test_the_token_table_of_a_quantised_artefact_is_kept_as_the_checkpoint_has_it(tmp_path):
-    write_checkpoint(tmp_path / "checkpoint", dtype=torch.bfloat16)
+    write_checkpoint(tmp_path / "checkpoint", Shape(dtype=torch.bfloat16))
     for precision, kept in (("int8", "bfloat16"), ("fp32", "float32")):
         for _ in export(tmp_path / "checkpoint", tmp_path / precision, precision=precision, verify=False):
             pass
         assert read_manifest(tmp_path / precision).embeddings.dtype == kept
     with bagel_rt.load(tmp_path / "int8") as bagel:
-        assert bagel.ask("hello", max_think_tokens=2).text is not None
+        assert bagel.ask("hello", max_tokens=2).text is not None
 
 
 def test_prompts_to_calibrate_on_come_from_a_file_with_one_a_line(quick_checkpoint, tmp_path, capsys):

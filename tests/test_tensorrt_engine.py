@@ -13,7 +13,7 @@ import tensorrt_rtx
 from golden_cases import distance
 
 import bagel_rt
-from bagel_engines import EngineFailure, EngineInfo, cuda, open_engine, tensorrt_build
+from bagel_engines import EngineFailure, EngineInfo, open_engine, tensorrt_build
 from bagel_engines.device import HostMemory
 from bagel_engines.tensorrt_build import BuildSettings, Flavour
 from bagel_engines.tensorrt_engine import TIMING_CACHE, TensorRtEngine
@@ -35,7 +35,6 @@ DECODE, PREFILL, DENOISE = range(3)
 
 @pytest.fixture(autouse=True)
 def no_cuda(monkeypatch):
-    monkeypatch.setattr(cuda, "wait", lambda stream: None)
     monkeypatch.setattr(fake_tensorrt.Runtime, "log", [])
 
 

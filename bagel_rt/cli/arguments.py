@@ -44,10 +44,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model", type=Path, metavar="DIR", help="artefact (default: BAGEL_RT_MODEL, the last export, the bundled one)"
     )
-    group.add_argument("--backend", default="auto", help="auto, onnxruntime or openvino (default: auto)")
+    group.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino or tensorrt (default: auto)")
     group.add_argument("--device", default="cpu", help="cpu, or cuda or cuda:N with onnxruntime (default: cpu)")
     group.add_argument("--threads", type=int, metavar="N", help="engine threads (default: the engine's choice)")
     group.add_argument("--arithmetic", help="bfloat16: faster, less exact (openvino; default: the artefact's own)")
+    group.add_argument("--cuda-graphs", action="store_true", help="capture denoising steps and play them (CUDA)")
     group.add_argument("--cache-tokens", type=int, metavar="N", help="tokens of context the page pool can hold")
 
 
@@ -92,6 +93,7 @@ def open_model(args: argparse.Namespace) -> Bagel:
         args.device,
         threads=args.threads,
         arithmetic=args.arithmetic,
+        cuda_graphs=args.cuda_graphs,
         cache_tokens=CACHE_TOKENS if args.cache_tokens is None else args.cache_tokens,
     )
     print(f"bagel-rt: {bagel.manifest.name} in {found.folder} ({found.why}) on {bagel.engine}", file=sys.stderr)

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from bagel_rt.cli.arguments import add_model_arguments, open_model
 from bagel_rt.cli.export import add_checkpoint_arguments, chosen_lora, require_exporter
@@ -17,14 +17,17 @@ from bagel_rt.version import __version__
 
 if TYPE_CHECKING:
     from bagel_export.proof.findings import Finding
+    from bagel_engines.tensorrt_engine import TensorRtEngine
     from bagel_rt.api import Bagel
+    from bagel_rt.plancheck import PlanFinding
 
 
 def register(commands) -> None:
     verify = commands.add_parser(
         "verify",
         help="check an artefact: its files, its graphs, and every stage against the checkpoint",
-        description="Compare every file with its stored hash and open every graph on the engine. With --ckpt, also run"
+        description="Compare every file with its stored hash and open every graph on the engine. With --backend"
+        " tensorrt, compare every plan with ONNX Runtime first and keep the finding beside it. With --ckpt, also run"
         " every stage in PyTorch and compare; with --record, compare with a recorded run of the official code. Exit"
         " code 1 when a stage differs.",
     )
@@ -43,12 +46,37 @@ def run_verify(args: argparse.Namespace) -> int:
         raise InputError(f"{args.json.absolute().parent}: no such folder; make it first")
     with open_model(args) as bagel:
         _check_hashes(bagel.manifest)
+        plans = _check_plans(bagel, args.cache_tokens) if args.backend == "tensorrt" else []
+        if not all(plan.passed for plan in plans):  # such a plan is not used: nothing that follows could run
+            _write_json(args, bagel, plans=[plan.facts() for plan in plans], same=False)
+            return 1
         findings = _prove(args, bagel) if args.ckpt or args.record else []
         for name in bagel.manifest.graphs:
             bagel.graphs.open(name)
         count = len(bagel.manifest.files)
         print(f"{bagel.manifest.folder}: {count} files as stored, {len(bagel.manifest.graphs)} graphs open")
-        return _report(args, bagel, findings) if findings else 0
+        return _report(args, bagel, findings, plans) if findings or plans else 0
+
+
+def _check_plans(bagel: Bagel, cache_tokens: int | None) -> list[PlanFinding]:
+    """Every graph's TensorRT plan, built where there is none, against ONNX Runtime; told one by one."""
+    from bagel_rt.plancheck import check_plans
+    from bagel_rt.plans import limits_of
+    from bagel_rt.pool import CACHE_TOKENS
+
+    limits = limits_of(bagel.manifest, None, None, None, CACHE_TOKENS if cache_tokens is None else cache_tokens)
+    found = []
+    for plan in check_plans(bagel.manifest, cast("TensorRtEngine", bagel.graphs.engine), limits):
+        for output in plan.outputs:
+            seen = "not finite" if output.relative_l2 is None else f"{output.relative_l2:9.1e}"
+            print(
+                f"{plan.graph:12} {output.output:9} {seen} of {output.tolerance:.0e}"
+                f"  {'same' if output.passed else 'DIFFERS'}  from {plan.reference}"
+            )
+        if not plan.passed:
+            print(f"{plan.graph:12} is not used until it is built anew: remove {plan.plan}, or update TensorRT")
+        found.append(plan)
+    return found
 
 
 def _prove(args: argparse.Namespace, bagel: Bagel) -> list[Finding]:
@@ -73,17 +101,25 @@ def _prove(args: argparse.Namespace, bagel: Bagel) -> list[Finding]:
     return findings
 
 
-def _report(args: argparse.Namespace, bagel: Bagel, findings: list[Finding]) -> int:
+def _report(args: argparse.Namespace, bagel: Bagel, findings: list[Finding], plans: list[PlanFinding]) -> int:
+    compared = {"plans": [plan.facts() for plan in plans]} if plans else {}
+    if not findings:
+        _write_json(args, bagel, same=True, **compared)
+        return 0
     from bagel_export.proof.findings import report, table
 
     print(table(findings))
     differ = sum(not finding.same for finding in findings)
+    _write_json(args, bagel, **report(findings, **compared))
+    print(f"{len(findings) - differ} of {len(findings)} stages are the same" + (f", {differ} DIFFER" if differ else ""))
+    return 1 if differ else 0
+
+
+def _write_json(args: argparse.Namespace, bagel: Bagel, **findings: Any) -> None:
     if args.json is not None:
         against = {"checkpoint": args.ckpt and str(args.ckpt), "record": args.record and str(args.record)}
         about = {"model": bagel.model, "engine": bagel.engine, "bagel_rt": __version__, **against}
-        args.json.write_text(json.dumps(report(findings, **about), indent=1) + "\n", encoding="utf-8")
-    print(f"{len(findings) - differ} of {len(findings)} stages are the same" + (f", {differ} DIFFER" if differ else ""))
-    return 1 if differ else 0
+        args.json.write_text(json.dumps({**about, **findings}, indent=1) + "\n", encoding="utf-8")
 
 
 def _check_hashes(manifest: Manifest) -> None:

@@ -1,8 +1,10 @@
 """Engines: what loads a graph file and computes it. Knows tensors and devices, nothing of BAGEL."""
 
 from bagel_engines.host import HostCache
+from bagel_engines.repeats import repeating
 from bagel_engines.runner import Cache, Engine, EngineFailure, EngineInfo, Held, OutOfDeviceMemory, Runner, Tensor
 from bagel_engines.select import installed, open_engine
+from bagel_engines.sums import Sums
 
 __all__ = [
     "Cache",
@@ -13,7 +15,9 @@ __all__ = [
     "HostCache",
     "OutOfDeviceMemory",
     "Runner",
+    "Sums",
     "Tensor",
     "installed",
     "open_engine",
+    "repeating",
 ]

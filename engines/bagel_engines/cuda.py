@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -80,9 +81,53 @@ def describe(index: int) -> str:
     return f"{name}, {found.totalGlobalMem / 2**30:.0f} GiB, compute capability {found.major}.{found.minor}"
 
 
-def wait(stream: int) -> None:
-    """Until everything in a stream is done."""
-    checked(runtime().cudaStreamSynchronize(stream), "finish a run")
+class CudaStream:
+    """A device.Stream. It waits for the default stream and the default stream for it, so plain copies keep their order.
+
+    Capturing is written after CUDA's documentation; it was not executed on a GPU.
+    """
+
+    def __init__(self) -> None:
+        self._cuda = runtime()
+        self._stream = checked(self._cuda.cudaStreamCreate(), "make a stream")
+        self.handle = int(self._stream)
+
+    def wait(self) -> None:
+        checked(self._cuda.cudaStreamSynchronize(self._stream), "finish a run")
+
+    def capture(self, work: Callable[[], None]) -> CudaReplay:
+        mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal  # other threads may use the device
+        checked(self._cuda.cudaStreamBeginCapture(self._stream, mode), "begin to capture")
+        try:
+            work()
+        except BaseException:
+            self._cuda.cudaStreamEndCapture(self._stream)  # what failed is told; the stream must not stay capturing
+            raise
+        graph = checked(self._cuda.cudaStreamEndCapture(self._stream), "capture a run")
+        try:
+            executable = checked(self._cuda.cudaGraphInstantiate(graph, 0), "make a graph of a captured run")
+        finally:
+            checked(self._cuda.cudaGraphDestroy(graph), "give a graph back")
+        return CudaReplay(self._cuda, executable, self._stream)
+
+
+class CudaReplay:
+    """A device.Replay: a CUDA graph on the stream it was captured from."""
+
+    def __init__(self, bindings: Any, executable: Any, stream: Any):
+        self._cuda, self._executable, self._stream = bindings, executable, stream
+
+    def __call__(self) -> None:
+        checked(self._cuda.cudaGraphLaunch(self._executable, self._stream), "start a captured run")
+        checked(self._cuda.cudaStreamSynchronize(self._stream), "finish a captured run")
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._executable is not None:
+            self._cuda.cudaGraphExecDestroy(self._executable)
+            self._executable = None
 
 
 class CudaMemory:
@@ -114,6 +159,12 @@ class CudaMemory:
 
     def clear(self, target: int, size: int) -> None:
         checked(self._cuda.cudaMemset(target, 0, size), f"clear {size} bytes")
+        self._wait()
+
+    def copy(self, pieces: Sequence[tuple[int, int, int]]) -> None:
+        kind = self._kinds.cudaMemcpyDeviceToDevice
+        for target, source, size in pieces:
+            checked(self._cuda.cudaMemcpy(target, source, size, kind), f"copy {size} bytes")
         self._wait()
 
     def blocks(self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, count: int) -> None:

@@ -6,11 +6,12 @@ A device is anything with a Memory: CUDA (cuda.CudaMemory), or the machine's own
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 
-from bagel_engines.runner import Tensor
+from bagel_engines.runner import EngineFailure, Tensor
 
 
 class Memory(Protocol):
@@ -28,9 +29,51 @@ class Memory(Protocol):
 
     def clear(self, target: int, size: int) -> None: ...
 
+    def copy(self, pieces: Sequence[tuple[int, int, int]]) -> None:
+        """Copy within the device: (target, source, bytes) of each piece."""
+        ...
+
     def blocks(self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, count: int) -> None:
         """Copy `count` blocks of `width` bytes, a pitch apart on either side, within the device."""
         ...
+
+
+class Replay(Protocol):
+    """Work that was captured from a stream."""
+
+    def __call__(self) -> None:
+        """Do it again, from beginning to end."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Stream(Protocol):
+    """An order of work on a device."""
+
+    handle: int
+
+    def wait(self) -> None:
+        """Until everything in it is done."""
+        ...
+
+    def capture(self, work: Callable[[], None]) -> Replay:
+        """What `work` puts into the stream, kept instead of done. It must neither take memory nor wait.
+
+        Raises EngineFailure when it cannot be captured; the stream is usable again.
+        """
+        ...
+
+
+class HostStream:
+    """Work on the machine's own memory is done when it is asked for."""
+
+    handle = 0
+
+    def wait(self) -> None: ...
+
+    def capture(self, work: Callable[[], None]) -> Replay:
+        raise EngineFailure("work on the machine's own memory is not captured")
 
 
 class HostMemory:
@@ -56,6 +99,10 @@ class HostMemory:
     def clear(self, target: int, size: int) -> None:
         ctypes.memset(target, 0, size)
 
+    def copy(self, pieces: Sequence[tuple[int, int, int]]) -> None:
+        for target, source, size in pieces:
+            ctypes.memmove(target, source, size)
+
     def blocks(self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, count: int) -> None:
         for i in range(count):
             ctypes.memmove(target + i * target_pitch, source + i * source_pitch, width)
@@ -63,6 +110,8 @@ class HostMemory:
 
 class DeviceArray:
     """A runner.Held that owns its memory. bfloat16 has numpy's uint16 as dtype: its bits."""
+
+    lasting = False  # whether it stays where it is for as long as its engine is used
 
     def __init__(self, memory: Memory, shape: tuple[int, ...], dtype: np.dtype):
         self.shape, self.dtype, self._memory = shape, np.dtype(dtype), memory
@@ -100,6 +149,7 @@ class DeviceCache:
         self._memory, self._halves, self._slots, self._dtype = memory, halves, slots, dtype
         self._shape, self._row = row, int(np.prod(row)) * dtype.itemsize  # bytes of one slot in one half
         self._array = DeviceArray(memory, (halves * slots, *row), dtype)
+        self._array.lasting = True
         memory.clear(self._array.address, self._array.nbytes)
 
     @property

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,12 @@ import numpy as np
 
 from bagel_engines import cuda
 from bagel_engines.device import DeviceArray, DeviceCache, HostMemory, Memory, on_device
+from bagel_engines.repeats import Recording, Repeats, Shapes
 from bagel_engines.runner import Arrays, EngineFailure, EngineInfo, OutOfDeviceMemory, Runner, Tensors
 
 ONNX_TYPES = {"tensor(float)": 1, "tensor(int64)": 7, "tensor(bool)": 9, "tensor(float16)": 10, "tensor(bfloat16)": 16}
 NUMPY_TYPES = {1: np.float32, 7: np.int64, 9: np.bool_, 10: np.float16, 16: np.uint16}  # bfloat16 as its bits
+PLAINLY = -1  # the graph number of a run that is neither captured nor played
 NO_MEMORY = re.compile(r"out of memory|failed to allocate|CUDA failure 2\b|available memory of", re.IGNORECASE)
 
 
@@ -24,33 +29,107 @@ class OrtHeld:
     def __init__(self, value: Any, memory: Memory):
         self._value, self._memory = value, memory
         self.shape, self.address = tuple(value.shape()), value.data_ptr()
+        self.dtype = np.dtype(NUMPY_TYPES[value.element_type()])
 
     def numpy(self) -> np.ndarray:
-        array = np.empty(self.shape, NUMPY_TYPES[self._value.element_type()])
+        array = np.empty(self.shape, self.dtype)
         if array.size:
             self._memory.download(array, self.address)
         return array
 
 
+class Capture:
+    """How the runs of a session are captured as CUDA graphs. refusal: why they cannot be."""
+
+    def __init__(self, ort: Any, repeats: Repeats, refusal: str | None):
+        self.repeats, self.refusal = repeats, refusal
+        self._ort, self._numbers = ort, count(1)
+
+    def next_number(self) -> int:
+        return next(self._numbers)
+
+    def options(self, number: int) -> Any:
+        """Run options: capture under this number, or play what was captured under it."""
+        options = self._ort.RunOptions()
+        options.add_run_config_entry("gpu_graph_id", str(number))
+        return options
+
+
 class DeviceRunner:
-    def __init__(self, session: Any, name: str, place: tuple[str, int], memory: Memory):
+    def __init__(self, session: Any, name: str, place: tuple[str, int], memory: Memory, capture: Capture | None = None):
         self._session, self._name, self._place, self._memory = session, name, place, memory
-        self._types = {v.name: ONNX_TYPES[v.type] for v in session.get_inputs()}
+        self._capture = capture
+        self._types = {v.name: ONNX_TYPES[v.type] for v in (*session.get_inputs(), *session.get_outputs())}
         self.inputs = tuple(i.name for i in session.get_inputs())
         self.outputs = tuple(o.name for o in session.get_outputs())
 
     def run(self, inputs: Tensors, outputs: Sequence[str], held: Container[str] = ()) -> dict[str, Any]:
-        binding = self._session.io_binding()
-        try:
+        with self._failures():
             given = {name: self._given(tensor) for name, tensor in inputs.items()}  # kept until the run is over
-            for name, tensor in given.items():
-                binding.bind_input(name, *self._place, self._types[name], list(tensor.shape), tensor.address)
-            for name in outputs:
-                binding.bind_output(name, *self._place)
-            self._session.run_with_iobinding(binding)
-            values = zip(outputs, binding.get_outputs(), strict=True)
-            results = {name: OrtHeld(value, self._memory) for name, value in values}
-            return {name: result if name in held else result.numpy() for name, result in results.items()}
+            results = self._results(given, tuple(outputs))
+            return {name: results[name] if name in held else results[name].numpy() for name in outputs}
+
+    def _results(self, given: Mapping[str, Any], outputs: tuple[str, ...]) -> Mapping[str, Any]:
+        capture = self._capture
+        if capture is None:
+            return self._computed(given, outputs)
+        if not capture.repeats.active(self._name):
+            return self._out_of_arena(self._computed(given, outputs, capture.options(PLAINLY)))
+        return capture.repeats.run(
+            self._name,
+            outputs,
+            given,
+            lambda: self._out_of_arena(self._computed(given, outputs, capture.options(PLAINLY))),
+            lambda moving, shapes: self._recorded({**given, **moving}, moving, shapes),
+        )
+
+    def _computed(self, given: Mapping[str, Any], outputs: Sequence[str], options: Any = None) -> dict[str, OrtHeld]:
+        binding = self._bound(given)
+        for name in outputs:
+            binding.bind_output(name, *self._place)
+        self._session.run_with_iobinding(binding, options)
+        values = zip(outputs, binding.get_outputs(), strict=True)
+        return {name: OrtHeld(value, self._memory) for name, value in values}
+
+    def _recorded(self, given: Mapping[str, Any], moving: Mapping[str, DeviceArray], shapes: Shapes) -> Recording:
+        """A run on these arrays under a number of its own, by which onnxruntime plays it afterwards."""
+        capture = self._capture
+        assert capture is not None
+        if capture.refusal is not None:
+            raise EngineFailure(capture.refusal)
+        results = {name: DeviceArray(self._memory, shape, dtype) for name, (shape, dtype) in shapes.items()}
+        binding, number = self._bound(given), capture.next_number()
+        for name, array in results.items():
+            binding.bind_output(name, *self._place, self._types[name], list(array.shape), array.address)
+        options = capture.options(number)
+
+        def play() -> None:
+            with self._failures():
+                self._session.run_with_iobinding(binding, options)
+
+        def drop() -> None:
+            if hasattr(self._session, "release_captured_graph"):  # onnxruntime 1.31; before, it is kept until the end
+                self._session.release_captured_graph(number)
+
+        play()  # captured within this call, after the runs that onnxruntime wants before
+        return Recording(moving, results, play, drop)
+
+    def _bound(self, given: Mapping[str, Any]) -> Any:
+        binding = self._session.io_binding()
+        for name, tensor in given.items():
+            binding.bind_input(name, *self._place, self._types[name], list(tensor.shape), tensor.address)
+        return binding
+
+    def _out_of_arena(self, results: Mapping[str, OrtHeld]) -> dict[str, DeviceArray]:
+        """Copies in memory of ours: what a captured run uses of onnxruntime's arena is free there, and played over."""
+        copies = {name: DeviceArray(self._memory, held.shape, held.dtype) for name, held in results.items()}
+        self._memory.copy([(c.address, results[n].address, c.nbytes) for n, c in copies.items() if c.nbytes])
+        return copies
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
         except EngineFailure:
             raise
         except Exception as error:  # onnxruntime raises bare exceptions of its own and of Python's
@@ -67,10 +146,26 @@ def failure(text: str) -> EngineFailure:
 class OnnxRuntimeDeviceEngine:
     takes_zero_rows = False
 
-    def __init__(self, ort: Any, info: EngineInfo, memory: Memory, providers: list, threads: int | None = None):
+    def __init__(
+        self,
+        ort: Any,
+        info: EngineInfo,
+        memory: Memory,
+        providers: list,
+        threads: int | None = None,
+        record: bool = False,
+    ):
         self.info, self._ort, self._memory, self._providers, self._threads = info, ort, memory, providers, threads
         name, _, index = info.device.partition(":")
         self._place = (name, int(index or 0))
+        self._repeats = Repeats(memory, self._tell) if record else None
+
+    def repeating(self) -> AbstractContextManager[None]:
+        """Runs inside may be captured as CUDA graphs and played when they come again (repeats.py)."""
+        return nullcontext() if self._repeats is None else self._repeats.marked()
+
+    def _tell(self, remark: str) -> None:
+        self.info = replace(self.info, remark=remark)
 
     def load(self, graph: Path, prime: Arrays | None = None) -> Runner:
         options = self._ort.SessionOptions()
@@ -78,11 +173,25 @@ class OnnxRuntimeDeviceEngine:
         options.enable_mem_pattern = False  # shapes change from call to call
         if self._threads:
             options.intra_op_num_threads = self._threads
+        if self._repeats is None:
+            return DeviceRunner(self._session(graph, options, self._providers), graph.stem, self._place, self._memory)
+        refusal = None
         try:
-            session = self._ort.InferenceSession(str(graph), options, providers=self._providers)
+            session = self._session(graph, options, [with_graphs(provider) for provider in self._providers])
+        except OutOfDeviceMemory:
+            raise
+        except EngineFailure as error:  # such as nodes that only the CPU can compute
+            session, refusal = self._session(graph, options, self._providers), str(error)
+        capture = Capture(self._ort, self._repeats, refusal)
+        return DeviceRunner(session, graph.stem, self._place, self._memory, capture)
+
+    def _session(self, graph: Path, options: Any, providers: list) -> Any:
+        try:
+            session = self._ort.InferenceSession(str(graph), options, providers=providers)
         except Exception as error:
             raise failure(f"onnxruntime cannot load {graph} on {self.info.device}: {error}") from error
-        return DeviceRunner(session, graph.stem, self._place, self._memory)
+        session.disable_fallback()  # what fails is told, not done on the CPU
+        return session
 
     def hold(self, array: np.ndarray) -> DeviceArray:
         return on_device(self._memory, array)
@@ -91,8 +200,21 @@ class OnnxRuntimeDeviceEngine:
         return DeviceCache(self._memory, halves, slots, row, dtype)
 
 
-def on_cuda(device: str, threads: int | None, arithmetic: str, weights: int) -> OnnxRuntimeDeviceEngine:
-    """The engine on "cuda" or "cuda:N"; `weights` bytes must be free there. Raises EngineFailure before any is read."""
+def with_graphs(provider: Any) -> Any:
+    """A provider as onnxruntime takes it, with CUDA graphs where it is CUDA's."""
+    if isinstance(provider, str):
+        return provider
+    name, options = provider
+    return name, {**options, "enable_cuda_graph": "1"}
+
+
+def on_cuda(
+    device: str, threads: int | None, arithmetic: str, weights: int, record: bool = False
+) -> OnnxRuntimeDeviceEngine:
+    """The engine on "cuda" or "cuda:N"; `weights` bytes must be free there. Raises EngineFailure before any is read.
+
+    record: repeated runs become CUDA graphs.
+    """
     import onnxruntime
 
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
@@ -110,12 +232,12 @@ def on_cuda(device: str, threads: int | None, arithmetic: str, weights: int) -> 
     }
     info = EngineInfo("onnxruntime", onnxruntime.__version__, f"cuda:{index}", arithmetic)
     providers = [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
-    return OnnxRuntimeDeviceEngine(onnxruntime, info, cuda.CudaMemory(index), providers, threads)
+    return OnnxRuntimeDeviceEngine(onnxruntime, info, cuda.CudaMemory(index), providers, threads, record)
 
 
-def on_host() -> OnnxRuntimeDeviceEngine:
+def on_host(record: bool = False) -> OnnxRuntimeDeviceEngine:
     """The same engine with the machine's own memory as its device: what it does, without what CUDA does."""
     import onnxruntime
 
     info = EngineInfo("onnxruntime", onnxruntime.__version__, "cpu", "float32")
-    return OnnxRuntimeDeviceEngine(onnxruntime, info, HostMemory(), ["CPUExecutionProvider"])
+    return OnnxRuntimeDeviceEngine(onnxruntime, info, HostMemory(), ["CPUExecutionProvider"], record=record)

@@ -36,15 +36,20 @@ class OutOfDeviceMemory(EngineFailure):
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What computes, in words that go into results: arithmetic is the artefact's, or what the caller asked for."""
+    """What computes, in words that go into results: arithmetic is the artefact's, or what the caller asked for.
+
+    remark: what else was asked for, and whether it is had.
+    """
 
     name: str
     version: str
     device: str
     arithmetic: str
+    remark: str = ""
 
     def __str__(self) -> str:
-        return f"{self.name} {self.version} ({self.device}, {self.arithmetic})"
+        told = ", ".join(word for word in (self.device, self.arithmetic, self.remark) if word)
+        return f"{self.name} {self.version} ({told})"
 
 
 class Runner(Protocol):

@@ -29,12 +29,14 @@ def open_engine(
     stated: str = "float32",
     weights: int = 0,
     plans: Plans | None = None,
+    cuda_graphs: bool = False,
 ) -> Engine:
     """The engine of that name, or the fastest installed for "auto".
 
     stated: what the graphs compute in ("float32", "bfloat16", "float16"); arithmetic None follows it, another value is
     an explicit request; `info` names what is used. weights: the bytes of the artefact's weights; a device with less
-    free memory is refused. plans: what tensorrt builds from, and where it keeps what it built.
+    free memory is refused. plans: what tensorrt builds from, and where it keeps what it built. cuda_graphs: runs that
+    callers mark as repeated are captured and played (repeats.py); `info` says where they are not.
     Raises EngineFailure for an unknown name, a missing package, or what the engine does not support.
     """
     if backend not in ("auto", *BACKENDS):
@@ -52,6 +54,8 @@ def open_engine(
         raise EngineFailure(
             f"{backend} computes as the artefact states, {stated}; --arithmetic {arithmetic} needs openvino"
         )
+    if cuda_graphs and (backend == "openvino" or (backend == "onnxruntime" and device == "cpu")):
+        raise EngineFailure(f"{backend} on {device} has no CUDA graphs; they need --device cuda or --backend tensorrt")
     arithmetic = arithmetic or stated
     if backend == "tensorrt":
         from bagel_engines import tensorrt_engine
@@ -60,7 +64,7 @@ def open_engine(
             raise EngineFailure(
                 "tensorrt builds plans and must be told where to keep them: open it through bagel_rt.load"
             )
-        return tensorrt_engine.on_cuda(device, arithmetic, weights, plans)
+        return tensorrt_engine.on_cuda(device, arithmetic, weights, plans, cuda_graphs)
     if backend == "openvino":
         from bagel_engines.openvino_engine import OpenVinoEngine
 
@@ -68,7 +72,7 @@ def open_engine(
     if device != "cpu":
         from bagel_engines.onnxruntime_device import on_cuda
 
-        return on_cuda(device, threads, arithmetic, weights)
+        return on_cuda(device, threads, arithmetic, weights, cuda_graphs)
     from bagel_engines.onnxruntime_engine import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(device, threads, arithmetic)

@@ -18,6 +18,7 @@ from bagel_engines.runner import EngineFailure
 Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # smallest, usual and largest shape
 Profile = Mapping[str, Range]
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}  # flavour and the module it is imported from
+RECIPE = 4  # raise it when `build` makes other plans of the same settings
 INSTALL = "pip install 'bagel-rt[tensorrt]' (data-centre GPUs) or 'bagel-rt[tensorrt-rtx]' (GeForce, RTX PRO)"
 
 
@@ -73,6 +74,7 @@ def build(
         if not _parse(parser, graph, weights):
             told = [parser.get_error(i).desc() for i in range(parser.num_errors)]
             raise EngineFailure(f"{found.name} cannot parse {graph}: {'; '.join(told) or log.told()}")
+        _allow_decomposed_attention(trt, network)
         _configure(trt, builder, config, settings, graph)
         cache = _attach_timing_cache(config, timing_cache if found.name == "tensorrt" else None)  # RTX keeps none
         if on_step is not None:
@@ -95,6 +97,18 @@ def _parse(parser: Any, graph: Path, weights: Mapping[str, np.ndarray]) -> bool:
     ) and bool(parser.parse_model_proto())
 
 
+def _allow_decomposed_attention(trt: Any, network: Any) -> None:
+    """Let attention be built of other layers where no fused kernel takes it (float32; the ViT's width of heads).
+
+    The parser asks for a fused kernel alone, and the builder refuses the graph where there is none.
+    """
+    for i in range(network.num_layers):
+        layer = network.get_layer(i)
+        if layer.type == trt.LayerType.ATTENTION_INPUT:
+            layer.__class__ = trt.IAttentionInputLayer  # the bindings' way from a layer to its kind
+            layer.attention.decomposable = True
+
+
 def _configure(trt: Any, builder: Any, config: Any, settings: BuildSettings, graph: Path) -> None:
     if settings.architecture is not None:
         known = getattr(trt, "ComputeCapability", None)
@@ -104,6 +118,9 @@ def _configure(trt: Any, builder: Any, config: Any, settings: BuildSettings, gra
             raise EngineFailure(f"architecture {settings.architecture!r} cannot be built for; allowed: {allowed}")
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(known, settings.architecture), 0)
+    config.clear_flag(trt.BuilderFlag.TF32)  # on by default; float32 means float32
+    if (capturable := getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)) is not None:
+        config.set_flag(capturable)  # TensorRT-RTX: no memory of its own while it runs, as CUDA graphs need it
     if settings.weight_streaming:
         config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
     for profile in settings.profiles:

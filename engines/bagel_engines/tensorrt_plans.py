@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bagel_engines import cuda
-from bagel_engines.tensorrt_build import BuildSettings, Flavour
+from bagel_engines.tensorrt_build import RECIPE, BuildSettings, Flavour
 
 SUFFIX = ".plan"
 
@@ -42,6 +43,7 @@ class PlanKey:
     version: str
     target: Target
     settings: BuildSettings
+    recipe: int = RECIPE
 
     def facts(self) -> dict[str, Any]:
         return json.loads(json.dumps(asdict(self), sort_keys=True))  # as it reads back: tuples are lists
@@ -54,6 +56,25 @@ class PlanKey:
 
 def key_for(model: str, graph: Path, found: Flavour, target: Target, settings: BuildSettings) -> PlanKey:
     return PlanKey(model, graph.stem, found.name, found.version, target, settings)
+
+
+def refusal(path: Path, record: Mapping[str, Any]) -> str | None:
+    """Why a plan must not be used: a comparison that failed. None for one that passed or was never made."""
+    compared = record.get("compared")
+    if compared is None or compared["passed"]:
+        return None
+    worst = max((found for found in compared["outputs"] if not found["passed"]), key=_how_far)
+    told = "is not finite" if worst["relative_l2"] is None else f"is off by relative L2 {worst['relative_l2']:.1e}"
+    return (
+        f"plan {path}: output '{worst['output']}' {told} from {compared['reference']}, {worst['tolerance']:.0e} is"
+        f" allowed (compared on {compared['date']}); it is not used. Remove the plan, install another version of"
+        " TensorRT or of the driver, and run: bagel-rt verify --backend tensorrt; --backend onnxruntime --device cuda"
+        " needs no plans"
+    )
+
+
+def _how_far(found: Mapping[str, Any]) -> float:
+    return math.inf if found["relative_l2"] is None else found["relative_l2"]
 
 
 class PlanStore:

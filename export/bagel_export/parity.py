@@ -12,48 +12,14 @@ import torch
 from torch import nn
 
 from bagel_engines import EngineFailure, open_engine
-from bagel_export.formats import FORMATS
 from bagel_export.precision import Precision
 from bagel_export.recipe import Treated
 from bagel_export.streaming import Streamed
-from bagel_rt.contract import GraphSpec, input_shapes
-from bagel_rt.numbers import KEPT_AS, widened
+from bagel_rt.contract import GraphSpec
+from bagel_rt.examples import example_inputs
+from bagel_rt.numbers import KEPT_AS, narrowed, widened
 
 MEMORY_PER_WEIGHT_BYTE = 2.2  # the mapped weights, and ONNX Runtime's packed copy of them
-SIZES = {
-    "patches": 12,
-    "und_rows": 4,
-    "gen_rows": 9,
-    "past": 21,
-    "pool_slots": 40,
-    "height": 64,
-    "width": 48,
-    "latent_height": 8,
-    "latent_width": 6,
-}
-
-
-def example_inputs(spec: GraphSpec, halves: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random but well-formed inputs: unit rotations, distinct slots, a mask that lets every query see itself."""
-    random = np.random.default_rng(seed)
-    arrays: dict[str, np.ndarray] = {}
-    for tensor in spec.inputs:
-        shape = input_shapes(spec, SIZES, halves)[tensor.name]
-        if tensor.name == "slots":
-            arrays[tensor.name] = random.permutation(SIZES["pool_slots"])[: shape[0]].astype(np.int64)
-        elif tensor.name == "position_ids":
-            arrays[tensor.name] = np.arange(shape[0], dtype=np.int64)
-        elif tensor.name == "mask":
-            arrays[tensor.name] = np.tril(np.ones(shape, bool), SIZES["past"])
-        elif tensor.name == "time":
-            arrays[tensor.name] = np.full(shape, 0.7, np.float32)
-        elif tensor.name.endswith(("_cos", "_sin")):
-            angles = np.arange(shape[0])[:, None] * 0.3 ** np.arange(shape[1] // 2)[None]
-            half = np.cos(angles) if tensor.name.endswith("cos") else np.sin(angles)
-            arrays[tensor.name] = np.concatenate([half, half], axis=1).astype(np.float32)
-        else:
-            arrays[tensor.name] = random.standard_normal(shape).astype(np.float32)
-    return arrays
 
 
 def compare(
@@ -96,13 +62,6 @@ def compare(
         "engine": str(engine.info),
         "reference": f"torch {torch.__version__}, float32",
     }
-
-
-def narrowed(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Numbers as a graph takes them: rounded to 16 bits where dtype says so (bfloat16 as its bits)."""
-    if dtype not in KEPT_AS:
-        return values
-    return values.astype(FORMATS[dtype].dtype, copy=False).view(KEPT_AS[dtype])
 
 
 def _as_reference(kept: np.ndarray, dtype: str) -> np.ndarray:

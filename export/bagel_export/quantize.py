@@ -40,7 +40,10 @@ class Layout:
 
 
 def layout_for(form: str, shape: tuple[int, ...]) -> Layout | None:
-    """The layout of a weight under a precision's form; None where it stays as it is."""
+    """The layout of a weight under a precision's form; None where it stays as it is.
+
+    Where no block divides a weight's inputs it has 8 bits and one scale for each output.
+    """
     if len(shape) == 4:
         return Layout("conv8") if form == "int8" else None
     if len(shape) != 2 or form == "float":
@@ -48,7 +51,7 @@ def layout_for(form: str, shape: tuple[int, ...]) -> Layout | None:
     if form not in BLOCKS:
         return Layout(form)
     found = [block for block in BLOCKS[form] if shape[1] % block == 0]
-    return Layout(form, found[0]) if found else None
+    return Layout(form, found[0]) if found else Layout("int8")
 
 
 def quantize(

@@ -24,9 +24,9 @@ class Rewriter:
         A Linear's weight is stored (in, out) and read by MatMul, the form ONNX Runtime fuses; Gemm(transB) it does not.
         """
         layout, (values, scale) = placed.layout, (_initializer(t) for t in (placed.values, placed.scale))
-        attributes = {"axis": 0, "block_size": layout.block} if layout.block else {"axis": 0}
-        if layout.form in ("w8a8", "fp8"):
-            attributes = {"axis": 1}
+        attributes = {"axis": 0 if layout.form == "conv8" else 1}
+        if layout.block:
+            attributes = {"axis": 0, "block_size": layout.block}
         node = ir.node("DequantizeLinear", [values, scale], attributes=attributes)
         (dense,) = node.outputs
         dense.name, dense.dtype, dense.shape = f"{weight.name}.dense", placed.scale.dtype, values.shape

@@ -16,7 +16,8 @@ from bagel_export.quantize import FP8_LARGEST, LEAST_ROW, LEVELS, Layout, dequan
 from bagel_export.streaming import Rounding
 from bagel_export.tensors import SourceTensor
 
-TABLES = ("embed_tokens", "position_embedding", "pos_embed")  # gathered row by row, never multiplied
+# tables are gathered row by row; the patches' way into the ViT is small and felt by all of it
+LEFT_ALONE = ("embed_tokens", "position_embedding", "pos_embed", "patch_embedding")
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def treatment_of(tensor: SourceTensor, precision: Precision) -> Treatment:
     """Of a tensor on its own, before any smoothing."""
     stored = precision.stored(tensor.name)
     name = tensor.name.split(".")
-    if name[-1] != "weight" or name[-2] in TABLES:
+    if name[-1] != "weight" or name[-2] in LEFT_ALONE:
         return Treatment(stored)
     return Treatment(stored, layout_for(precision.form(tensor.name), tensor.shape))
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from bagel_export.config import BagelConfig, LLMConfig, ViTConfig
@@ -43,6 +43,8 @@ SMALL_VIT = ViTConfig(
     patch_size=14,
     image_size=224,
 )
+TAGS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+DRAWN_ONCE = 1 << 22  # numbers; a larger tensor repeats them, so that the released size takes minutes and not hours
 SMALL_VAE_IMAGES, SMALL_VIT_IMAGES = ResizeRule(128, 64, 16), ResizeRule(112, 56, 14)
 
 
@@ -63,6 +65,35 @@ class Shape:
         return replace(self, llm=replace(self.llm, **values))
 
 
+# BAGEL-7B-MoT as released: 14.6 billion parameters, 29.2 GB in bfloat16
+RELEASED = Shape(
+    llm=LLMConfig(
+        hidden_size=3584,
+        intermediate_size=18944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        vocab_size=152064,
+        max_position_embeddings=32768,
+        rms_norm_eps=1e-6,
+        rope_theta=1e6,
+    ),
+    vit=ViTConfig(
+        hidden_size=1152,
+        intermediate_size=4304,
+        num_hidden_layers=27,
+        num_attention_heads=16,
+        patch_size=14,
+        image_size=980,
+    ),
+    max_latent_size=64,
+    vae_base_width=128,
+    vae_transform=ResizeRule(1024, 512, 16),
+    vit_transform=ResizeRule(980, 224, 14),
+    dtype=torch.bfloat16,
+)
+
+
 def write_checkpoint(folder: Path, shape: Shape | None = None) -> Path:
     """Write configs, tokenizer and random weights; files that are there are replaced. Returns the folder."""
     shape = shape or Shape()
@@ -74,12 +105,11 @@ def write_checkpoint(folder: Path, shape: Shape | None = None) -> Path:
     )
     with torch.device("meta"):
         model, vae = BagelModel(config), AutoEncoder(shape.vae_base_width)
-    random = np.random.default_rng(shape.seed)
-    weights = _fill(model.state_dict(), random, shape)
+    random, weights = np.random.default_rng(shape.seed), model.state_dict()
     if shape.llm.tie_word_embeddings:
         del weights["language_model.lm_head.weight"]
-    save_file(weights, folder / WEIGHTS)
-    save_file(_fill(vae.state_dict(), random, replace(shape, dtype=torch.float32)), folder / VAE_WEIGHTS)
+    _write_tensors(folder / WEIGHTS, weights, random, shape.dtype)
+    _write_tensors(folder / VAE_WEIGHTS, vae.state_dict(), random, torch.float32)
     return folder
 
 
@@ -112,15 +142,35 @@ def byte_tokenizer(vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def _fill(tensors: dict[str, torch.Tensor], random: np.random.Generator, shape: Shape) -> dict[str, torch.Tensor]:
-    filled = {}
+def _write_tensors(
+    path: Path, tensors: dict[str, torch.Tensor], random: np.random.Generator, dtype: torch.dtype
+) -> None:
+    """A safetensors file of random values, one piece of one tensor in memory at a time."""
+    header, end = {}, 0
     for name, tensor in tensors.items():
-        if name.endswith("pos_embed.pos_embed"):
-            values = sincos_table(math.isqrt(tensor.shape[0]), tensor.shape[1])
-        else:
-            values = torch.from_numpy(_values(name, tuple(tensor.shape), random))
-        filled[name] = values.to(shape.dtype).contiguous()
-    return filled
+        start, end = end, end + tensor.numel() * dtype.itemsize
+        header[name] = {"dtype": TAGS[dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for name, tensor in tensors.items():
+            for values in _pieces(name, tuple(tensor.shape), random):
+                stream.write(values.to(dtype).contiguous().view(torch.uint8).numpy().data)
+
+
+def _pieces(name: str, shape: tuple[int, ...], random: np.random.Generator) -> Iterator[torch.Tensor]:
+    """A tensor's values, flat and in order."""
+    if name.endswith("pos_embed.pos_embed"):
+        yield sincos_table(math.isqrt(shape[0]), shape[1]).reshape(-1)
+    elif math.prod(shape) <= DRAWN_ONCE:
+        yield torch.from_numpy(_values(name, shape, random)).reshape(-1)
+    else:
+        columns = math.prod(shape[1:])
+        rows = max(1, DRAWN_ONCE // columns)
+        drawn = torch.from_numpy(_values(name, (rows, *shape[1:]), random)).reshape(-1)
+        for first in range(0, shape[0], rows):
+            yield drawn[: (min(first + rows, shape[0]) - first) * columns]
 
 
 def _values(name: str, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:

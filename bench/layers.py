@@ -1,0 +1,202 @@
+"""Is a layer of the 7B faster than in PyTorch, on the same cores?  python bench/layers.py [--small] [--out FILE.json]
+
+One decoder layer of the released shape with random weights, both experts (466 M parameters): PyTorch in bfloat16
+(eager) against the exported step graph on OpenVINO with bfloat16 arithmetic, in several precisions, alternating: a
+denoising branch, a text token, a prefill. Medians in milliseconds per layer, ratios pair by pair, relative errors
+against PyTorch in float32 on random weights without outliers. Nothing else may run meanwhile. Ends in one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bagel_engines import open_engine
+from bagel_export.artefact import export, model_dims
+from bagel_export.checkpoint import Checkpoint, open_checkpoint
+from bagel_export.reference.bagel import BagelModel
+from bagel_export.reference.language import DecoderLayer
+from bagel_export.synthetic import RELEASED, SMALL_LLM, SMALL_VIT, Shape, write_checkpoint
+from bagel_rt.contract import GEN_STEP, ModelDims, graph_specs, input_shapes
+
+TORCH = "torch bf16"
+PRECISIONS = ("fp32", "int8", "int4", "w8a8")
+
+
+@dataclass(frozen=True)
+class Work:
+    """Rows through one layer over a context of `past` tokens. `exact`: also compared with float32."""
+
+    name: str
+    und: int
+    gen: int
+    past: int
+    exact: bool = False
+
+
+WORKS = (
+    Work("denoise 1024 latents, context 50", 2, 1024, 50, exact=True),
+    Work("denoise 1024 latents, context 1074", 2, 1024, 1074),
+    Work("denoise 4096 latents, context 50", 2, 4096, 50),
+    Work("denoise 4096 latents, context 1074", 2, 4096, 1074),
+    Work("one token, context 500", 1, 0, 500, exact=True),
+    Work("one token, context 4000", 1, 0, 4000),
+    Work("prefill of 500 tokens", 500, 0, 0),
+)
+SMALL_WORKS = (Work("denoise 16 latents, context 5", 2, 16, 5, exact=True), Work("one token, context 5", 1, 0, 5))
+
+
+def shape(small: bool) -> Shape:
+    """One layer, and as little as possible beside it."""
+    llm = SMALL_LLM if small else replace(RELEASED.llm, vocab_size=SMALL_LLM.vocab_size)
+    return Shape(replace(llm, num_hidden_layers=1), SMALL_VIT, dtype=torch.bfloat16)
+
+
+def arrays(work: Work, model: ModelDims) -> dict[str, np.ndarray]:
+    """The step graph's inputs: unit rotations, random rows of the size that layers see."""
+    spec = graph_specs(model)[GEN_STEP]
+    sizes = {"und_rows": work.und, "gen_rows": work.gen, "past": work.past, "pool_slots": max(1, work.past)}
+    random, out = np.random.default_rng(0), {}
+    for name, dims in input_shapes(spec, sizes, 2).items():
+        if name == "slots":
+            out[name] = np.arange(work.past)
+        elif name == "mask":
+            out[name] = np.tri(*dims, work.past, dtype=bool) if not work.gen else np.ones(dims, bool)
+        elif name.endswith(("_cos", "_sin")):
+            out[name] = np.full(dims, name.endswith("_cos"), np.float32)
+        else:
+            out[name] = random.standard_normal(dims).astype(np.float32)
+    return out
+
+
+class Torch:
+    """The reference's layer on the same arrays."""
+
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype):
+        model = BagelModel(checkpoint.config).to(dtype)
+        state = {k: torch.from_numpy(t.array()).to(dtype) for k, t in checkpoint.tensors.items() if "vae." not in k}
+        model.load_state_dict(state, strict=False)
+        (self._layer,) = model.language_model.model.layers
+        self._dtype = dtype
+
+    def prepared(self, given: dict[str, np.ndarray]) -> Callable[[], list[np.ndarray]]:
+        layer, t = self._layer, {k: torch.from_numpy(v) for k, v in given.items()}
+        assert isinstance(layer, DecoderLayer)
+        t = {k: v.to(self._dtype) if v.is_floating_point() else v for k, v in t.items()}
+        past_k, past_v = t["pool"][: len(given["slots"])], t["pool"][len(given["pool"]) // 2 :][: len(given["slots"])]
+        und_rope, gen_rope = (t["und_cos"], t["und_sin"]), (t["gen_cos"], t["gen_sin"])
+
+        def run() -> list[np.ndarray]:
+            with torch.no_grad():
+                if len(given["gen"]):
+                    und, gen, *_ = layer.step(t["und"], t["gen"], und_rope, gen_rope, past_k, past_v, t["mask"])
+                    return [und.float().numpy(), gen.float().numpy()]
+                return [layer.step_und(t["und"], und_rope, past_k, past_v, t["mask"])[0].float().numpy()]
+
+        return run
+
+
+def engine_runs(checkpoint: Checkpoint, folder: Path, precisions: list[str]) -> dict[str, Callable]:
+    """By precision: what makes a run of the step graph on given arrays."""
+    prepared: dict[str, Callable] = {}
+    for precision in precisions:
+        out = folder / precision.replace(",", "-")
+        for _ in export(checkpoint.folder, out, precision=precision, verify=False):
+            pass
+        engine = open_engine("openvino", arithmetic="bfloat16")
+        prepared[precision] = on(engine.load(out / f"{GEN_STEP}.onnx"))
+    return prepared
+
+
+def on(runner) -> Callable:
+    def prepare(given: dict[str, np.ndarray]) -> Callable[[], list[np.ndarray]]:
+        names = ("und_out", "gen_out") if len(given["gen"]) else ("und_out",)
+        return lambda: list(runner.run(given, names).values())
+
+    return prepare
+
+
+def seconds(run: Callable) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def measured(works, model: ModelDims, prepare: dict[str, Callable], exact: Callable, rounds: int) -> dict:
+    results = {}
+    for work in works:
+        given = arrays(work, model)
+        runs = {name: make(given) for name, make in prepare.items()}
+        taken: dict[str, list[float]] = {name: [] for name in runs}
+        for i in range(rounds + 1):
+            for name, run in runs.items():
+                took = seconds(run)
+                if i:
+                    taken[name].append(took)
+        row: dict[str, dict] = {}
+        for name, values in taken.items():
+            ratio = statistics.median(b / a for a, b in zip(taken[TORCH], values, strict=True))
+            row[name] = {"ms": round(1000 * statistics.median(values), 2), "ratio": round(ratio, 3)}
+        if work.exact:
+            wanted = exact(given)()[-1]
+            inputs = given["gen" if work.gen else "und"]
+            for name, run in runs.items():  # of what the layer adds to its rows
+                apart = np.linalg.norm(run()[-1] - wanted) / np.linalg.norm(wanted - inputs)
+                row[name]["relative_error"] = round(float(apart), 5)
+        print(work.name, json.dumps(row), file=sys.stderr, flush=True)
+        results[work.name] = row
+    return results
+
+
+def bandwidth() -> float:
+    """GB/s at which this machine sums a large array."""
+    values = torch.ones(1 << 28)
+    return round(4 * len(values) / min(seconds(values.sum) for _ in range(5)) / 1e9, 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="a small layer: shows that the benchmark runs")
+    parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS), metavar="NAME")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--work", type=Path, help="folder for checkpoint and artefacts (default: a temporary one)")
+    parser.add_argument("--out", type=Path, help="also write the result to this file")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=args.work) as folder:
+        checkpoint = open_checkpoint(write_checkpoint(Path(folder) / "checkpoint", shape(args.small)))
+        reference = Torch(checkpoint, torch.bfloat16).prepared
+        runs = {TORCH: reference} | engine_runs(checkpoint, Path(folder), args.precisions)
+        exact = Torch(checkpoint, torch.float32).prepared
+        works = SMALL_WORKS if args.small else WORKS
+        results = measured(works, model_dims(checkpoint), runs, exact, args.rounds)
+    report = {
+        "question": "milliseconds per decoder layer, and the ratio to PyTorch in bfloat16",
+        "shape": "small" if args.small else "BAGEL-7B-MoT, one layer, both experts",
+        "engine": str(open_engine("openvino", arithmetic="bfloat16").info),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "rounds": args.rounds,
+        "memory_gb_per_s": bandwidth(),
+        "results": results,
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "python": platform.python_version(),
+    }
+    if args.out:
+        args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""A CUDA runtime over the machine's own memory, with the rules of stream capture; calls are held to real signatures.
+
+While a stream captures, work put into it is kept instead of done, and whatever CUDA forbids then is refused with
+CUDA's own status: taking or giving back memory, copies that wait, waiting.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable
+from typing import Any
+
+from cuda.bindings import runtime as real
+
+STATUS = real.cudaError_t
+SIGNATURE = re.compile(r"^(\w+)\((.*)\)")
+
+
+def parameters(name: str) -> int:
+    """How many arguments the real function takes, by the first line of its docstring."""
+    found = SIGNATURE.match((getattr(real, name).__doc__ or "").splitlines()[0])
+    assert found is not None, f"{name} has no signature"
+    return len([p for p in found[2].split(",") if p.strip()])
+
+
+class Graph:
+    def __init__(self, work: list[Callable[[], None]]):
+        self.work, self.alive = work, True
+
+
+class FakeCuda:
+    """What `cuda.runtime()` gives. `forbidden`: what was tried during a capture."""
+
+    cudaError_t, cudaMemcpyKind, cudaStreamCaptureMode = STATUS, real.cudaMemcpyKind, real.cudaStreamCaptureMode
+
+    def __init__(self) -> None:
+        self.memory: dict[int, Any] = {}
+        self.capturing: list[Callable[[], None]] | None = None
+        self.invalid = False
+        self.forbidden: list[str] = []
+        self.launched, self.graphs, self.fail_to_instantiate = 0, [], False
+
+    def __getattr__(self, name: str) -> Any:
+        own = object.__getattribute__(self, "_" + name)  # AttributeError: not made here
+        if not hasattr(real, name):
+            raise AttributeError(f"cuda-python has no {name}")
+        wanted = parameters(name)
+
+        def call(*given: Any) -> tuple:
+            assert len(given) == wanted, f"{name} takes {wanted} arguments, {len(given)} are given"
+            result = own(*given)
+            return result if isinstance(result, tuple) else (result or STATUS.cudaSuccess,)
+
+        return call
+
+    def put(self, work: Callable[[], None], stream: int) -> None:
+        """What a library does when it starts a kernel."""
+        assert stream == 77, "capture needs a stream that is not the default one"
+        self.capturing.append(work) if self.capturing is not None else work()
+
+    def _during_capture(self, what: str) -> Any:
+        if self.capturing is None:
+            return None
+        self.forbidden.append(what)
+        self.invalid = True
+        return STATUS.cudaErrorStreamCaptureUnsupported
+
+    def _cudaGetErrorString(self, status: Any) -> tuple:
+        return STATUS.cudaSuccess, status.name.encode()
+
+    def _cudaSetDevice(self, index: int) -> None: ...
+
+    def _cudaMalloc(self, size: int) -> Any:
+        if (refused := self._during_capture("cudaMalloc")) is not None:
+            return refused, 0
+        buffer = ctypes.create_string_buffer(size)
+        self.memory[ctypes.addressof(buffer)] = buffer
+        return STATUS.cudaSuccess, ctypes.addressof(buffer)
+
+    def _cudaMemcpy(self, target: int, source: int, size: int, kind: Any) -> Any:
+        if (refused := self._during_capture("cudaMemcpy")) is not None:
+            return refused
+        ctypes.memmove(target, source, size)
+        return None
+
+    def _cudaMemcpy2D(self, target: int, to: int, source: int, of: int, width: int, count: int, kind: Any) -> Any:
+        if (refused := self._during_capture("cudaMemcpy2D")) is not None:
+            return refused
+        for i in range(count):
+            ctypes.memmove(target + i * to, source + i * of, width)
+        return None
+
+    def _cudaMemset(self, target: int, value: int, size: int) -> Any:
+        if (refused := self._during_capture("cudaMemset")) is not None:
+            return refused
+        ctypes.memset(target, value, size)
+        return None
+
+    def _cudaStreamCreate(self) -> tuple:
+        return STATUS.cudaSuccess, 77
+
+    def _cudaStreamSynchronize(self, stream: int) -> Any:
+        return self._during_capture("cudaStreamSynchronize")
+
+    def _cudaStreamBeginCapture(self, stream: int, mode: Any) -> Any:
+        if stream == 0 or self.capturing is not None:
+            return STATUS.cudaErrorStreamCaptureUnsupported
+        assert isinstance(mode, real.cudaStreamCaptureMode)
+        self.capturing, self.invalid = [], False
+        return None
+
+    def _cudaStreamEndCapture(self, stream: int) -> tuple:
+        work, self.capturing = self.capturing, None
+        if work is None or self.invalid:
+            return STATUS.cudaErrorStreamCaptureInvalidated, None
+        return STATUS.cudaSuccess, Graph(work)
+
+    def _cudaGraphInstantiate(self, graph: Graph, flags: int) -> tuple:
+        if self.fail_to_instantiate:
+            return STATUS.cudaErrorNotSupported, None
+        self.graphs.append(Graph(graph.work))
+        return STATUS.cudaSuccess, self.graphs[-1]
+
+    def _cudaGraphLaunch(self, graph: Graph, stream: int) -> Any:
+        if (refused := self._during_capture("cudaGraphLaunch")) is not None:
+            return refused
+        assert graph.alive, "a graph that was given back is played"
+        self.launched += 1
+        for work in graph.work:
+            work()
+        return None
+
+    def _cudaGraphDestroy(self, graph: Graph) -> None: ...
+
+    def _cudaGraphExecDestroy(self, graph: Graph) -> None:
+        assert graph.alive, "a graph is given back twice"
+        graph.alive = False

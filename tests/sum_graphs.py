@@ -1,0 +1,39 @@
+"""How the two graphs that engines/bagel_engines ships were made: `python tests/sum_graphs.py` writes them again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto, helper
+
+from bagel_engines import sums
+
+
+def made(name: str) -> onnx.ModelProto:
+    """plus: base + weight * term; slope: (after - before) / distance. Arrays (rows, width), one number."""
+    nodes, inputs = {
+        "plus": (
+            [helper.make_node("Mul", ["weight", "term"], ["scaled"]), helper.make_node("Add", ["base", "scaled"], ["out"])],
+            ("base", "term", "weight"),
+        ),
+        "slope": (
+            [
+                helper.make_node("Sub", ["after", "before"], ["apart"]),
+                helper.make_node("Div", ["apart", "distance"], ["out"]),
+            ],
+            ("after", "before", "distance"),
+        ),
+    }[name]  # fmt: skip
+
+    def value(tensor: str) -> onnx.ValueInfoProto:
+        shape = [1] if tensor in ("weight", "distance") else ["rows", "width"]
+        return helper.make_tensor_value_info(tensor, TensorProto.FLOAT, shape)
+
+    graph = helper.make_graph(nodes, name, [value(n) for n in inputs], [value("out")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=11, producer_name="")
+
+
+if __name__ == "__main__":
+    for path in (sums.PLUS, sums.SLOPE):
+        Path(path).write_bytes(made(path.stem).SerializeToString(deterministic=True))

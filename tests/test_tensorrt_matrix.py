@@ -1,0 +1,84 @@
+"""Every graph of the recorded checkpoint builds for three generations of NVIDIA GPUs. Built, not executed.
+
+One precision a test, each graph in a process of its own (bench/tensorrt_builds.py), so that a crash is a failure with
+a name. int8 is built for one architecture: it is there to record what the builder makes of 8-bit weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bagel_export.artefact import export
+from bagel_export.synthetic import SMALL_VIT, Shape, write_checkpoint
+from bagel_rt.contract import GEN_STEP, TASK_GRAPHS, UND_STEP
+
+ROOT = Path(__file__).parent.parent
+LARGEST_SHARE = 1.25  # of the weights: what a plan may weigh, its kernels included
+KERNELS = 9 << 20  # bytes of code that a layer's plan carries whatever its weights weigh, at most
+
+pytestmark = pytest.mark.slow
+
+
+def builds(model: Path, *more: str) -> list[dict]:
+    command = [sys.executable, "bench/tensorrt_builds.py", "--model", model, *more]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def exported(checkpoint: Path, out: Path, precision: str) -> Path:
+    for _ in export(checkpoint, out, precision=precision, verify=False):
+        pass
+    return out
+
+
+@pytest.mark.parametrize(
+    "precision, architectures", [("bf16", ("SM86", "SM89", "SM120")), ("fp16", ("SM86", "SM89", "SM120")), ("int8", ("SM120",))]
+)  # fmt: skip
+def test_every_graph_builds_with_its_real_profiles(golden_checkpoint, tmp_path, precision, architectures):
+    model = exported(golden_checkpoint, tmp_path / "model", precision)
+    found = builds(model, "--sm", *architectures)
+    assert {(f["graph"], f["architecture"]) for f in found} == {
+        (graph, sm) for graph in TASK_GRAPHS["full"] for sm in architectures
+    }
+    assert [(f["graph"], f["architecture"], f["errors"]) for f in found if not f["plan"]] == []
+    assert [(f["graph"], f["lint"]) for f in found if f["lint"]] == []
+
+
+@pytest.fixture(scope="module")
+def wide_checkpoint(tmp_path_factory):
+    """Layers as wide as it takes for weights, not kernels, to be what a plan weighs."""
+    shape = replace(Shape(), vit=replace(SMALL_VIT, num_hidden_layers=2)).with_llm(
+        hidden_size=1024, intermediate_size=2816, num_hidden_layers=2, num_attention_heads=8, num_key_value_heads=2
+    )
+    return write_checkpoint(tmp_path_factory.mktemp("wide") / "checkpoint", shape)
+
+
+def test_plans_hold_sixteen_bit_weights_once_for_all_their_profiles(wide_checkpoint, tmp_path):
+    model = exported(wide_checkpoint, tmp_path / "model", "bf16")
+    for found in builds(model, "--sm", "SM120", "--only", UND_STEP, GEN_STEP):
+        assert 1 <= found["plan"] / found["weights"] < LARGEST_SHARE, found
+
+
+def test_plans_hold_eight_bit_weights_in_more_room_than_sixteen_bit_ones_would_take(wide_checkpoint, tmp_path):
+    """A finding about the builder. When it fails, 8-bit weights have become worth building: say so in the README."""
+    model = exported(wide_checkpoint, tmp_path / "model", "int8")
+    (found,) = builds(model, "--sm", "SM120", "--only", UND_STEP)
+    weights = found["weights"] * 32 / 36  # a scale of four bytes per 32
+    assert 2.5 < (found["plan"] - KERNELS) / weights < 3.5, found
+
+
+def test_a_builder_that_crashes_is_reported_with_its_graph(golden_artefact, monkeypatch):
+    import bench.tensorrt_builds as script
+
+    monkeypatch.setattr(script.sys, "executable", "/bin/false")
+    (found,) = script.apart(golden_artefact, GEN_STEP, ["SM120"])
+    assert found["plan"] == 0
+    assert "ended with 1" in found["errors"][0]
