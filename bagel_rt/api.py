@@ -40,6 +40,7 @@ def load(
     threads: int | None = None,
     arithmetic: str | None = None,
     cache_tokens: int = CACHE_TOKENS,
+    low_memory: bool = False,
 ) -> Bagel:
     """Open an artefact folder on an engine; use it in a `with` block, or close() it.
 
@@ -48,18 +49,23 @@ def load(
     arithmetic None computes in what the artefact states; "bfloat16" for a float32 artefact (openvino) is faster and
     less exact, and is named in every result.
     cache_tokens: how many tokens of context the page pool can hold; memory is taken as it is used.
+    low_memory: the VAE and the ViT are loaded for each use and given back after it, and so is the working memory of
+    every call on a CPU; results are the same.
 
     Raises ArtefactError for the folder, EngineUnavailableError for the engine, InputError for an option.
     """
     check.whole("threads", threads, least=1, optional=True)
     check.whole("cache_tokens", cache_tokens, least=1)
+    check.flag("low_memory", low_memory)
     manifest = read_manifest(artefact_dir)
     try:
         plans = plans_for(manifest, pool_tokens=cache_tokens) if backend == "tensorrt" else None
-        engine = open_engine(backend, device, threads, arithmetic, manifest.arithmetic, manifest.weight_bytes, plans)
+        engine = open_engine(
+            backend, device, threads, arithmetic, manifest.arithmetic, manifest.weight_bytes, plans, low_memory
+        )
     except EngineFailure as error:
         raise EngineUnavailableError(str(error)) from error
-    return Bagel(manifest, Graphs(manifest, engine), cache_tokens)
+    return Bagel(manifest, Graphs(manifest, engine, low_memory), cache_tokens)
 
 
 class Bagel:

@@ -47,6 +47,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--threads", type=int, metavar="N", help="engine threads (default: the engine's choice)")
     group.add_argument("--arithmetic", help="bfloat16: faster, less exact (openvino; default: the artefact's own)")
     group.add_argument("--cache-tokens", type=int, metavar="N", help="tokens of context the page pool can hold")
+    group.add_argument(
+        "--low-memory", action="store_true", help="give the VAE's and the ViT's memory back after each use"
+    )
 
 
 def add_option_arguments(parser: argparse.ArgumentParser, defaults: Any, helps: dict, flags: dict[str, str]) -> None:
@@ -91,6 +94,7 @@ def open_model(args: argparse.Namespace) -> Bagel:
         threads=args.threads,
         arithmetic=args.arithmetic,
         cache_tokens=CACHE_TOKENS if args.cache_tokens is None else args.cache_tokens,
+        low_memory=args.low_memory,
     )
     print(f"bagel-rt: {bagel.manifest.name} in {found.folder} ({found.why}) on {bagel.engine}", file=sys.stderr)
     return bagel

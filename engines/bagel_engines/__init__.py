@@ -3,6 +3,7 @@
 from bagel_engines.host import HostCache
 from bagel_engines.runner import Cache, Engine, EngineFailure, EngineInfo, Held, OutOfDeviceMemory, Runner, Tensor
 from bagel_engines.select import installed, open_engine
+from bagel_engines.trim import trim
 
 __all__ = [
     "Cache",
@@ -16,4 +17,5 @@ __all__ = [
     "Tensor",
     "installed",
     "open_engine",
+    "trim",
 ]

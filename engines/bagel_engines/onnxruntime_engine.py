@@ -14,15 +14,15 @@ ARITHMETIC = ("float32", "float16")  # float16 is computed in float32 and rounde
 
 
 class OnnxRuntimeRunner:
-    def __init__(self, session, name: str):
-        self._session, self._name = session, name
+    def __init__(self, session, name: str, how):
+        self._session, self._name, self._how = session, name, how
         self.inputs = tuple(i.name for i in session.get_inputs())
         self.outputs = tuple(o.name for o in session.get_outputs())
 
     def run(self, inputs: Tensors, outputs: Sequence[str], held: Container[str] = ()) -> dict[str, np.ndarray]:
         try:
             # numpy inputs on the CPU are wrapped, not copied: a call does not pay for the page pool's size
-            return dict(zip(outputs, self._session.run(list(outputs), dict(inputs)), strict=True))
+            return dict(zip(outputs, self._session.run(list(outputs), dict(inputs), self._how), strict=True))
         except Exception as error:  # onnxruntime raises bare exceptions of its own and of Python's
             raise EngineFailure(f"onnxruntime failed in graph '{self._name}': {error}") from error
 
@@ -30,7 +30,13 @@ class OnnxRuntimeRunner:
 class OnnxRuntimeEngine:
     takes_zero_rows = False  # its Attention refuses zero query rows
 
-    def __init__(self, device: str = "cpu", threads: int | None = None, arithmetic: str = "float32"):
+    def __init__(
+        self,
+        device: str = "cpu",
+        threads: int | None = None,
+        arithmetic: str = "float32",
+        low_memory: bool = False,
+    ):
         import onnxruntime
 
         if device != "cpu":
@@ -42,6 +48,9 @@ class OnnxRuntimeEngine:
             )
         self._ort = onnxruntime
         self._threads = threads
+        self._how = onnxruntime.RunOptions()
+        if low_memory:  # after every call; costs a large one 3 % and one row nothing
+            self._how.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self.info = EngineInfo("onnxruntime", onnxruntime.__version__, device, arithmetic)
 
     def load(self, graph: Path, prime: Arrays | None = None) -> Runner:
@@ -56,7 +65,7 @@ class OnnxRuntimeEngine:
             session = self._ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise EngineFailure(f"onnxruntime cannot load {graph}: {error}") from error
-        return OnnxRuntimeRunner(session, graph.stem)
+        return OnnxRuntimeRunner(session, graph.stem, self._how)
 
     def hold(self, array: np.ndarray) -> np.ndarray:
         return array

@@ -29,12 +29,14 @@ def open_engine(
     stated: str = "float32",
     weights: int = 0,
     plans: Plans | None = None,
+    low_memory: bool = False,
 ) -> Engine:
     """The engine of that name, or the fastest installed for "auto".
 
     stated: what the graphs compute in ("float32", "bfloat16", "float16"); arithmetic None follows it, another value is
     an explicit request; `info` names what is used. weights: the bytes of the artefact's weights; a device with less
-    free memory is refused. plans: what tensorrt builds from, and where it keeps what it built.
+    free memory is refused. plans: what tensorrt builds from, and where it keeps what it built. low_memory: on a CPU, a
+    call's working memory is given back after it.
     Raises EngineFailure for an unknown name, a missing package, or what the engine does not support.
     """
     if backend not in ("auto", *BACKENDS):
@@ -64,11 +66,11 @@ def open_engine(
     if backend == "openvino":
         from bagel_engines.openvino_engine import OpenVinoEngine
 
-        return OpenVinoEngine(device, threads, arithmetic)
+        return OpenVinoEngine(device, threads, arithmetic, low_memory)
     if device != "cpu":
         from bagel_engines.onnxruntime_device import on_cuda
 
         return on_cuda(device, threads, arithmetic, weights)
     from bagel_engines.onnxruntime_engine import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(device, threads, arithmetic)
+    return OnnxRuntimeEngine(device, threads, arithmetic, low_memory)
