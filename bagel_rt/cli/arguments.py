@@ -28,7 +28,11 @@ IMAGE_HELP = {
     "max_think_tokens": ("longest plan, in tokens", int),
     "text_temperature": ("of sampled text", float),
 }
-IMAGE_FLAGS = {"think": "write a plan before drawing", "do_sample": "sample the plan instead of taking the likeliest"}
+IMAGE_FLAGS = {
+    "think": "write a plan before drawing",
+    "do_sample": "sample the plan instead of taking the likeliest",
+    "vae_tile": "decode in tiles: less memory, not quite the same picture (default: where the whole does not fit)",
+}
 TEXT_HELP = {
     "max_tokens": ("longest answer, in tokens", int),
     "text_temperature": ("of sampled text", float),
