@@ -17,7 +17,7 @@ from bagel_rt.images import ImageInput, open_image
 from bagel_rt.manifest import Manifest, read_manifest
 from bagel_rt.marks import Think, beginning
 from bagel_rt.options import ImageOptions, with_values
-from bagel_rt.plans import plans_for
+from bagel_rt.plans import packed_for, plans_for
 from bagel_rt.pool import CACHE_TOKENS
 from bagel_rt.reading import Item, open_items
 from bagel_rt.results import ImageResult, TextResult
@@ -41,6 +41,7 @@ def load(
     arithmetic: str | None = None,
     cache_tokens: int = CACHE_TOKENS,
     low_memory: bool = False,
+    packed_weights: bool = False,
 ) -> Bagel:
     """Open an artefact folder on an engine; use it in a `with` block, or close() it.
 
@@ -51,17 +52,21 @@ def load(
     cache_tokens: how many tokens of context the page pool can hold; memory is taken as it is used.
     low_memory: the VAE and the ViT are loaded for each use and given back after it, and so is the working memory of
     every call on a CPU; results are the same.
+    packed_weights: onnxruntime on the CPU keeps its packed weights in the user's cache folder (BAGEL_RT_CACHE) and maps
+    them from there; made on the first use, they take once (int8) to twice (float32) the weights' size on the disk.
 
     Raises ArtefactError for the folder, EngineUnavailableError for the engine, InputError for an option.
     """
     check.whole("threads", threads, least=1, optional=True)
     check.whole("cache_tokens", cache_tokens, least=1)
     check.flag("low_memory", low_memory)
+    check.flag("packed_weights", packed_weights)
     manifest = read_manifest(artefact_dir)
     try:
         plans = plans_for(manifest, pool_tokens=cache_tokens) if backend == "tensorrt" else None
+        packed = packed_for(manifest) if packed_weights else None
         engine = open_engine(
-            backend, device, threads, arithmetic, manifest.arithmetic, manifest.weight_bytes, plans, low_memory
+            backend, device, threads, arithmetic, manifest.arithmetic, manifest.weight_bytes, plans, low_memory, packed
         )
     except EngineFailure as error:
         raise EngineUnavailableError(str(error)) from error

@@ -54,6 +54,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--low-memory", action="store_true", help="give the VAE's and the ViT's memory back after each use"
     )
+    group.add_argument(
+        "--packed-weights",
+        action="store_true",
+        help="map packed weights from the cache folder (onnxruntime on the CPU)",
+    )
 
 
 def add_option_arguments(parser: argparse.ArgumentParser, defaults: Any, helps: dict, flags: dict[str, str]) -> None:
@@ -99,6 +104,7 @@ def open_model(args: argparse.Namespace) -> Bagel:
         arithmetic=args.arithmetic,
         cache_tokens=CACHE_TOKENS if args.cache_tokens is None else args.cache_tokens,
         low_memory=args.low_memory,
+        packed_weights=args.packed_weights,
     )
     print(f"bagel-rt: {bagel.manifest.name} in {found.folder} ({found.why}) on {bagel.engine}", file=sys.stderr)
     return bagel
