@@ -17,7 +17,7 @@ from bagel_rt.images import ImageInput, open_image
 from bagel_rt.manifest import Manifest, read_manifest
 from bagel_rt.marks import Think, beginning
 from bagel_rt.options import ImageOptions, with_values
-from bagel_rt.plans import plans_for
+from bagel_rt.plans import packed_for, plans_for
 from bagel_rt.pool import CACHE_TOKENS
 from bagel_rt.reading import Item, open_items
 from bagel_rt.results import ImageResult, TextResult
@@ -41,6 +41,8 @@ def load(
     arithmetic: str | None = None,
     cache_tokens: int = CACHE_TOKENS,
     cuda_graphs: bool = False,
+    low_memory: bool = False,
+    packed_weights: bool = False,
 ) -> Bagel:
     """Open an artefact folder on an engine; use it in a `with` block, or close() it.
 
@@ -50,20 +52,29 @@ def load(
     less exact, and is named in every result.
     cache_tokens: how many tokens of context the page pool can hold; memory is taken as it is used.
     cuda_graphs: on CUDA, capture denoising steps and play them; `engine` says where that is not possible.
+    low_memory: the VAE and the ViT are loaded for each use and given back after it, and so is the working memory of
+    every call on a CPU; results are the same.
+    packed_weights: onnxruntime on the CPU keeps its packed weights in the user's cache folder (BAGEL_RT_CACHE) and maps
+    them from there; made on the first use, they take once (int8) to twice (float32) the weights' size on the disk.
 
     Raises ArtefactError for the folder, EngineUnavailableError for the engine, InputError for an option.
     """
     check.whole("threads", threads, least=1, optional=True)
     check.flag("cuda_graphs", cuda_graphs)
     check.whole("cache_tokens", cache_tokens, least=1)
+    check.flag("low_memory", low_memory)
+    check.flag("packed_weights", packed_weights)
     manifest = read_manifest(artefact_dir)
     try:
         plans = plans_for(manifest, pool_tokens=cache_tokens) if backend == "tensorrt" else None
+        packed = packed_for(manifest) if packed_weights else None
         stated, weights = manifest.arithmetic, manifest.weight_bytes
-        engine = open_engine(backend, device, threads, arithmetic, stated, weights, plans, cuda_graphs)
+        engine = open_engine(
+            backend, device, threads, arithmetic, stated, weights, plans, cuda_graphs, low_memory, packed
+        )
     except EngineFailure as error:
         raise EngineUnavailableError(str(error)) from error
-    return Bagel(manifest, Graphs(manifest, engine), cache_tokens)
+    return Bagel(manifest, Graphs(manifest, engine, low_memory), cache_tokens)
 
 
 class Bagel:

@@ -46,7 +46,7 @@ class Calls:
                 start = turns.start(opts, grid, noise)
                 if not results or opts.do_sample:  # a greedy plan does not depend on the seed
                     histories, thought = yield from turns.plan(contexts, reading.histories, opts, text_random(seed))
-                latent, image = yield from turns.paint(contexts, histories, opts, start, grid)
-                results.append(turns.result(opts, reading, image, latent, thought, seed))
+                painting = yield from turns.paint(contexts, histories, opts, start, grid)
+                results.append(turns.result(opts, reading, painting, thought, seed))
                 yield ImageReady(results[-1], len(results), len(seeds))
         return results

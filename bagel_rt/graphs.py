@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from bagel_engines import Engine, Runner, Tensor
+from bagel_engines import Engine, Runner, Tensor, trim
 from bagel_rt import contract
 from bagel_rt.contract import graph_specs
 from bagel_rt.errors import ArtefactError
 from bagel_rt.failures import named_failures
 from bagel_rt.manifest import Manifest
 
+BRIEF = (contract.VIT, contract.VAE_ENCODER, contract.VAE_DECODER)  # called once for a picture; the rest at every step
+
 
 class Graphs:
-    """Callable graphs of one artefact on one engine. `calls` counts the engine calls by graph."""
+    """Callable graphs of one artefact on one engine. `calls` counts the engine calls by graph.
 
-    def __init__(self, manifest: Manifest, engine: Engine):
-        self._manifest, self._engine = manifest, engine
+    low_memory: the VAE and the ViT are loaded for each use and given back after it.
+    """
+
+    def __init__(self, manifest: Manifest, engine: Engine, low_memory: bool = False):
+        self._manifest, self._engine, self._low_memory = manifest, engine, low_memory
+        self._lent: set[str] = set()
         self._specs = graph_specs(manifest.model, manifest.arithmetic)
         self._runners: dict[str, Runner] = {}
         self.calls: dict[str, int] = {}
@@ -35,6 +42,9 @@ class Graphs:
 
         Those in `held` may stay with the engine: inputs for its graphs and its cache, and nothing else.
         """
+        if self._low_memory and graph in BRIEF and graph not in self._lent:
+            with self.lent(graph):
+                return self(graph, only, held, **inputs)
         runner = self._runners.get(graph) or self.open(graph)
         names = only or tuple(t.name for t in self._specs[graph].outputs)
         self.calls[graph] = self.calls.get(graph, 0) + 1
@@ -59,6 +69,30 @@ class Graphs:
                 raise ArtefactError(f"{path}: its {kind} are {', '.join(found)}, the contract's {names}; export again")
         self._runners[graph] = runner
         return runner
+
+    @contextmanager
+    def lent(self, graph: str) -> Iterator[None]:
+        """For several calls of a graph that is given back after each otherwise: with low_memory at the end of these."""
+        if not self._low_memory or graph not in BRIEF or graph in self._lent:
+            yield
+            return
+        trim()  # what the step graphs' calls left, before the VAE needs its own
+        self._lent.add(graph)
+        try:
+            yield
+        finally:
+            self._lent.discard(graph)
+            self._runners.pop(graph, None)
+            trim()
+
+    @property
+    def low_memory(self) -> bool:
+        return self._low_memory
+
+    @property
+    def opened(self) -> set[str]:
+        """The graphs that are loaded now."""
+        return set(self._runners)
 
     def close(self) -> None:
         self._runners.clear()

@@ -25,6 +25,13 @@ def home() -> Path:
     return Path(os.environ.get("BAGEL_RT_HOME") or platformdirs.user_data_dir("bagel-rt"))
 
 
+def cache() -> Path:
+    """Where what can be made again is kept: BAGEL_RT_CACHE, or the user's cache folder."""
+    import platformdirs
+
+    return Path(os.environ.get("BAGEL_RT_CACHE") or platformdirs.user_cache_dir("bagel-rt"))
+
+
 def find_model(named: Path | None) -> Found:
     """--model, else BAGEL_RT_MODEL, else the last export, else the bundled model. Raises InputError when none is."""
     if named is not None:

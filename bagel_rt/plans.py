@@ -1,4 +1,4 @@
-"""What TensorRT builds of an artefact, and where the plans are kept."""
+"""What engines make of an artefact and keep: TensorRT's plans, ONNX Runtime's packed weights, and where."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from bagel_engines.sums import SUM_GRAPHS
 from bagel_rt.contract import graph_specs
 from bagel_rt.errors import InputError
-from bagel_rt.locate import home
+from bagel_rt.locate import cache, home
 from bagel_rt.manifest import Manifest
 from bagel_rt.pool import CACHE_TOKENS, slots_for
 from bagel_rt.profiles import Limits, largest, profiles, sum_profile
 
 if TYPE_CHECKING:
+    from bagel_engines.packed_weights import PackedStore
     from bagel_engines.tensorrt_engine import Plans
 
 
@@ -40,6 +41,15 @@ def plans_for(
         return profiles(specs[graph], manifest.model, chosen)
 
     return Plans(folder, manifest.fingerprint, profiles_of, budget, on_step)
+
+
+def packed_for(manifest: Manifest) -> PackedStore:
+    """Packed weights of an artefact, in the user's cache folder."""
+    from bagel_engines.packed_weights import PackedStore
+
+    folder = cache() / "packed" / f"{manifest.folder.resolve().name}-{manifest.fingerprint}"
+    sizes = {name: int(entry.get("weight_bytes", 0)) for name, entry in manifest.graphs.items()}
+    return PackedStore(folder, manifest.fingerprint, sizes)
 
 
 def limits_of(

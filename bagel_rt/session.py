@@ -155,12 +155,12 @@ class Session:
             grid = turns.sizes.grid(turns.sizes.choose(opts, here.reading.size))
             start = turns.start(opts, grid, noise)
             histories, thought = yield from turns.plan(contexts, here.reading.histories, opts, random)
-            latent, image = yield from turns.paint(contexts, histories, opts, start, grid)
-            result = turns.result(opts, here.reading, image, latent, thought, self.seed)
+            painting = yield from turns.paint(contexts, histories, opts, start, grid)
+            result = turns.result(opts, here.reading, painting, thought, self.seed)
             reading = here.reading
             if thought is not None:
                 reading = replace(reading, histories=reading.histories.with_thought(turns.reader.text(thought)))
-            drawn = Drawn(image, opts.encoding)
+            drawn = Drawn(painting.image, opts.encoding)
             self._stand(replace(here, reading=reading, noise=noise, random=random, drawn=drawn))
         yield ImageReady(result)
         return result

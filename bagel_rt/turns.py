@@ -5,20 +5,19 @@ A turn is a generator: it yields events and returns its result. The contexts it 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bagel_rt import contract
 from bagel_rt.contexts import ContextTree, Lease
+from bagel_rt.decoding import Decoder
 from bagel_rt.drawing import Painter
 from bagel_rt.embeddings import Embeddings
 from bagel_rt.errors import InputError
-from bagel_rt.events import Progress, TextPiece
+from bagel_rt.events import TextPiece
 from bagel_rt.experts import Experts
 from bagel_rt.graphs import Graphs
-from bagel_rt.images import to_image, unpatchify
 from bagel_rt.manifest import Manifest
 from bagel_rt.noise import TorchNoise
 from bagel_rt.options import ImageOptions, TextOptions
@@ -37,6 +36,15 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+@dataclass(frozen=True)
+class Painting:
+    """A picture with the latent (h * w, 64) it was decoded from, and whether that was done in tiles."""
+
+    latent: np.ndarray
+    image: Image
+    in_tiles: bool
+
+
 class Turns:
     def __init__(self, manifest: Manifest, graphs: Graphs, cache_tokens: int):
         self.manifest, self.graphs = manifest, graphs
@@ -50,6 +58,7 @@ class Turns:
         self.tree = ContextTree(self.pool, prefill, manifest.model.max_position_embeddings)
         self._writer = Writer(graphs, experts, embeddings, self.codec.im_start, self.codec.im_end)
         self._painter = Painter(graphs, experts, prefill)
+        self._decoder = Decoder(manifest, graphs)
 
     def check_draws(self) -> None:
         """Raise InputError for an artefact that only understands."""
@@ -92,16 +101,15 @@ class Turns:
 
     def paint(
         self, contexts: Lease, histories: Histories, opts: ImageOptions, start: np.ndarray, grid: Grid
-    ) -> Turn[tuple[np.ndarray, Image]]:
-        """The latent (h * w, 64) that noise `start` becomes, and its picture."""
+    ) -> Turn[Painting]:
+        """The latent that noise `start` becomes, and its picture."""
         latent = start
         for step in self._painter.draw(contexts, histories, start, grid, opts):
             latent = step.x
             yield step
-        yield Progress("decoding", 0, 1)
-        image = self.decode(latent, grid)
-        yield Progress("decoding", 1, 1)
-        return latent, image
+        in_tiles = self._decoder.in_tiles(opts.vae_tile, grid)
+        image = yield from self._decoder.run(latent, grid, in_tiles)
+        return Painting(latent, image, in_tiles)
 
     def start(self, opts: ImageOptions, grid: Grid, noise: TorchNoise) -> np.ndarray:
         """The noise (h * w, 64) that a picture begins with."""
@@ -114,15 +122,19 @@ class Turns:
 
     def decode(self, latent: np.ndarray, grid: Grid) -> Image:
         """The picture of latents (h * w, 64)."""
-        m = self.manifest.model
-        planes = unpatchify(latent, grid, m.latent_patch_size)[None]
-        (pixels,) = self.graphs(contract.VAE_DECODER, latent=planes / np.float32(m.vae_scale) + np.float32(m.vae_shift))
-        return to_image(pixels[0])
+        decoding = self._decoder.run(latent, grid, self._decoder.in_tiles(None, grid))
+        while True:
+            try:
+                next(decoding)
+            except StopIteration as end:
+                return end.value
 
     def result(
-        self, opts: ImageOptions, reading: Reading, image: Image, latent: np.ndarray, thought: str | None, seed: int
+        self, opts: ImageOptions, reading: Reading, painting: Painting, thought: str | None, seed: int
     ) -> ImageResult:
         """A picture with the record of how it came about."""
-        used = replace(opts, height=image.height, width=image.width, seed=seed).describe()
+        image, latent = painting.image, painting.latent
+        filled = {"height": image.height, "width": image.width, "seed": seed, "vae_tile": painting.in_tiles}
+        used = replace(opts, **filled).describe()
         model = f"{self.manifest.name} {self.manifest.fingerprint}"
         return ImageResult(image, thought, latent, seed, used, reading.prompt, model, str(self.graphs.engine.info))

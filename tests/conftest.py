@@ -22,6 +22,7 @@ GOLDEN = Path(__file__).parent / "golden"
 def own_home(tmp_path, monkeypatch):
     """No test sees, or changes, what the user's own exports left behind."""
     monkeypatch.setenv("BAGEL_RT_HOME", str(tmp_path / "bagel-home"))
+    monkeypatch.setenv("BAGEL_RT_CACHE", str(tmp_path / "bagel-cache"))
     monkeypatch.delenv("BAGEL_RT_MODEL", raising=False)
 
 

@@ -36,6 +36,7 @@ class FakeCuda:
 
     def __init__(self) -> None:
         self.memory: dict[int, Any] = {}
+        self.coming: list[tuple[int, bytes]] = []
         self.capturing: list[Callable[[], None]] | None = None
         self.invalid = False
         self.forbidden: list[str] = []
@@ -54,9 +55,16 @@ class FakeCuda:
 
         return call
 
+    def _arrive(self) -> None:
+        """Bytes on their way to the device get there."""
+        coming, self.coming = self.coming, []
+        for target, data in coming:
+            ctypes.memmove(target, data, len(data))
+
     def put(self, work: Callable[[], None], stream: int) -> None:
         """What a library does when it starts a kernel."""
         assert stream == 77, "capture needs a stream that is not the default one"
+        self._arrive()
         self.capturing.append(work) if self.capturing is not None else work()
 
     def _during_capture(self, what: str) -> Any:
@@ -81,6 +89,10 @@ class FakeCuda:
     def _cudaMemcpy(self, target: int, source: int, size: int, kind: Any) -> Any:
         if (refused := self._during_capture("cudaMemcpy")) is not None:
             return refused
+        if kind == real.cudaMemcpyKind.cudaMemcpyHostToDevice:  # from pageable memory: staged, and on its way
+            self.coming.append((target, ctypes.string_at(source, size)))
+            return None
+        self._arrive()
         ctypes.memmove(target, source, size)
         return None
 
@@ -101,7 +113,9 @@ class FakeCuda:
         return STATUS.cudaSuccess, 77
 
     def _cudaStreamSynchronize(self, stream: int) -> Any:
-        return self._during_capture("cudaStreamSynchronize")
+        if (refused := self._during_capture("cudaStreamSynchronize")) is not None:
+            return refused
+        return self._arrive()
 
     def _cudaStreamBeginCapture(self, stream: int, mode: Any) -> Any:
         if stream == 0 or self.capturing is not None:

@@ -14,7 +14,10 @@ def made(name: str) -> onnx.ModelProto:
     """plus: base + weight * term; slope: (after - before) / distance. Arrays (rows, width), one number."""
     nodes, inputs = {
         "plus": (
-            [helper.make_node("Mul", ["weight", "term"], ["scaled"]), helper.make_node("Add", ["base", "scaled"], ["out"])],
+            [
+                helper.make_node("Mul", ["weight", "term"], ["scaled"]),
+                helper.make_node("Add", ["base", "scaled"], ["out"]),
+            ],
             ("base", "term", "weight"),
         ),
         "slope": (

@@ -23,4 +23,8 @@ def test_the_gpu_benchmark_runs_from_end_to_end_in_its_small_form(tmp_path):
     assert [name for name, value in results.items() if isinstance(value, dict) and "failed" in value] == []
     for name in ("torch bf16 eager: denoise branch", "onnxruntime: denoise branch", "onnxruntime: text to image"):
         assert any(key.startswith(name) for key in results), name
+    for name in ("denoise branch", "text to image", "edit"):
+        assert any(key.startswith(f"onnxruntime, CUDA graphs: {name}") for key in results), name
+    assert "CUDA graphs" in results["onnxruntime, CUDA graphs: engine"]
+    assert "CUDA graphs" not in results["onnxruntime: engine"]
     assert results["fp16 against float32: bagel-nano"]["relative_l2_of_latents"] < 0.05

@@ -116,6 +116,14 @@ def test_a_capture_that_takes_memory_or_waits_is_refused_by_the_stand_in(device)
     assert device.forbidden == ["cudaMalloc", "cudaStreamSynchronize", "cudaMemcpy"]
 
 
+def test_what_is_uploaded_is_there_when_the_call_returns(device):
+    """Streams of engines need not wait for the default stream, which copies from pageable memory."""
+    memory, sent = cuda.CudaMemory(0), np.arange(9, dtype=np.int64)
+    address = memory.take(sent.nbytes)
+    memory.upload(address, sent)
+    assert np.array_equal(fake_tensorrt.at(address, sent.shape, np.int64), sent)
+
+
 def test_scratch_memory_that_grows_takes_the_recordings_with_it(small_artefact, device):
     with on_tensorrt(small_artefact) as bagel, repeating(bagel.graphs.engine):
         rows = np.zeros((3, bagel.manifest.model.hidden_size), np.float32)

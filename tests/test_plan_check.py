@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from test_tensorrt_engine import FAKE, GPU, bf16_artefact  # noqa: F401  (a fixture)
 
-import bagel_rt
 from bagel_engines import cuda, tensorrt_build
 from bagel_engines.device import HostMemory, HostStream
 from bagel_engines.tensorrt_plans import Target

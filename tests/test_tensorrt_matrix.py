@@ -19,6 +19,7 @@ from bagel_export.artefact import export
 from bagel_export.synthetic import SMALL_VIT, Shape, write_checkpoint
 from bagel_rt.contract import GEN_STEP, TASK_GRAPHS, UND_STEP
 
+ALL = ("SM86", "SM89", "SM120")
 ROOT = Path(__file__).parent.parent
 LARGEST_SHARE = 1.25  # of the weights: what a plan may weigh, its kernels included
 KERNELS = 9 << 20  # bytes of code that a layer's plan carries whatever its weights weigh, at most
@@ -39,9 +40,7 @@ def exported(checkpoint: Path, out: Path, precision: str) -> Path:
     return out
 
 
-@pytest.mark.parametrize(
-    "precision, architectures", [("bf16", ("SM86", "SM89", "SM120")), ("fp16", ("SM86", "SM89", "SM120")), ("int8", ("SM120",))]
-)  # fmt: skip
+@pytest.mark.parametrize("precision, architectures", [("bf16", ALL), ("fp16", ALL), ("int8", ALL[-1:])])
 def test_every_graph_builds_with_its_real_profiles(golden_checkpoint, tmp_path, precision, architectures):
     model = exported(golden_checkpoint, tmp_path / "model", precision)
     found = builds(model, "--sm", *architectures)

@@ -28,7 +28,11 @@ IMAGE_HELP = {
     "max_think_tokens": ("longest plan, in tokens", int),
     "text_temperature": ("of sampled text", float),
 }
-IMAGE_FLAGS = {"think": "write a plan before drawing", "do_sample": "sample the plan instead of taking the likeliest"}
+IMAGE_FLAGS = {
+    "think": "write a plan before drawing",
+    "do_sample": "sample the plan instead of taking the likeliest",
+    "vae_tile": "decode in tiles: less memory, not quite the same picture (default: where the whole does not fit)",
+}
 TEXT_HELP = {
     "max_tokens": ("longest answer, in tokens", int),
     "text_temperature": ("of sampled text", float),
@@ -50,6 +54,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--arithmetic", help="bfloat16: faster, less exact (openvino; default: the artefact's own)")
     group.add_argument("--cuda-graphs", action="store_true", help="capture denoising steps and play them (CUDA)")
     group.add_argument("--cache-tokens", type=int, metavar="N", help="tokens of context the page pool can hold")
+    group.add_argument(
+        "--low-memory", action="store_true", help="give the VAE's and the ViT's memory back after each use"
+    )
+    group.add_argument(
+        "--packed-weights",
+        action="store_true",
+        help="map packed weights from the cache folder (onnxruntime on the CPU)",
+    )
 
 
 def add_option_arguments(parser: argparse.ArgumentParser, defaults: Any, helps: dict, flags: dict[str, str]) -> None:
@@ -95,6 +107,8 @@ def open_model(args: argparse.Namespace) -> Bagel:
         arithmetic=args.arithmetic,
         cuda_graphs=args.cuda_graphs,
         cache_tokens=CACHE_TOKENS if args.cache_tokens is None else args.cache_tokens,
+        low_memory=args.low_memory,
+        packed_weights=args.packed_weights,
     )
     print(f"bagel-rt: {bagel.manifest.name} in {found.folder} ({found.why}) on {bagel.engine}", file=sys.stderr)
     return bagel

@@ -16,8 +16,8 @@ from bagel_rt.manifest import Manifest
 from bagel_rt.version import __version__
 
 if TYPE_CHECKING:
-    from bagel_export.proof.findings import Finding
     from bagel_engines.tensorrt_engine import TensorRtEngine
+    from bagel_export.proof.findings import Finding
     from bagel_rt.api import Bagel
     from bagel_rt.plancheck import PlanFinding
 

@@ -5,6 +5,7 @@ from bagel_engines.repeats import repeating
 from bagel_engines.runner import Cache, Engine, EngineFailure, EngineInfo, Held, OutOfDeviceMemory, Runner, Tensor
 from bagel_engines.select import installed, open_engine
 from bagel_engines.sums import Sums
+from bagel_engines.trim import trim
 
 __all__ = [
     "Cache",
@@ -20,4 +21,5 @@ __all__ = [
     "installed",
     "open_engine",
     "repeating",
+    "trim",
 ]

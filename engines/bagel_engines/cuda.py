@@ -152,6 +152,7 @@ class CudaMemory:
     def upload(self, target: int, array: np.ndarray) -> None:
         kind = self._kinds.cudaMemcpyHostToDevice
         checked(self._cuda.cudaMemcpy(target, array.ctypes.data, array.nbytes, kind), f"upload {array.nbytes} bytes")
+        self._wait()  # from pageable memory it returns before the bytes are there, and engines' streams do not wait
 
     def download(self, array: np.ndarray, source: int) -> None:
         kind = self._kinds.cudaMemcpyDeviceToHost

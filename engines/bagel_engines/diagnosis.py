@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
-from bagel_engines import cuda
-from bagel_engines.runner import EngineFailure
+import numpy as np
+
+from bagel_engines import cuda, tensorrt_build
+from bagel_engines.runner import EngineFailure, Held
 from bagel_engines.select import open_engine
+from bagel_engines.sums import SUM_GRAPHS, Sums
 
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "cuda-python", "torch")
 COMBINATIONS = (("openvino", "cpu"), ("onnxruntime", "cpu"), ("onnxruntime", "cuda"))
@@ -36,7 +41,48 @@ def packages() -> dict[str, str]:
 
 
 def backends() -> list[Finding]:
-    return [_tried(backend, device) for backend, device in COMBINATIONS]
+    tried = [_tried(backend, device) for backend, device in COMBINATIONS]
+    return tried + [_tensorrt(flavour) for flavour in tensorrt_build.MODULES]
+
+
+def _tensorrt(name: str) -> Finding:
+    """Whether a flavour of TensorRT is installed, loads, finds a driver, and computes a small plan rightly."""
+
+    def lacking(detail: str) -> Finding:
+        return Finding(name, "cuda", False, detail)
+
+    try:
+        found = tensorrt_build.flavour(name)
+    except EngineFailure as error:
+        return lacking(str(error))
+    except (ImportError, OSError) as error:  # the package is there, its library is not, or does not fit
+        return lacking(f"{name} is installed and its library does not load: {error}; {tensorrt_build.INSTALL}")
+    there = f"{name} {found.version} is installed and loads"
+    try:
+        cuda.device_count()
+    except EngineFailure as error:
+        across = "; it builds plans for other GPUs here (bagel-rt build --sm)" if name == "tensorrt-rtx" else ""
+        return lacking(f"{there}{across} and executes none: {error}")
+    try:
+        right, engine = _executed(name)
+    except EngineFailure as error:
+        return lacking(f"{there} and does not execute a small plan: {error}")
+    if not right:
+        return lacking(f"{there} and computes a small plan wrongly on this GPU; install another version")
+    return Finding(name, "cuda", True, f"{engine}: built and executed a small plan")
+
+
+def _executed(flavour: str) -> tuple[bool, str]:
+    """Whether a plan of two operators, built and run here, computes 1 + 2 * 3; and on what."""
+    from bagel_engines.tensorrt_engine import Plans, on_cuda
+
+    values, shape = [np.full((2, 4), n, np.float32) for n in (1, 3)], ((1, 4), (2, 4), (4, 4))
+    with tempfile.TemporaryDirectory() as folder:
+        plans = Plans(Path(folder), "doctor", lambda graph: [dict.fromkeys(SUM_GRAPHS[graph], shape)])
+        engine = on_cuda("cuda", "float32", 0, plans, flavour=flavour)
+        base, term = (engine.hold(array) for array in values)
+        out = cast(Held, Sums(engine).plus(base, np.float32(2), term)).numpy()
+    return bool((out == 7).all()), str(engine.info)
 
 
 def _tried(backend: str, device: str) -> Finding:

@@ -8,21 +8,25 @@ from pathlib import Path
 import numpy as np
 
 from bagel_engines.host import HostCache
+from bagel_engines.packed_weights import SAVING, PackedStore
 from bagel_engines.runner import Arrays, EngineFailure, EngineInfo, Runner, Tensors
+from bagel_engines.trim import trim
 
+# fused int8 weights: activations stay float32 (4, the default, rounds them to 8 bits as well)
+SETTINGS = {"session.qdq_matmulnbits_accuracy_level": "1"}
 ARITHMETIC = ("float32", "float16")  # float16 is computed in float32 and rounded between operators
 
 
 class OnnxRuntimeRunner:
-    def __init__(self, session, name: str):
-        self._session, self._name = session, name
+    def __init__(self, session, name: str, how):
+        self._session, self._name, self._how = session, name, how
         self.inputs = tuple(i.name for i in session.get_inputs())
         self.outputs = tuple(o.name for o in session.get_outputs())
 
     def run(self, inputs: Tensors, outputs: Sequence[str], held: Container[str] = ()) -> dict[str, np.ndarray]:
         try:
             # numpy inputs on the CPU are wrapped, not copied: a call does not pay for the page pool's size
-            return dict(zip(outputs, self._session.run(list(outputs), dict(inputs)), strict=True))
+            return dict(zip(outputs, self._session.run(list(outputs), dict(inputs), self._how), strict=True))
         except Exception as error:  # onnxruntime raises bare exceptions of its own and of Python's
             raise EngineFailure(f"onnxruntime failed in graph '{self._name}': {error}") from error
 
@@ -30,7 +34,14 @@ class OnnxRuntimeRunner:
 class OnnxRuntimeEngine:
     takes_zero_rows = False  # its Attention refuses zero query rows
 
-    def __init__(self, device: str = "cpu", threads: int | None = None, arithmetic: str = "float32"):
+    def __init__(
+        self,
+        device: str = "cpu",
+        threads: int | None = None,
+        arithmetic: str = "float32",
+        low_memory: bool = False,
+        packed: PackedStore | None = None,
+    ):
         import onnxruntime
 
         if device != "cpu":
@@ -41,22 +52,43 @@ class OnnxRuntimeEngine:
                 " openvino, or export with --precision fp32, fp16 or int8"
             )
         self._ort = onnxruntime
-        self._threads = threads
+        self._threads, self._packed = threads, packed
+        self._how = onnxruntime.RunOptions()
+        if low_memory:  # after every call; costs a large one 3 % and one row nothing
+            self._how.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self.info = EngineInfo("onnxruntime", onnxruntime.__version__, device, arithmetic)
 
     def load(self, graph: Path, prime: Arrays | None = None) -> Runner:
+        session = self._session(graph) if self._packed is None else self._packed_session(graph, self._packed)
+        return OnnxRuntimeRunner(session, graph.stem, self._how)
+
+    def _session(self, graph: Path, saved_as: Path | None = None):
+        """A session of a graph file. saved_as: also write the optimised graph and its packed weights there."""
         options = self._ort.SessionOptions()
         options.log_severity_level = 3
         options.enable_mem_pattern = False  # shapes change from call to call
-        # fused int8 weights: activations stay float32 (4, the default, rounds them to 8 bits as well)
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+        for name, value in {**SETTINGS, **(SAVING if saved_as else {})}.items():
+            options.add_session_config_entry(name, value)
+        if saved_as:
+            options.optimized_model_filepath = str(saved_as)
         if self._threads:
             options.intra_op_num_threads = self._threads
         try:
-            session = self._ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+            return self._ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise EngineFailure(f"onnxruntime cannot load {graph}: {error}") from error
-        return OnnxRuntimeRunner(session, graph.stem)
+
+    def _packed_session(self, graph: Path, store: PackedStore):
+        """A session over the packed weights on disk, which are made where there are none that fit."""
+        key = store.key(graph, self._ort.__version__, SETTINGS)
+        if (entry := store.find(key)) is not None:
+            try:
+                return self._session(entry)
+            except EngineFailure:  # damaged
+                store.drop(graph.stem)
+        entry = store.make(key, lambda path: self._session(graph, path))
+        trim()  # the session that packed is gone
+        return self._session(entry)
 
     def hold(self, array: np.ndarray) -> np.ndarray:
         return array

@@ -14,8 +14,9 @@ PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
 class OpenVinoRunner:
-    def __init__(self, openvino, model, compiled, name: str):
+    def __init__(self, openvino, model, compiled, name: str, low_memory: bool):
         self._openvino, self._request, self._name = openvino, compiled.create_infer_request(), name
+        self._give_back = compiled.release_memory if low_memory else None
         # names are read before compiling, which may give a port the name of a cast it was fused with
         self.inputs = tuple(port.any_name for port in model.inputs)
         self.outputs = tuple(port.any_name for port in model.outputs)
@@ -27,7 +28,10 @@ class OpenVinoRunner:
             # share_inputs: the page pool is read where it lies; without it every call copies the pool
             given = {self.inputs.index(name): self._tensor(name, array) for name, array in inputs.items()}
             self._request.infer(given, share_inputs=True)
-            return {name: self._array(name) for name in outputs}
+            found = {name: self._array(name) for name in outputs}
+            if self._give_back is not None:
+                self._give_back()
+            return found
         except Exception as error:
             raise EngineFailure(f"openvino failed in graph '{self._name}': {error}") from error
 
@@ -44,7 +48,13 @@ class OpenVinoRunner:
 class OpenVinoEngine:
     takes_zero_rows = True
 
-    def __init__(self, device: str = "cpu", threads: int | None = None, arithmetic: str = "float32"):
+    def __init__(
+        self,
+        device: str = "cpu",
+        threads: int | None = None,
+        arithmetic: str = "float32",
+        low_memory: bool = False,
+    ):
         import openvino
 
         if device != "cpu":
@@ -52,6 +62,7 @@ class OpenVinoEngine:
         if arithmetic not in PRECISIONS:
             raise EngineFailure(f"openvino arithmetic {arithmetic!r} is unknown; allowed: {', '.join(PRECISIONS)}")
         self._openvino, self._core = openvino, openvino.Core()
+        self._low_memory = low_memory
         # the default precision on CPUs with AMX is bf16: it must be asked for, never taken silently
         self._config: dict[str, object] = {
             "INFERENCE_PRECISION_HINT": PRECISIONS[arithmetic],
@@ -69,7 +80,7 @@ class OpenVinoEngine:
             compiled = self._core.compile_model(model, "CPU", self._config)
         except Exception as error:
             raise EngineFailure(f"openvino cannot load {graph}: {error}") from error
-        runner = OpenVinoRunner(self._openvino, model, compiled, graph.stem)
+        runner = OpenVinoRunner(self._openvino, model, compiled, graph.stem, self._low_memory)
         if prime is not None:  # 2026.4.1 computes a ViT wrongly for ever when its first call has one patch
             runner.run(prime, ())
         return runner

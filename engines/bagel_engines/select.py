@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from bagel_engines.runner import Engine, EngineFailure
 
 if TYPE_CHECKING:
+    from bagel_engines.packed_weights import PackedStore
     from bagel_engines.tensorrt_engine import Plans
 
 # fastest first: what "auto" takes
@@ -30,13 +31,16 @@ def open_engine(
     weights: int = 0,
     plans: Plans | None = None,
     cuda_graphs: bool = False,
+    low_memory: bool = False,
+    packed: PackedStore | None = None,
 ) -> Engine:
     """The engine of that name, or the fastest installed for "auto".
 
     stated: what the graphs compute in ("float32", "bfloat16", "float16"); arithmetic None follows it, another value is
     an explicit request; `info` names what is used. weights: the bytes of the artefact's weights; a device with less
     free memory is refused. plans: what tensorrt builds from, and where it keeps what it built. cuda_graphs: runs that
-    callers mark as repeated are captured and played (repeats.py); `info` says where they are not.
+    callers mark as repeated are captured and played (repeats.py); `info` says where they are not. low_memory: on a CPU,
+    a call's working memory is given back after it. packed: where onnxruntime on the CPU keeps packed weights.
     Raises EngineFailure for an unknown name, a missing package, or what the engine does not support.
     """
     if backend not in ("auto", *BACKENDS):
@@ -56,6 +60,8 @@ def open_engine(
         )
     if cuda_graphs and (backend == "openvino" or (backend == "onnxruntime" and device == "cpu")):
         raise EngineFailure(f"{backend} on {device} has no CUDA graphs; they need --device cuda or --backend tensorrt")
+    if packed is not None and (backend, device) != ("onnxruntime", "cpu"):
+        raise EngineFailure(f"packed weights are onnxruntime's on the CPU, not {backend}'s on {device}: leave them out")
     arithmetic = arithmetic or stated
     if backend == "tensorrt":
         from bagel_engines import tensorrt_engine
@@ -68,11 +74,11 @@ def open_engine(
     if backend == "openvino":
         from bagel_engines.openvino_engine import OpenVinoEngine
 
-        return OpenVinoEngine(device, threads, arithmetic)
+        return OpenVinoEngine(device, threads, arithmetic, low_memory)
     if device != "cpu":
         from bagel_engines.onnxruntime_device import on_cuda
 
         return on_cuda(device, threads, arithmetic, weights, cuda_graphs)
     from bagel_engines.onnxruntime_engine import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(device, threads, arithmetic)
+    return OnnxRuntimeEngine(device, threads, arithmetic, low_memory, packed)

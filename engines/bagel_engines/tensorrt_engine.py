@@ -280,9 +280,13 @@ class TensorRtEngine:
         return DeviceCache(self._memory, halves, slots, row, dtype)
 
 
-def on_cuda(device: str, arithmetic: str, weights: int, plans: Plans, record: bool = False) -> TensorRtEngine:
-    """The engine on "cuda" or "cuda:N". record: repeated runs become CUDA graphs. Raises EngineFailure for a missing package, driver, device or memory."""
-    found = tensorrt_build.flavour()
+def on_cuda(
+    device: str, arithmetic: str, weights: int, plans: Plans, record: bool = False, flavour: str | None = None
+) -> TensorRtEngine:
+    """The engine on "cuda" or "cuda:N". record: repeated runs become CUDA graphs. flavour: None is the one installed.
+
+    Raises EngineFailure for a missing package, driver, device or memory."""
+    found = tensorrt_build.flavour(flavour)
     index = cuda.device_index("cuda" if device == "cpu" else device)
     cuda.check_room(index, weights if plans.budget is None else plans.budget)
     info = EngineInfo(found.name, found.version, f"cuda:{index}", arithmetic)
