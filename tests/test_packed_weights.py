@@ -24,7 +24,7 @@ from bagel_rt.manifest import read_manifest
 from bagel_rt.plans import packed_for
 
 HELD = """
-import json, sys, time
+import json, sys
 import bagel_rt
 from bagel_rt.memory import anonymous_bytes
 model, *how = sys.argv[1:]
@@ -32,7 +32,7 @@ with bagel_rt.load(model, "onnxruntime", threads=1, low_memory=True, packed_weig
     before = anonymous_bytes()
     for graph in ("gen_step", "und_step"):
         bagel.graphs.open(graph)
-print(json.dumps(anonymous_bytes() - before))
+    print(json.dumps(anonymous_bytes() - before))
 """
 
 
