@@ -28,3 +28,25 @@ def test_the_gpu_benchmark_runs_from_end_to_end_in_its_small_form(tmp_path):
     assert "CUDA graphs" in results["onnxruntime, CUDA graphs: engine"]
     assert "CUDA graphs" not in results["onnxruntime: engine"]
     assert results["fp16 against float32: bagel-nano"]["relative_l2_of_latents"] < 0.05
+
+
+@pytest.mark.slow
+def test_the_layer_benchmark_runs_in_its_small_form(tmp_path):
+    command = [sys.executable, "bench/layers.py", "--small", "--rounds", "1", "--work", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    for work, row in json.loads(done.stdout.strip().splitlines()[-1])["results"].items():
+        assert {"torch bf16", "int8", "w8a8"} <= row.keys(), work
+        assert all(found["ms"] > 0 for found in row.values())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_full_size_benchmark_runs_in_its_small_form_and_cleans_up(tmp_path):
+    command = [sys.executable, "bench/full_size.py", "--small", "--work", tmp_path / "work", "--precisions", "int8"]
+    command += ["--side", "64", "--points", "3", "--tokens", "4"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    found = json.loads(done.stdout.strip().splitlines()[-1])["results"]["int8"]
+    assert found["draw"]["calls"]["draw"]["vae_decoder"] == 1
+    assert found["ask"]["seconds"]["tokens"] == 4
+    assert found["edit"]["peak_anonymous_and_shared_gib"] > 0
+    assert list((tmp_path / "work").iterdir()) == []

@@ -18,7 +18,9 @@ DRAW = {"seed": 3, "height": 256, "width": 256, "num_timesteps": 3}
 HELD = """
 import json, sys
 import bagel_rt
-from bagel_rt.memory import anonymous_bytes
+import re
+from pathlib import Path
+anonymous_bytes = lambda: 1024 * int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 model, backend, low = sys.argv[1:]
 with bagel_rt.load(model, backend, threads=1, low_memory=low == "low") as bagel:
     held = []

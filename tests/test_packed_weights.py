@@ -24,15 +24,17 @@ from bagel_rt.manifest import read_manifest
 from bagel_rt.plans import packed_for
 
 HELD = """
-import json, sys, time
+import json, sys
 import bagel_rt
-from bagel_rt.memory import anonymous_bytes
+import re
+from pathlib import Path
+anonymous_bytes = lambda: 1024 * int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 model, *how = sys.argv[1:]
 with bagel_rt.load(model, "onnxruntime", threads=1, low_memory=True, packed_weights=bool(how)) as bagel:
     before = anonymous_bytes()
     for graph in ("gen_step", "und_step"):
         bagel.graphs.open(graph)
-print(json.dumps(anonymous_bytes() - before))
+    print(json.dumps(anonymous_bytes() - before))
 """
 
 

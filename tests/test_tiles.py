@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bagel_rt
-from bagel_rt import memory
 from bagel_rt.contract import VAE_DECODER
 from bagel_rt.decoding import Decoder
 from bagel_rt.tiles import Tiling, decode_in_tiles
@@ -81,7 +80,6 @@ def test_a_result_says_whether_it_was_decoded_in_tiles(small_bagel, monkeypatch)
     monkeypatch.setattr(
         small_bagel._turns, "_decoder", Decoder(small_bagel.manifest, small_bagel.graphs, Tiling(16, 8, 2))
     )
-    monkeypatch.setattr(memory, "free_bytes", lambda: 1 << 50)
     seen = []
     tiled = small_bagel.generate("a", vae_tile=True, on_progress=seen.append, **DRAW)
     whole = small_bagel.generate("a", **DRAW)
@@ -93,36 +91,13 @@ def test_a_result_says_whether_it_was_decoded_in_tiles(small_bagel, monkeypatch)
     assert seen[-1].total == 2 * 3  # 24 x 32 cells in tiles of 16 that meet in 8
 
 
-def test_a_picture_that_does_not_fit_in_free_memory_is_decoded_in_tiles_unless_that_is_ruled_out(
-    small_bagel, monkeypatch
-):
+def test_a_picture_of_one_tile_is_decoded_whole(small_bagel):
     decoder = Decoder(small_bagel.manifest, small_bagel.graphs, Tiling(16, 8, 2))
-    assert decoder.width == 32
-    monkeypatch.setattr(memory, "free_bytes", lambda: decoder.needs((16, 12)) - 1)
-    assert decoder.in_tiles(None, (16, 12))
+    assert decoder.in_tiles(True, (16, 12))
+    assert not decoder.in_tiles(True, (8, 8))
     assert not decoder.in_tiles(False, (16, 12))
-    assert not decoder.in_tiles(None, (8, 8))  # one tile
-    monkeypatch.setattr(memory, "free_bytes", lambda: 1 << 50)
-    assert not decoder.in_tiles(None, (16, 12))
-    monkeypatch.setattr(memory, "free_bytes", lambda: None)  # the system does not tell
-    assert not decoder.in_tiles(None, (16, 12))
 
 
-def test_free_memory_is_the_machines_or_the_containers_whichever_is_less(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "PROC", tmp_path)
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
-    assert memory.free_bytes() is None
-    (tmp_path / "meminfo").write_text("MemTotal:       9000 kB\nMemAvailable:    5000 kB\n")
-    assert memory.free_bytes() == 5000 * 1024
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("1000000\n")
-    assert memory.free_bytes() == 5000 * 1024
-    (tmp_path / "memory.max").write_text("3000000\n")
-    assert memory.free_bytes() == 2_000_000
-    (tmp_path / "memory.stat").write_text("anon 7\ninactive_file 500000\n")
-    assert memory.free_bytes() == 2_500_000
-
-
-def test_vae_tile_is_a_flag_or_left_open():
+def test_vae_tile_is_a_flag():
     with pytest.raises(bagel_rt.InputError, match="vae_tile"):
         bagel_rt.api.options.ImageOptions(vae_tile="yes")
