@@ -15,7 +15,7 @@ from test_api import FAST
 
 import bagel_rt
 from bagel_engines import EngineFailure, open_engine, packed_weights
-from bagel_engines.onnxruntime_engine import SETTINGS
+from bagel_engines.onnxruntime_engine import EXACT
 from bagel_engines.packed_weights import GRAPH, RECORD, WEIGHTS
 from bagel_export.artefact import export
 from bagel_export.synthetic import Shape, write_checkpoint
@@ -108,14 +108,14 @@ def test_the_key_depends_on_graph_weights_version_processor_and_settings(small_a
     path.write_bytes(b"one")
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes(b"w")
-    key = store.key(path, "1", SETTINGS)
-    assert key == store.key(path, "1", SETTINGS)
-    names = {key.name, store.key(path, "2", SETTINGS).name, store.key(path, "1", {}).name}
-    names.add(replace(store, model="other").key(path, "1", SETTINGS).name)
+    key = store.key(path, "1", EXACT)
+    assert key == store.key(path, "1", EXACT)
+    names = {key.name, store.key(path, "2", EXACT).name, store.key(path, "1", {}).name}
+    names.add(replace(store, model="other").key(path, "1", EXACT).name)
     path.write_bytes(b"two")
-    names.add(store.key(path, "1", SETTINGS).name)
+    names.add(store.key(path, "1", EXACT).name)
     os.utime(weights, ns=(1, 1))
-    names.add(store.key(path, "1", SETTINGS).name)
+    names.add(store.key(path, "1", EXACT).name)
     assert len(names) == 6
 
 
@@ -154,7 +154,7 @@ def test_an_entry_that_the_engine_refuses_is_made_again(small_artefact):
 
 def test_a_packing_that_fails_leaves_nothing(small_artefact, tmp_path):
     store = replace(packed_for(read_manifest(small_artefact)), folder=tmp_path / "store")
-    key = store.key(small_artefact / "lm_head.onnx", "1", SETTINGS)
+    key = store.key(small_artefact / "lm_head.onnx", "1", EXACT)
 
     def fail(path: Path) -> None:
         path.write_bytes(b"half")
@@ -167,7 +167,7 @@ def test_a_packing_that_fails_leaves_nothing(small_artefact, tmp_path):
 
 def test_too_little_room_on_the_disk_is_said_before_any_work(small_artefact, tmp_path):
     store = replace(packed_for(read_manifest(small_artefact)), folder=tmp_path, sizes={"lm_head": 1 << 60})
-    key = store.key(small_artefact / "lm_head.onnx", "1", SETTINGS)
+    key = store.key(small_artefact / "lm_head.onnx", "1", EXACT)
     with pytest.raises(EngineFailure, match="GiB are free; make room, set BAGEL_RT_CACHE"):
         store.make(key, lambda path: path.write_bytes(b""))
 

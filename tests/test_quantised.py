@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 import bagel_rt
-from bagel_engines import open_engine
+from bagel_engines import onnxruntime_engine, open_engine
 from bagel_engines.tensorrt_check import lint
 from bagel_export import quantize as q
 from bagel_export.artefact import export
@@ -169,3 +169,25 @@ def test_rounded_weights_take_less_room(artefacts, small_artefact, word, share):
     size = lambda folder: read_manifest(folder).graphs[GEN_STEP]["weight_bytes"]  # noqa: E731
     assert size(artefacts / word) < size(small_artefact) * share
     assert read_manifest(artefacts / word).weight_bytes < read_manifest(small_artefact).weight_bytes / 3
+
+
+def drawn(model, **engine):
+    with bagel_rt.load(model, "onnxruntime", **engine) as bagel:
+        result = bagel.generate("a red circle", seed=3, height=64, width=64, num_timesteps=5)
+        return result.latent, result.engine
+
+
+@pytest.mark.parametrize("word", ["int8", "int4"])
+def test_weights_that_are_too_many_to_be_made_plain_give_the_same_picture(artefacts, monkeypatch, word):
+    plain, _ = drawn(artefacts / word)
+    monkeypatch.setattr(onnxruntime_engine, "PLAIN_UP_TO", 0)
+    fused, _ = drawn(artefacts / word)
+    np.testing.assert_allclose(fused, plain, rtol=0, atol=1e-4 * np.abs(plain).max())
+
+
+def test_rounding_what_int8_weights_multiply_is_asked_for_and_named(artefacts):
+    exact, _ = drawn(artefacts / "int8")
+    rounded, engine = drawn(artefacts / "int8", arithmetic="int8")
+    assert engine.endswith("(cpu, int8)")
+    apart = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
+    assert 1e-4 < apart < 0.05

@@ -12,9 +12,14 @@ from bagel_engines.packed_weights import SAVING, PackedStore
 from bagel_engines.runner import Arrays, EngineFailure, EngineInfo, Runner, Tensors
 from bagel_engines.trim import trim
 
-# fused int8 weights: activations stay float32 (4, the default, rounds them to 8 bits as well)
-SETTINGS = {"session.qdq_matmulnbits_accuracy_level": "1"}
-ARITHMETIC = ("float32", "float16")  # float16 is computed in float32 and rounded between operators
+# Products with quantised weights. 4, onnxruntime's default, rounds what they multiply to 8 bits in blocks as well:
+# fast, and not what the graph says. 1 keeps float32: exact, and with 8-bit weights 25 times as slow on one row as with
+# float32 weights (1.31.1). So small models have their weights turned into float32 when they are loaded.
+EXACT = {"session.qdq_matmulnbits_accuracy_level": "1"}
+ROUNDED = {"session.qdq_matmulnbits_accuracy_level": "4"}
+PLAIN = {"session.disable_quant_qdq": "1"}
+PLAIN_UP_TO = 512 << 20  # bytes of weights as stored; in float32 they take four to eight times as much
+ARITHMETIC = ("float32", "float16", "int8")  # float16 is computed in float32 and rounded between operators
 
 
 class OnnxRuntimeRunner:
@@ -41,7 +46,9 @@ class OnnxRuntimeEngine:
         arithmetic: str = "float32",
         low_memory: bool = False,
         packed: PackedStore | None = None,
+        weights: int = 0,
     ):
+        """arithmetic "int8" also rounds what quantised weights multiply. weights: bytes of them, as stored."""
         import onnxruntime
 
         if device != "cpu":
@@ -52,6 +59,8 @@ class OnnxRuntimeEngine:
                 " openvino, or export with --precision fp32, fp16 or int8"
             )
         self._ort = onnxruntime
+        small = weights <= PLAIN_UP_TO and packed is None
+        self._settings = ROUNDED if arithmetic == "int8" else PLAIN if small else EXACT
         self._threads, self._packed = threads, packed
         self._how = onnxruntime.RunOptions()
         if low_memory:  # after every call; costs a large one 3 % and one row nothing
@@ -67,7 +76,7 @@ class OnnxRuntimeEngine:
         options = self._ort.SessionOptions()
         options.log_severity_level = 3
         options.enable_mem_pattern = False  # shapes change from call to call
-        for name, value in {**SETTINGS, **(SAVING if saved_as else {})}.items():
+        for name, value in {**self._settings, **(SAVING if saved_as else {})}.items():
             options.add_session_config_entry(name, value)
         if saved_as:
             options.optimized_model_filepath = str(saved_as)
@@ -80,7 +89,7 @@ class OnnxRuntimeEngine:
 
     def _packed_session(self, graph: Path, store: PackedStore):
         """A session over the packed weights on disk, which are made where there are none that fit."""
-        key = store.key(graph, self._ort.__version__, SETTINGS)
+        key = store.key(graph, self._ort.__version__, self._settings)
         if (entry := store.find(key)) is not None:
             try:
                 return self._session(entry)

@@ -37,7 +37,8 @@ def open_engine(
     """The engine of that name, or the fastest installed for "auto".
 
     stated: what the graphs compute in ("float32", "bfloat16", "float16"); arithmetic None follows it, another value is
-    an explicit request; `info` names what is used. weights: the bytes of the artefact's weights; a device with less
+    an explicit request ("bfloat16" on openvino; "int8" on onnxruntime's CPU, which rounds what quantised weights
+    multiply to 8 bits too); `info` names what is used. weights: the bytes of the artefact's weights; a device with less
     free memory is refused. plans: what tensorrt builds from, and where it keeps what it built. cuda_graphs: runs that
     callers mark as repeated are captured and played (repeats.py); `info` says where they are not. low_memory: on a CPU,
     a call's working memory is given back after it. packed: where onnxruntime on the CPU keeps packed weights.
@@ -54,9 +55,11 @@ def open_engine(
         backend = found[0]
     elif backend != "tensorrt" and find_spec(PACKAGES[backend]) is None:
         raise EngineFailure(f"backend {backend!r} is not installed; run: pip install 'bagel-rt[{EXTRAS[backend]}]'")
-    if arithmetic not in (None, stated) and backend != "openvino":
+    rounds = (backend, device, arithmetic) == ("onnxruntime", "cpu", "int8")
+    if arithmetic not in (None, stated) and backend != "openvino" and not rounds:
+        hint = ", or int8" if (backend, device) == ("onnxruntime", "cpu") else ""
         raise EngineFailure(
-            f"{backend} computes as the artefact states, {stated}; --arithmetic {arithmetic} needs openvino"
+            f"{backend} computes as the artefact states, {stated}{hint}; --arithmetic {arithmetic} needs openvino"
         )
     if cuda_graphs and (backend == "openvino" or (backend == "onnxruntime" and device == "cpu")):
         raise EngineFailure(f"{backend} on {device} has no CUDA graphs; they need --device cuda or --backend tensorrt")
@@ -81,4 +84,4 @@ def open_engine(
         return on_cuda(device, threads, arithmetic, weights, cuda_graphs)
     from bagel_engines.onnxruntime_engine import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(device, threads, arithmetic, low_memory, packed)
+    return OnnxRuntimeEngine(device, threads, arithmetic, low_memory, packed, weights)
