@@ -124,9 +124,14 @@ def test_verify_accepts_a_whole_artefact_and_finds_one_flipped_byte(capsys, smal
     assert "weights.safetensors: its sha256 is not the manifest's" in err
 
 
-def test_the_model_is_named_or_the_variables_or_the_last_export(capsys, small_artefact, monkeypatch, tmp_path):
+def test_the_model_is_named_or_the_variables_or_the_last_export_or_the_bundled_one(
+    capsys, small_artefact, monkeypatch, tmp_path
+):
+    from bagel_rt import locate
     from bagel_rt.locate import find_model, remember_export
 
+    assert find_model(None).why == "the bundled model"
+    monkeypatch.setattr(locate, "BUNDLED", tmp_path / "left out of this package")
     code, _, err = run(capsys, "generate", "--prompt", "a")
     assert code == 2
     assert "bagel-rt export --ckpt" in err
