@@ -122,7 +122,7 @@ class Turns:
 
     def decode(self, latent: np.ndarray, grid: Grid) -> Image:
         """The picture of latents (h * w, 64)."""
-        decoding = self._decoder.run(latent, grid, self._decoder.in_tiles(None, grid))
+        decoding = self._decoder.run(latent, grid, self._decoder.in_tiles(False, grid))
         while True:
             try:
                 next(decoding)
