@@ -19,7 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +33,11 @@ from bagel_export.config import BagelConfig, LLMConfig, ViTConfig
 from bagel_export.reference.bagel import BagelModel
 from bagel_export.reference.vae import AutoEncoder
 from bagel_export.shards import VAE_WEIGHTS, WEIGHTS
-from bagel_export.synthetic import SMALL_LLM, SMALL_VIT, byte_tokenizer, write_configs
+from bagel_export.synthetic import RELEASED, SMALL_LLM, SMALL_VIT, byte_tokenizer, write_configs
 from bagel_rt import contract
 from bagel_rt.contract import ModelDims, graph_specs, input_shapes
 from bagel_rt.manifest import ResizeRule
 
-FULL_LLM = LLMConfig(
-    hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4,
-    vocab_size=152064, max_position_embeddings=32768, rms_norm_eps=1e-6, rope_theta=1e6,
-)  # fmt: skip
-FULL_VIT = ViTConfig(
-    hidden_size=1152, intermediate_size=4304, num_hidden_layers=27, num_attention_heads=16, patch_size=14,
-    image_size=980,
-)  # fmt: skip
 DEVIATION = 0.02  # of the random weights
 ROUNDS = 5
 
@@ -68,8 +60,8 @@ class Scale:
 def scale(small: bool, layers: int) -> Scale:
     if small:
         return Scale(SMALL_LLM, SMALL_VIT, 64, 112, 32, (16,), (50,), (50,), 4)
-    llm = LLMConfig(**{**FULL_LLM.__dict__, "num_hidden_layers": layers})
-    return Scale(llm, FULL_VIT, 1024, 980, 128, (1024, 4096), (50, 9000), (500, 9000), 50)
+    llm = replace(RELEASED.llm, num_hidden_layers=layers)
+    return Scale(llm, RELEASED.vit, 1024, 980, 128, (1024, 4096), (50, 9000), (500, 9000), 50)
 
 
 class Report:

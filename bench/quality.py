@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 import bagel_rt
 from bagel_export.artefact import export
+from bagel_rt.results import ImageResult
 from bench.nano.cases import Case, all_cases
-from bench.nano.render import render
-from bench.nano.score import ANSWER_TOKENS, THINK_TOKENS, compare, is_right
+from bench.nano.score import compare, is_right, result
 
 
 @dataclass(frozen=True)
@@ -72,22 +71,15 @@ def outcome(variant: Variant, model: Path, cases: Iterable[Case]) -> Outcome:
     with bagel_rt.load(model, variant.backend, arithmetic=variant.arithmetic) as bagel:
         out.engine = bagel.engine
         for case in tqdm(list(cases), desc=variant.name, unit="case"):
-            picture, text = None, None
-            if case.answer is not None:
-                assert case.scene is not None
-                text = bagel.ask(case.prompt, Image.fromarray(render(case.scene)), max_tokens=ANSWER_TOKENS).text
-                out.texts.append(text)
-            else:
-                options = {"seed": case.seed, **variant.options}
-                if case.edit is not None:
-                    drawn = bagel.edit(Image.fromarray(render(case.edit.before)), case.prompt, **options)
-                else:
-                    options |= {"think": case.think, "max_think_tokens": THINK_TOKENS}
-                    drawn = bagel.generate(case.prompt, **options)
-                picture = drawn.image
-                out.latents.append(drawn.latent)
+            given = result(bagel, case, variant.options)
+            picture = None
+            if isinstance(given, ImageResult):
+                picture = given.image
+                out.latents.append(given.latent)
                 out.pictures.append(np.asarray(picture, np.float32))
-            out.marks.setdefault(case.category, []).append(int(is_right(case, picture, text)))
+            else:
+                out.texts.append(given.text)
+            out.marks.setdefault(case.category, []).append(int(is_right(case, picture, given.text)))
     return out
 
 

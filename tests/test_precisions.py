@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from generators import drain
 
 import bagel_rt
 from bagel_export.artefact import export
@@ -28,14 +29,6 @@ from bagel_rt.manifest import read_manifest
 GEN_UP = "language_model.model.layers.0.mlp_moe_gen.up_proj.weight"
 GEN_DOWN = "language_model.model.layers.0.mlp_moe_gen.down_proj.weight"
 GEN_NORM = "language_model.model.layers.0.input_layernorm_moe_gen.weight"
-
-
-def drain(generator):
-    while True:
-        try:
-            next(generator)
-        except StopIteration as end:
-            return end.value
 
 
 def ranges_of(checkpoint, **options):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from generators import drain
 
 from bagel_engines.tensorrt_check import build, lint
 from bagel_export.artefact import model_dims, write_graphs
@@ -14,15 +15,6 @@ from bagel_rt.contract import FLOW_EMBED, FLOW_HEAD, GEN_STEP, TASK_GRAPHS, UND_
 from bagel_rt.profiles import largest, profiles
 
 BUILT = (UND_STEP, GEN_STEP, FLOW_EMBED, FLOW_HEAD, VAE_DECODER)
-
-
-def drain(generator):
-    """Run a generator to its end and return what it returns."""
-    while True:
-        try:
-            next(generator)
-        except StopIteration as end:
-            return end.value
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 import bagel_rt
 from bagel_rt.api import Bagel
+from bagel_rt.results import ImageResult, TextResult
 from bagel_rt.sheet import Card, contact_sheet
 from bench.nano.cases import AIMS, Case, all_cases
 from bench.nano.checker import Seen, fulfils, keeps, look, shows
@@ -59,16 +60,20 @@ def edited(seen: Seen, case: Case) -> bool:
     )
 
 
-def ask(bagel: Bagel, case: Case, options: dict[str, Any]) -> tuple[Image.Image | None, str | None]:
-    """The picture, or the text, that the model gives for a case."""
+def result(bagel: Bagel, case: Case, options: dict[str, Any]) -> ImageResult | TextResult:
+    """What the model gives for a case."""
     if case.answer is not None:
         assert case.scene is not None
-        return None, bagel.ask(case.prompt, Image.fromarray(render(case.scene)), max_tokens=ANSWER_TOKENS).text
+        return bagel.ask(case.prompt, Image.fromarray(render(case.scene)), max_tokens=ANSWER_TOKENS)
     if case.edit is not None:
-        drawn = bagel.edit(Image.fromarray(render(case.edit.before)), case.prompt, seed=case.seed, **options)
-    else:
-        drawn = bagel.generate(case.prompt, seed=case.seed, think=case.think, max_think_tokens=THINK_TOKENS, **options)
-    return drawn.image, drawn.text
+        return bagel.edit(Image.fromarray(render(case.edit.before)), case.prompt, seed=case.seed, **options)
+    return bagel.generate(case.prompt, seed=case.seed, think=case.think, max_think_tokens=THINK_TOKENS, **options)
+
+
+def ask(bagel: Bagel, case: Case, options: dict[str, Any]) -> tuple[Image.Image | None, str | None]:
+    """The picture, or the text, that the model gives for a case."""
+    given = result(bagel, case, options)
+    return (given.image if isinstance(given, ImageResult) else None), given.text
 
 
 def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
@@ -156,7 +161,7 @@ def main() -> None:
         engine, model = bagel.engine, bagel.model
     scores = summary(marks)
     thinking = [marks.get(f"riddles, {how}") for how in ("thinking", "not thinking")]
-    result = {
+    report = {
         "bench": "nano/score",
         "model": model,
         "engine": engine,
@@ -169,14 +174,14 @@ def main() -> None:
         "marks": {c: "".join(map(str, bits)) for c, bits in marks.items()},
     }
     if args.against:
-        result["against"] = compare(marks, json.loads(args.against.read_text())["marks"])
+        report["against"] = compare(marks, json.loads(args.against.read_text())["marks"])
     if args.sheet:
         tiles = [t for group in shown.values() for t in group[: SHEET_COLUMNS * SHEET_ROWS]]
         contact_sheet(tiles, SHEET_COLUMNS).save(args.sheet)
     if args.out:
-        args.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        args.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(table(scores))
-    print(json.dumps({k: v for k, v in result.items() if k != "marks"}, ensure_ascii=False))
+    print(json.dumps({k: v for k, v in report.items() if k != "marks"}, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from bagel_engines.keys import Key
 from bagel_engines.runner import EngineFailure
 
 GRAPH, RECORD = "graph.onnx", "record.json"
@@ -30,7 +30,7 @@ ROOM = 2.1  # of the graph's weights: float32 is stored as read and as packed, q
 
 
 @dataclass(frozen=True)
-class PackedKey:
+class PackedKey(Key):
     """Everything an entry depends on.
 
     model: a name for graphs and weights that changes when either does. weights: the weight files' sizes and times of
@@ -44,14 +44,6 @@ class PackedKey:
     version: str
     processor: str
     settings: Mapping[str, str]
-
-    def facts(self) -> dict[str, Any]:
-        return json.loads(json.dumps(asdict(self), sort_keys=True))  # as it reads back: tuples are lists
-
-    @property
-    def name(self) -> str:
-        digest = hashlib.sha256(json.dumps(self.facts(), sort_keys=True).encode()).hexdigest()
-        return f"{self.graph}-{digest[:16]}"
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bagel_engines import cuda
+from bagel_engines.keys import Key
 from bagel_engines.tensorrt_build import RECIPE, BuildSettings, Flavour
 
 SUFFIX = ".plan"
@@ -34,7 +34,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class PlanKey:
+class PlanKey(Key):
     """Everything a plan depends on. model: a name for graphs and weights that changes when either does."""
 
     model: str
@@ -44,14 +44,6 @@ class PlanKey:
     target: Target
     settings: BuildSettings
     recipe: int = RECIPE
-
-    def facts(self) -> dict[str, Any]:
-        return json.loads(json.dumps(asdict(self), sort_keys=True))  # as it reads back: tuples are lists
-
-    @property
-    def name(self) -> str:
-        digest = hashlib.sha256(json.dumps(self.facts(), sort_keys=True).encode()).hexdigest()
-        return f"{self.graph}-{digest[:16]}"
 
 
 def key_for(model: str, graph: Path, found: Flavour, target: Target, settings: BuildSettings) -> PlanKey:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import onnx_ir as ir
 import torch
@@ -30,6 +30,8 @@ from bagel_rt.contract import CONTRACT_VERSION, FORMAT_VERSION, TASK_GRAPHS, Gra
 from bagel_rt.errors import ExportError
 from bagel_rt.manifest import MANIFEST, model_section, sha256
 
+Step = TypeVar("Step")
+Result = TypeVar("Result")
 WEIGHTS = ("copy", "link")
 ROOM_FOR_GRAPHS = 64 << 20  # graphs, tokenizer and manifest; the rest is weights
 
@@ -132,12 +134,7 @@ def _calibration(
     checkpoint: Checkpoint, tokenizer: Tokenizer, special_ids: dict[str, int], prompts: Sequence[str]
 ) -> Generator[Progress, None, dict[str, Range]]:
     running = calibrate(checkpoint, tokenizer, special_ids, prompts)
-    while True:
-        try:
-            done, total = next(running)
-        except StopIteration as end:
-            return end.value
-        yield Progress("calibrating", done, total)
+    return (yield from _told(running, lambda step: Progress("calibrating", *step)))
 
 
 def _weights(
@@ -146,13 +143,25 @@ def _weights(
     """Write the weight file in steps a progress bar can follow; returns the offsets."""
     total, done = weight_bytes(tensors.values(), recipe), 0
     yield Progress("weights", 0, total)
-    writing = write_weights(tensors, folder / WEIGHT_FILE, recipe)
+
+    def told(written: int) -> Progress:
+        nonlocal done
+        done += written
+        return Progress("weights", done, total)
+
+    return (yield from _told(write_weights(tensors, folder / WEIGHT_FILE, recipe), told))
+
+
+def _told(
+    running: Generator[Step, None, Result], progress: Callable[[Step], Progress]
+) -> Generator[Progress, None, Result]:
+    """Run a generator, its steps told as progress; returns what it returns."""
     while True:
         try:
-            done += next(writing)
+            step = next(running)
         except StopIteration as end:
             return end.value
-        yield Progress("weights", done, total)
+        yield progress(step)
 
 
 def write_graphs(
