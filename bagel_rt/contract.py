@@ -8,7 +8,7 @@ latents carry a mask (several images in one run): it would be a graph of its own
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 FORMAT_VERSION = 2  # of bagel_rt.json
 CONTRACT_VERSION = 1  # of the graphs below
@@ -16,6 +16,7 @@ CONTRACT_VERSION = 1  # of the graphs below
 VIT, UND_STEP, GEN_STEP = "vit", "und_step", "gen_step"
 FLOW_EMBED, FLOW_HEAD, LM_HEAD = "flow_embed", "flow_head", "lm_head"
 VAE_ENCODER, VAE_DECODER = "vae_encoder", "vae_decoder"
+LAYER = "layer"  # gen_step's first layer alone: what a machine is measured with. Not among the graphs of a task
 
 TASK_GRAPHS = {
     "full": (VIT, UND_STEP, GEN_STEP, FLOW_EMBED, FLOW_HEAD, LM_HEAD, VAE_ENCODER, VAE_DECODER),
@@ -147,6 +148,11 @@ def graph_specs(m: ModelDims, cache: str = "float32") -> dict[str, GraphSpec]:
         ),
     ]
     return {spec.name: spec for spec in specs}
+
+
+def layer_spec(m: ModelDims, cache: str = "float32") -> GraphSpec:
+    """LAYER: gen_step as a decoder of one layer would have it."""
+    return replace(graph_specs(replace(m, num_hidden_layers=1), cache)[GEN_STEP], name=LAYER)
 
 
 def input_shapes(spec: GraphSpec, sizes: Mapping[str, int], halves: int) -> dict[str, tuple[int, ...]]:

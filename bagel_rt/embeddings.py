@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bagel_engines.numbers import KEPT_AS, widened
 from bagel_rt.errors import ArtefactError
 from bagel_rt.manifest import Manifest
-from bagel_rt.numbers import KEPT_AS, widened
 
 
 class Embeddings:

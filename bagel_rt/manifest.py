@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from bagel_engines.numbers import KEPT_AS
 from bagel_rt.contract import CONTRACT_VERSION, FORMAT_VERSION, TASK_GRAPHS, ModelDims
 from bagel_rt.errors import ArtefactError
-from bagel_rt.numbers import KEPT_AS
 
 MANIFEST = "bagel_rt.json"
 SPECIAL_TOKENS = {

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bagel_engines import Engine, EngineFailure, Runner, open_engine
+from bagel_engines.numbers import KEPT_AS, narrowed, widened
 from bagel_rt.contract import GEN_STEP, UND_STEP, GraphSpec, graph_specs
 from bagel_rt.errors import EngineUnavailableError
 from bagel_rt.examples import example_inputs
 from bagel_rt.failures import named_failures
 from bagel_rt.graphs import Graphs
 from bagel_rt.manifest import Manifest
-from bagel_rt.numbers import KEPT_AS, narrowed, widened
 from bagel_rt.profiles import Limits, example_sizes
 from bagel_rt.version import __version__
 

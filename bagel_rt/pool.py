@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from bagel_engines import Cache, HostCache, OutOfDeviceMemory, Tensor
+from bagel_engines.numbers import KEPT_AS
 from bagel_rt.contract import ModelDims
 from bagel_rt.errors import InputError
 from bagel_rt.failures import named_failures
-from bagel_rt.numbers import KEPT_AS
 from bagel_rt.pages import PageTable, Sequence
 
 PAGE_SIZE = 16  # tokens

@@ -11,11 +11,11 @@ from test_tensorrt_engine import FAKE, GPU, bf16_artefact  # noqa: F401  (a fixt
 
 from bagel_engines import cuda, tensorrt_build
 from bagel_engines.device import HostMemory, HostStream
+from bagel_engines.numbers import narrowed, widened
 from bagel_engines.tensorrt_plans import Target
 from bagel_rt.cli import main
 from bagel_rt.contract import GEN_STEP, TASK_GRAPHS, UND_STEP, VIT
 from bagel_rt.manifest import read_manifest
-from bagel_rt.numbers import narrowed, widened
 from bagel_rt.plans import plans_for
 from bagel_rt.profiles import DECODE_ROWS, example_sizes, largest
 

@@ -15,8 +15,12 @@ import bagel_rt
 from bagel_engines import onnxruntime_engine, open_engine
 from bagel_engines.tensorrt_check import lint
 from bagel_export import quantize as q
+from bagel_export import weights
 from bagel_export.artefact import export
+from bagel_export.checkpoint import open_checkpoint
+from bagel_export.precision import precision_named
 from bagel_export.quantize import Layout, dequantize, layout_for, packed, quantize
+from bagel_export.recipe import recipe_for
 from bagel_rt.contract import GEN_STEP, TASK_GRAPHS, VAE_DECODER, VIT, graph_specs
 from bagel_rt.examples import example_inputs
 from bagel_rt.manifest import read_manifest
@@ -162,6 +166,21 @@ def test_both_engines_draw_the_same_picture_from_rounded_weights(artefacts, word
             result = bagel.generate("a red circle", seed=3, height=64, width=64, num_timesteps=5)
             pictures.append(np.asarray(result.image, int))
     assert np.abs(pictures[0] - pictures[1]).max() <= steps
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_weights_rounded_piece_by_piece_are_those_rounded_at_once(small_checkpoint, tmp_path, monkeypatch, word):
+    tensors = open_checkpoint(small_checkpoint).tensors
+    recipe = recipe_for(tensors, precision_named(word))
+
+    def written(name: str) -> bytes:
+        for _ in weights.write_weights(tensors, tmp_path / name, recipe):
+            pass
+        return (tmp_path / name).read_bytes()
+
+    at_once = written("whole")
+    monkeypatch.setattr(weights, "PIECE", 1)
+    assert written("pieces") == at_once
 
 
 @pytest.mark.parametrize("word, share", [("int8", 1 / 3), ("w8a8", 1 / 3), ("int4", 1 / 5)])

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bagel_rt
+from bagel_engines.numbers import KEPT_AS, narrowed, widened
 from bagel_engines.tensorrt_check import lint
 from bagel_export.artefact import export
 from bagel_export.precision import precision_named
 from bagel_export.safetensors_file import read_header
 from bagel_rt.contract import TASK_GRAPHS, VAE_DECODER, graph_specs
 from bagel_rt.manifest import read_manifest
-from bagel_rt.numbers import KEPT_AS, narrowed, widened
 
 BACKENDS = {"bf16": "openvino", "fp16": "onnxruntime"}
 TENSOR = {

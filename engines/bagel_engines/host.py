@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bagel_engines.numbers import KEPT_AS, narrowed, widened
 from bagel_engines.runner import Tensor
 
 
@@ -28,3 +29,17 @@ class HostCache:
 
     def read(self, slots: np.ndarray) -> np.ndarray:
         return self._by_half[:, slots]
+
+
+class NarrowCache(HostCache):
+    """Takes and gives float32, and keeps 16 bits: for engines that would round the whole of it in each call."""
+
+    def __init__(self, halves: int, slots: int, row: tuple[int, int], kept: str):
+        super().__init__(halves, slots, row, KEPT_AS[kept])
+        self._kept = kept
+
+    def write(self, slots: np.ndarray, rows: Tensor) -> None:
+        super().write(slots, narrowed(np.asarray(rows), self._kept))
+
+    def read(self, slots: np.ndarray) -> np.ndarray:
+        return widened(super().read(slots), self._kept)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bagel_engines.host import HostCache
+from bagel_engines.host import HostCache, NarrowCache
+from bagel_engines.numbers import narrowed
 from bagel_engines.runner import Arrays, EngineFailure, EngineInfo, Runner, Tensor, Tensors
 
+POOL = "pool"  # the step graphs' input that lies in the cache
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
@@ -22,6 +24,7 @@ class OpenVinoRunner:
         self.outputs = tuple(port.any_name for port in model.outputs)
         ports = (*zip(self.inputs, compiled.inputs, strict=True), *zip(self.outputs, compiled.outputs, strict=True))
         self._bfloat16 = {told for told, port in ports if port.element_type == openvino.Type.bf16}
+        self._float16 = {told for told, port in ports if port.element_type == openvino.Type.f16}
 
     def run(self, inputs: Tensors, outputs: Sequence[str], held: Container[str] = ()) -> dict[str, np.ndarray]:
         try:
@@ -36,8 +39,12 @@ class OpenVinoRunner:
             raise EngineFailure(f"openvino failed in graph '{self._name}': {error}") from error
 
     def _tensor(self, name: str, array: Tensor):
+        if name in self._float16:
+            return narrowed(np.asarray(array), "float16")
         if name not in self._bfloat16:
             return array
+        if array.dtype == np.float32:  # a pool that is not this engine's cache
+            array = narrowed(array, "bfloat16")
         return self._openvino.Tensor(array, list(array.shape), self._openvino.Type.bf16)
 
     def _array(self, name: str) -> np.ndarray:
@@ -62,7 +69,7 @@ class OpenVinoEngine:
         if arithmetic not in PRECISIONS:
             raise EngineFailure(f"openvino arithmetic {arithmetic!r} is unknown; allowed: {', '.join(PRECISIONS)}")
         self._openvino, self._core = openvino, openvino.Core()
-        self._low_memory = low_memory
+        self._low_memory, self._arithmetic = low_memory, arithmetic
         # the default precision on CPUs with AMX is bf16: it must be asked for, never taken silently
         self._config: dict[str, object] = {
             "INFERENCE_PRECISION_HINT": PRECISIONS[arithmetic],
@@ -77,6 +84,7 @@ class OpenVinoEngine:
     def load(self, graph: Path, prime: Arrays | None = None) -> Runner:
         try:
             model = self._core.read_model(str(graph))
+            self._narrow_pool(model)
             compiled = self._core.compile_model(model, "CPU", self._config)
         except Exception as error:
             raise EngineFailure(f"openvino cannot load {graph}: {error}") from error
@@ -85,8 +93,32 @@ class OpenVinoEngine:
             runner.run(prime, ())
         return runner
 
+    def _narrow_pool(self, model) -> None:
+        """Let a float32 page pool be given in 16 bits where products are computed in them; the numbers are the same.
+
+        Otherwise every call would round the whole pool before it gathers a context: 0.3 s and 1.9 GiB at the 7B's size.
+        """
+        from openvino import opset13 as ops
+
+        pools = [
+            port for port in model.inputs if port.any_name == POOL and port.element_type == self._openvino.Type.f32
+        ]
+        if self._arithmetic == "float32" or not pools:
+            return
+        parameter = pools[0].get_node()
+        gathers = [port.get_node() for port in pools[0].get_target_inputs()]
+        parameter.set_element_type(getattr(self._openvino.Type, PRECISIONS[self._arithmetic]))
+        for gather in (node for node in gathers if node.get_type_name() == "Gather"):
+            readers = list(gather.output(0).get_target_inputs())
+            widened = ops.convert(gather, "f32")
+            for reader in readers:
+                reader.replace_source_output(widened.output(0))
+        model.validate_nodes_and_infer_types()
+
     def hold(self, array: np.ndarray) -> np.ndarray:
         return array
 
     def cache(self, halves: int, slots: int, row: tuple[int, int], dtype: np.dtype) -> HostCache:
+        if dtype == np.float32 and self._arithmetic != "float32":
+            return NarrowCache(halves, slots, row, self._arithmetic)
         return HostCache(halves, slots, row, dtype)

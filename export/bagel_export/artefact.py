@@ -26,7 +26,16 @@ from bagel_export.smoothing import calibrated
 from bagel_export.tensors import SourceTensor
 from bagel_export.tokenizer import TOKENIZER_FILE, load_tokenizer
 from bagel_export.weights import WEIGHT_FILE, external_tensors, weight_bytes, write_weights
-from bagel_rt.contract import CONTRACT_VERSION, FORMAT_VERSION, TASK_GRAPHS, GraphSpec, ModelDims, graph_specs
+from bagel_rt.contract import (
+    CONTRACT_VERSION,
+    FORMAT_VERSION,
+    LAYER,
+    TASK_GRAPHS,
+    GraphSpec,
+    ModelDims,
+    graph_specs,
+    layer_spec,
+)
 from bagel_rt.errors import ExportError
 from bagel_rt.manifest import MANIFEST, model_section, sha256
 
@@ -114,7 +123,7 @@ def export(
         tokenizer.save(str(folder / TOKENIZER_FILE))
         linked = link_weights(in_place, folder, recipe)
         offsets = yield from _weights(copied, folder, recipe)
-        names = TASK_GRAPHS[task]
+        names = (*TASK_GRAPHS[task], *([LAYER] if task == "full" else []))
         entries = yield from write_graphs(checkpoint, folder, offsets, names, stored, recipe, verify, linked)
         failed = [f"{n} ({e['parity']['relative_l2']:.1e})" for n, e in entries.items() if _failed(e)]
         if failed:
@@ -181,18 +190,19 @@ def write_graphs(
     model = checkpoint.meta_model().to(getattr(torch, precision.arithmetic))
     vae = checkpoint.meta_vae().to(getattr(torch, precision.vae)) if checkpoint.task == "full" else None
     exact = checkpoint.meta_model(), checkpoint.meta_vae() if checkpoint.task == "full" else None
-    halves = 2 * checkpoint.config.llm.num_hidden_layers
+    dims = model_dims(checkpoint)
     sources = checkpoint.by_parameter()
     linked = linked or {}
     copied = {name: tensor for name, tensor in sources.items() if tensor.name not in linked}
     in_place = {name: linked[tensor.name] for name, tensor in sources.items() if tensor.name in linked}
     weights = external_tensors(copied, offsets, folder, recipe) | in_place
     kept = {name: Treated(source, recipe[source.name]) for name, source in sources.items()}
-    specs = graph_specs(model_dims(checkpoint), precision.arithmetic)
+    specs = {**graph_specs(dims, precision.arithmetic), LAYER: layer_spec(dims, precision.arithmetic)}
     entries = {}
     for i, name in enumerate(names):
         yield Progress("graphs", i, len(names), f"tracing {name}")
         spec, path = specs[name], folder / f"{name}.onnx"
+        halves = 2 * (1 if name == LAYER else dims.num_hidden_layers)
         module = graphs.build(name, model, vae)
         traced = onnx_graph.trace(module, spec, halves)
         onnx_graph.attach_weights(traced, weights)
@@ -224,6 +234,7 @@ def _manifest(
     vocab: int,
     linked: Mapping[str, ir.ExternalTensor],
 ) -> dict[str, Any]:
+    layer = {LAYER: entries.pop(LAYER)} if LAYER in entries else {}
     table, in_place = checkpoint.tensors[EMBEDDING], linked.get(EMBEDDING)
     return {
         "format_version": FORMAT_VERSION,
@@ -243,6 +254,7 @@ def _manifest(
             "dtype": recipe[EMBEDDING].stored,
         },
         "graphs": entries,
+        **layer,
         "linked_files": sorted({str(tensor.location) for tensor in linked.values()}),
         "unused_tensors": list(checkpoint.unused),
         "exporter": {

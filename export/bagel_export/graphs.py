@@ -6,6 +6,7 @@ graph are named as the checkpoint's tensors.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import cast
 
 import torch
@@ -74,13 +75,15 @@ class UndStep(Wrapper):
 
 
 class GenStep(Wrapper):
-    def __init__(self, model: BagelModel, dtype: torch.dtype):
+    """depth: only so many layers, from the first; None is all of them."""
+
+    def __init__(self, model: BagelModel, dtype: torch.dtype, depth: int | None = None):
         super().__init__(dtype)
-        self.language_model = model.language_model
+        self.language_model, self.depth = model.language_model, depth
 
     def forward(self, und, gen, und_cos, und_sin, gen_cos, gen_sin, pool, slots, mask):
         und, gen, und_cos, und_sin, gen_cos, gen_sin = self.inside(und, gen, und_cos, und_sin, gen_cos, gen_sin)
-        layers, new = decoder_layers(self.language_model), []
+        layers, new = decoder_layers(self.language_model)[: self.depth], []
         for i, layer in enumerate(layers):
             past_k, past_v = gather_past(pool, slots, i, len(layers))
             und, gen, k, v = layer.step(und, gen, (und_cos, und_sin), (gen_cos, gen_sin), past_k, past_v, mask)
@@ -152,6 +155,7 @@ def build(name: str, model: BagelModel | None, vae: AutoEncoder | None) -> Wrapp
         contract.VIT: Vit,
         contract.UND_STEP: UndStep,
         contract.GEN_STEP: GenStep,
+        contract.LAYER: partial(GenStep, depth=1),
         contract.FLOW_EMBED: FlowEmbed,
         contract.FLOW_HEAD: FlowHead,
         contract.LM_HEAD: LmHead,

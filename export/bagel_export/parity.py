@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from bagel_engines import EngineFailure, open_engine
+from bagel_engines.numbers import KEPT_AS, narrowed, widened
 from bagel_export.precision import Precision
 from bagel_export.recipe import Treated
 from bagel_export.streaming import Streamed
 from bagel_rt.contract import GraphSpec
 from bagel_rt.examples import example_inputs
-from bagel_rt.numbers import KEPT_AS, narrowed, widened
 
 MEMORY_PER_WEIGHT_BYTE = 2.2  # the mapped weights, and ONNX Runtime's packed copy of them
 

@@ -41,10 +41,10 @@ class Treatment:
         """Whether the checkpoint's numbers are kept, but for their type."""
         return self.layout is None and self.columns is None and self.rows is None
 
-    def smoothed(self, weight: np.ndarray) -> np.ndarray:
-        """The float32 weight with columns and rows applied; in place."""
+    def smoothed(self, weight: np.ndarray, inputs: slice = slice(None)) -> np.ndarray:
+        """The float32 weight, or these inputs of it, with columns and rows applied; in place."""
         if self.columns is not None:
-            weight *= self.columns
+            weight *= self.columns[inputs]
         if self.rows is not None:
             weight /= self.rows.reshape(-1, *[1] * (weight.ndim - 1))
         return weight

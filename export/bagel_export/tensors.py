@@ -74,3 +74,9 @@ class SourceTensor:
             out[done : done + piece.size] = piece
             done += piece.size
         return out.reshape(self.shape)
+
+    def columns(self, which: slice) -> np.ndarray:
+        """Some inputs of a matrix in float32, (outputs, inputs); nothing else is converted where it is stored so."""
+        if self.as_stored and (which.start, which.stop) != (0, self.shape[1]):
+            return self.stored.mapped()[:, which].astype(np.float32)
+        return self.array()[:, which]

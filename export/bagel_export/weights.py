@@ -18,6 +18,7 @@ from bagel_export.recipe import Recipe, Treatment
 
 WEIGHT_FILE = "weights.safetensors"
 ALIGNMENT = 4096  # of the first tensor; the rest follow without gaps, as the format demands
+PIECE = 1 << 25  # weights rounded at once
 SCALE = ".scale"  # behind a quantised tensor's name: its scales
 
 
@@ -74,7 +75,8 @@ def write_weights(
 ) -> Generator[int, None, dict[str, int]]:
     """Stream all tensors into `path`, yielding the bytes of each piece; returns each entry's byte offset.
 
-    At no time more than one piece of one tensor is held in memory, or one tensor where it is quantised.
+    At no time more than one piece of one tensor is held in memory, or one tensor where each of its outputs has a single
+    scale.
     """
     header, position = {}, 0
     for part in (part for t in tensors.values() for part in parts_of(t, recipe[t.name])):
@@ -95,12 +97,32 @@ def _pieces(tensor: SourceTensor, how: Treatment) -> Iterator[np.ndarray]:
     """The bytes of a tensor's entries, in order."""
     dtype = FORMATS[how.stored].dtype
     if how.layout is not None:
-        yield from map(packed, quantize(how.smoothed(tensor.array()), how.layout, how.importance, how.stored))
+        yield from _rounded_pieces(tensor, how, how.layout)
     elif how.as_it_is:
         for piece in tensor.chunks():
             yield packed(piece.astype(dtype, copy=False))
     else:
         yield packed(how.smoothed(tensor.array()).astype(dtype))
+
+
+def _rounded_pieces(tensor: SourceTensor, how: Treatment, layout: Layout) -> Iterator[np.ndarray]:
+    """The values, some blocks of inputs at a time, and then all the scales: both lie in the order of the inputs."""
+    scales = []
+    for inputs in _input_slices(tensor, layout):
+        importance = None if how.importance is None else how.importance[inputs]
+        weight = how.smoothed(tensor.columns(inputs), inputs)
+        values, scale = quantize(weight, layout, importance, how.stored)
+        scales.append(scale)
+        yield packed(values)
+    yield packed(np.concatenate(scales))
+
+
+def _input_slices(tensor: SourceTensor, layout: Layout) -> Iterator[slice]:
+    """Slices of whole blocks of inputs; one slice where scales span all inputs, or rows of an adapter are added."""
+    width = tensor.shape[1]
+    whole = not layout.block or not tensor.as_stored
+    step = width if whole else max(1, PIECE // (tensor.shape[0] * layout.block)) * layout.block
+    return (slice(start, min(start + step, width)) for start in range(0, width, step))
 
 
 def external_tensors(

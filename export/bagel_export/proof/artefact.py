@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from bagel_engines.numbers import widened
 from bagel_export.proof.cases import Case, Trace
 from bagel_export.proof.findings import EXACT, Finding, Limits, compared, identical
 from bagel_rt import contract
@@ -15,7 +16,6 @@ from bagel_rt.embeddings import Embeddings
 from bagel_rt.errors import InputError
 from bagel_rt.experts import Experts
 from bagel_rt.images import open_image, patchify, position_ids, resize, to_pixels
-from bagel_rt.numbers import widened
 from bagel_rt.pool import PagePool
 from bagel_rt.prefill import Prefill
 from bagel_rt.prompts import THINK_THEN_ANSWER, THINK_THEN_DRAW
