@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from bagel_engines import EngineFailure, open_engine
 from bagel_rt import check, options, presets
+from bagel_rt.budget import Budget, limit_of
 from bagel_rt.calls import Calls
 from bagel_rt.errors import EngineUnavailableError, InputError
 from bagel_rt.events import Event, Step
@@ -16,7 +17,7 @@ from bagel_rt.graphs import Graphs
 from bagel_rt.images import ImageInput, open_image
 from bagel_rt.manifest import Manifest, read_manifest
 from bagel_rt.marks import Think, beginning
-from bagel_rt.options import ImageOptions, with_values
+from bagel_rt.options import ImageOptions, TextOptions, with_values
 from bagel_rt.plans import packed_for, plans_for
 from bagel_rt.pool import CACHE_TOKENS
 from bagel_rt.reading import Item, open_items
@@ -43,6 +44,7 @@ def load(
     cuda_graphs: bool = False,
     low_memory: bool = False,
     packed_weights: bool = False,
+    max_memory: float | None = None,
 ) -> Bagel:
     """Open an artefact folder on an engine; use it in a `with` block, or close() it.
 
@@ -57,6 +59,8 @@ def load(
     every call on a CPU; results are the same.
     packed_weights: onnxruntime on the CPU keeps its packed weights in the user's cache folder (BAGEL_RT_CACHE) and maps
     them from there; made on the first use, they take once (int8) to twice (float32) the weights' size on the disk.
+    max_memory: GiB that may be taken on a CPU, None for what is free now; a call that will take more is refused before
+    it begins (budget.Budget).
 
     Raises ArtefactError for the folder, EngineUnavailableError for the engine, InputError for an option.
     """
@@ -65,6 +69,7 @@ def load(
     check.whole("cache_tokens", cache_tokens, least=1)
     check.flag("low_memory", low_memory)
     check.flag("packed_weights", packed_weights)
+    check.positive("max_memory", max_memory, optional=True)
     manifest = read_manifest(artefact_dir)
     try:
         plans = plans_for(manifest, pool_tokens=cache_tokens) if backend == "tensorrt" else None
@@ -75,7 +80,8 @@ def load(
         )
     except EngineFailure as error:
         raise EngineUnavailableError(str(error)) from error
-    return Bagel(manifest, Graphs(manifest, engine, low_memory), cache_tokens)
+    budget = Budget(manifest, engine, limit_of(max_memory), cache_tokens, low_memory)
+    return Bagel(manifest, Graphs(manifest, engine, low_memory), cache_tokens, budget)
 
 
 class Bagel:
@@ -85,8 +91,10 @@ class Bagel:
     script to take the defaults from (presets.PRESETS). `on_progress` is called with the events of a stream.
     """
 
-    def __init__(self, manifest: Manifest, graphs: Graphs, cache_tokens: int = CACHE_TOKENS):
-        self.manifest, self.graphs = manifest, graphs
+    def __init__(
+        self, manifest: Manifest, graphs: Graphs, cache_tokens: int = CACHE_TOKENS, budget: Budget | None = None
+    ):
+        self.manifest, self.graphs, self._budget = manifest, graphs, budget
         self._turns = Turns(manifest, graphs, cache_tokens)
         self._calls = Calls(self._turns)
         self._gate = Gate()
@@ -225,7 +233,12 @@ class Bagel:
 
     def _text(self, items: list, defaults: Any, values: dict[str, Any]) -> Generator[Event, None, None]:
         opts = with_values(defaults, values)
+        self._check_memory(items, opts)
         return stream(self._gate, self._calls.answer(items, opts, draw_seed(opts.seed)))
+
+    def _check_memory(self, items: list, opts: ImageOptions | TextOptions) -> None:
+        if self._budget is not None:
+            self._budget.check(items, opts)
 
     def _image(self, items: list, defaults: ImageOptions, values: dict[str, Any]) -> Generator[Event, None, None]:
         images, seed = values.pop("images", None), values.pop("seed", defaults.seed)
@@ -233,6 +246,7 @@ class Bagel:
         opts = with_values(defaults, {**values, "seed": None if seeds else seed})
         self._turns.check_draws()
         self._turns.sizes.check_asked(opts)
+        self._check_memory(items, opts)
         if seeds is None:
             return stream(self._gate, self._calls.draw_one(items, opts, draw_seed(opts.seed)))
         if opts.noise is not None and len(seeds) > 1:

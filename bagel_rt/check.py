@@ -17,7 +17,9 @@ def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf
         raise InputError(f"{name} is {value!r}; a finite number{span} is expected")
 
 
-def positive(name: str, value: Any) -> None:
+def positive(name: str, value: Any, optional: bool = False) -> None:
+    if optional and value is None:
+        return
     number(name, value)
     if value <= 0:
         raise InputError(f"{name} is {value!r}; a number above 0 is expected")

@@ -155,14 +155,20 @@ def layer_spec(m: ModelDims, cache: str = "float32") -> GraphSpec:
     return replace(graph_specs(replace(m, num_hidden_layers=1), cache)[GEN_STEP], name=LAYER)
 
 
+def dim_value(dim: Dim, sizes: Mapping[str, int]) -> int:
+    """A dimension for given symbol values: a number, a symbol, a sum of symbols, or a multiple or part of one."""
+    if isinstance(dim, int):
+        return dim
+    if "/" in dim:
+        name, part = dim.split("/")
+        return sizes[name] // int(part)
+    if "*" in dim:
+        factor, name = dim.split("*")
+        return int(factor) * sizes[name]
+    return sum(sizes[part] for part in dim.split(" + "))
+
+
 def input_shapes(spec: GraphSpec, sizes: Mapping[str, int], halves: int) -> dict[str, tuple[int, ...]]:
     """Concrete input shapes for given symbol values; a symbolic sum is added up, the pool has `pool_slots`."""
-
-    def value(dim: Dim) -> int:
-        if isinstance(dim, int):
-            return dim
-        if dim == "pool_rows":
-            return halves * sizes["pool_slots"]
-        return sum(sizes[part] for part in dim.split(" + "))
-
-    return {t.name: tuple(value(d) for d in t.shape) for t in spec.inputs}
+    known = {**sizes, "pool_rows": halves * sizes["pool_slots"]} if "pool_slots" in sizes else sizes
+    return {t.name: tuple(dim_value(d, known) for d in t.shape) for t in spec.inputs}

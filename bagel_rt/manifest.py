@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bagel_engines.numbers import KEPT_AS
-from bagel_rt.contract import CONTRACT_VERSION, FORMAT_VERSION, TASK_GRAPHS, ModelDims
+from bagel_rt.contract import CONTRACT_VERSION, FORMAT_VERSION, LAYER, TASK_GRAPHS, ModelDims
 from bagel_rt.errors import ArtefactError
 
 MANIFEST = "bagel_rt.json"
@@ -40,6 +40,17 @@ class TableRef:
     offset: int
     shape: tuple[int, int]
     dtype: str
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Inner sizes that only memory depends on: of the decoder's and the ViT's layers, and the VAE's first width."""
+
+    inner: int
+    vit_inner: int
+    vit_hidden: int
+    vit_heads: int
+    vae: int
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,22 @@ class Manifest:
 
     def graph_file(self, name: str) -> Path:
         return self.folder / self.graphs[name]["file"]
+
+    def weights_of(self, graph: str) -> int:
+        """Bytes of weights that a graph reads."""
+        return int(self.graphs[graph].get("weight_bytes", 0))
+
+    @property
+    def widths(self) -> Widths | None:
+        """None for an artefact that was exported before they were stated."""
+        stated = self.raw.get("widths")
+        return None if stated is None else Widths(**{f.name: int(stated[f.name]) for f in fields(Widths)})
+
+    @property
+    def layer_file(self) -> Path | None:
+        """contract.LAYER, where the artefact has it."""
+        entry = self.raw.get(LAYER)
+        return self.folder / entry["file"] if entry else None
 
 
 def read_manifest(folder: str | Path) -> Manifest:

@@ -60,6 +60,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--low-memory", action="store_true", help="give the VAE's and the ViT's memory back after each use"
     )
     group.add_argument(
+        "--max-memory", type=float, metavar="GIB", help="memory that may be taken (default: what is free)"
+    )
+    group.add_argument(
         "--packed-weights",
         action="store_true",
         help="map packed weights from the cache folder (onnxruntime on the CPU)",
@@ -111,6 +114,7 @@ def open_model(args: argparse.Namespace) -> Bagel:
         cache_tokens=CACHE_TOKENS if args.cache_tokens is None else args.cache_tokens,
         low_memory=args.low_memory,
         packed_weights=args.packed_weights,
+        max_memory=args.max_memory,
     )
     print(f"bagel-rt: {bagel.manifest.name} in {found.folder} ({found.why}) on {bagel.engine}", file=sys.stderr)
     return bagel

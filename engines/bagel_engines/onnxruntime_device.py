@@ -145,6 +145,7 @@ def failure(text: str) -> EngineFailure:
 
 class OnnxRuntimeDeviceEngine:
     takes_zero_rows = False
+    needs = None
 
     def __init__(
         self,

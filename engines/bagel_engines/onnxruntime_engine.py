@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bagel_engines.host import HostCache
+from bagel_engines.needs import onnxruntime_needs
 from bagel_engines.packed_weights import SAVING, PackedStore
 from bagel_engines.runner import Arrays, EngineFailure, EngineInfo, Runner, Tensors
 from bagel_engines.trim import trim
@@ -62,6 +63,7 @@ class OnnxRuntimeEngine:
         small = weights <= PLAIN_UP_TO and packed is None
         self._settings = ROUNDED if arithmetic == "int8" else PLAIN if small else EXACT
         self._threads, self._packed = threads, packed
+        self.needs = onnxruntime_needs(plain=self._settings is PLAIN, mapped=packed is not None)
         self._how = onnxruntime.RunOptions()
         if low_memory:  # after every call; costs a large one 3 % and one row nothing
             self._how.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")

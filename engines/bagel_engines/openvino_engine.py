@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bagel_engines.host import HostCache, NarrowCache
+from bagel_engines.needs import openvino_needs
 from bagel_engines.numbers import narrowed
 from bagel_engines.runner import Arrays, EngineFailure, EngineInfo, Runner, Tensor, Tensors
 
@@ -43,6 +44,7 @@ class OpenVinoRunner:
             return narrowed(np.asarray(array), "float16")
         if name not in self._bfloat16:
             return array
+        array = np.asarray(array)
         if array.dtype == np.float32:  # a pool that is not this engine's cache
             array = narrowed(array, "bfloat16")
         return self._openvino.Tensor(array, list(array.shape), self._openvino.Type.bf16)
@@ -78,6 +80,7 @@ class OpenVinoEngine:
         }
         if threads:
             self._config["INFERENCE_NUM_THREADS"] = threads
+        self.needs = openvino_needs(arithmetic)
         version = openvino.__version__.split("-")[0]
         self.info = EngineInfo("openvino", version, device, arithmetic)
 

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from bagel_engines.needs import Needs
+
 
 class Held(Protocol):
     """A result that stays where its engine computes; an input for graphs and the cache of the same engine."""
@@ -96,6 +98,11 @@ class Engine(Protocol):
 
     info: EngineInfo
     takes_zero_rows: bool
+
+    @property
+    def needs(self) -> Needs | None:
+        """What it takes from main memory; None where it computes elsewhere."""
+        ...
 
     def load(self, graph: Path, prime: Arrays | None = None) -> Runner:
         """Load a graph file. `prime`: inputs for one throw-away call, for engines that specialise on their first."""

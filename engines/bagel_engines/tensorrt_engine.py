@@ -212,6 +212,7 @@ def numpy_type(trt: Any, dtype: Any) -> np.dtype:
 
 class TensorRtEngine:
     takes_zero_rows = True
+    needs = None
 
     def __init__(
         self,

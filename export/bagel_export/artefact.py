@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from bagel_export import graphs, onnx_graph, parity
 from bagel_export.calibration import PROMPTS, Range, calibrate, read_prompts
-from bagel_export.checkpoint import EMBEDDING, Checkpoint, open_checkpoint
+from bagel_export.checkpoint import EMBEDDING, VAE_PREFIX, Checkpoint, open_checkpoint
 from bagel_export.links import link_weights, linkable
 from bagel_export.lora import Lora
 from bagel_export.precision import Precision, precision_named
@@ -37,7 +37,7 @@ from bagel_rt.contract import (
     layer_spec,
 )
 from bagel_rt.errors import ExportError
-from bagel_rt.manifest import MANIFEST, model_section, sha256
+from bagel_rt.manifest import MANIFEST, Widths, model_section, sha256
 
 Step = TypeVar("Step")
 Result = TypeVar("Result")
@@ -75,6 +75,18 @@ def model_dims(checkpoint: Checkpoint) -> ModelDims:
         max_latent_size=c.max_latent_size,
         vae_scale=SCALE,
         vae_shift=SHIFT,
+    )
+
+
+def widths_of(checkpoint: Checkpoint) -> Widths:
+    c = checkpoint.config
+    first = checkpoint.tensors.get(VAE_PREFIX + "decoder.norm_out.weight")
+    return Widths(
+        inner=c.llm.intermediate_size,
+        vit_inner=c.vit.intermediate_size,
+        vit_hidden=c.vit.hidden_size,
+        vit_heads=c.vit.num_attention_heads,
+        vae=first.shape[0] if first else 0,
     )
 
 
@@ -245,6 +257,7 @@ def _manifest(
         "arithmetic": precision.arithmetic,
         "weight_forms": dict(precision.forms),
         "model": model_section(model_dims(checkpoint)),
+        "widths": asdict(widths_of(checkpoint)),
         "transforms": {"vae": asdict(checkpoint.vae_transform), "vit": asdict(checkpoint.vit_transform)},
         "tokenizer": {"file": TOKENIZER_FILE, "size": vocab, "special_ids": special_ids},
         "embeddings": {

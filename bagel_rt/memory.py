@@ -1,0 +1,79 @@
+"""How much memory a workload takes on an engine: from what the manifest states and what engines need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bagel_engines.needs import Needs, Stack
+from bagel_rt.contract import GEN_STEP, UND_STEP, VAE_DECODER, VAE_ENCODER, VIT
+from bagel_rt.graphs import BRIEF
+from bagel_rt.manifest import Manifest, Widths
+from bagel_rt.tally import Call
+from bagel_rt.workload import Workload
+
+# whose weights a graph reads, where that is not one of its own; the rest is float
+FORM_OF = {UND_STEP: "und", VIT: "vit", "lm_head": "head", VAE_ENCODER: "vae", VAE_DECODER: "vae"}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that cannot be given back to the disk, by what they are for."""
+
+    parts: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+def memory(manifest: Manifest, widths: Widths, work: Workload, needs: Needs, low_memory: bool = False) -> Memory:
+    """At the peak of a workload, where everything is held that was loaded and worked in.
+
+    With low_memory the VAE, the ViT and every call's working memory are given back, so only the largest of each counts.
+    """
+    weights = {graph: _weights(manifest, graph, needs) for graph in work.graphs}
+    working = {graph: max(_working(manifest, widths, call, needs) for call in work.of(graph)) for graph in work.graphs}
+    steady = [graph for graph in work.graphs if not (low_memory and graph in BRIEF)]
+    brief = [weights[graph] + working[graph] for graph in work.graphs if graph not in steady]
+    busy = max([*brief, *(working[graph] for graph in steady)], default=0) if low_memory else sum(working.values())
+    model = manifest.model
+    token = 2 * model.num_hidden_layers * model.num_key_value_heads * model.head_dim * needs.number
+    return Memory(
+        {
+            "program": needs.program,
+            "weights": sum(weights[graph] for graph in steady),
+            f"context, {work.tokens} tokens": work.tokens * token,
+            "working": busy + work.held,
+        }
+    )
+
+
+def _weights(manifest: Manifest, graph: str, needs: Needs) -> int:
+    stored, forms = manifest.weights_of(graph), manifest.raw.get("weight_forms", {})
+    if graph != GEN_STEP:
+        return needs.weights(forms.get(FORM_OF.get(graph, ""), "float"), stored)
+    und = manifest.weights_of(UND_STEP)
+    return needs.weights(forms.get("und", "float"), und) + needs.weights(forms.get("gen", "float"), stored - und)
+
+
+def _working(manifest: Manifest, widths: Widths, call: Call, needs: Needs) -> int:
+    model = manifest.model
+    if call.graph in (UND_STEP, GEN_STEP):
+        rows, kept = call["und_rows"] + call["gen_rows"], model.num_key_value_heads * model.head_dim
+        sizes = (widths.inner, model.hidden_size, 2 * model.num_hidden_layers * kept, model.num_attention_heads)
+        return _stack(needs.step, rows, rows + call["past"], *sizes)
+    if call.graph == VIT:
+        sizes = (widths.vit_inner, widths.vit_hidden, 0, widths.vit_heads)
+        return _stack(needs.vit, call["patches"], call["patches"], *sizes)
+    if call.graph == VAE_DECODER:
+        pixels = model.vae_downsample**2 * call["latent_height"] * call["latent_width"]
+        return int(needs.decoder_pixel * widths.vae * pixels)
+    if call.graph == VAE_ENCODER:
+        return int(needs.encoder_pixel * widths.vae * call["height"] * call["width"])
+    return 0  # a row or a number of them, against gigabytes
+
+
+def _stack(stack: Stack, rows: int, seen: int, inner: int, hidden: int, kept: int, heads: int) -> int:
+    each = stack.inner * inner + stack.hidden * hidden + stack.kv * kept
+    return int(rows * each + seen * stack.seen * kept + stack.scores * heads * rows * seen)
