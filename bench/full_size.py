@@ -15,7 +15,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -24,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from bagel_export.synthetic import RELEASED, Shape, write_checkpoint
+from bench.watch import watched
 
 CHECKPOINT_BYTES, LARGEST_ARTEFACT = 29.6e9, 18e9
-SAMPLED_EVERY = 0.1  # seconds
 RUN = """
 import json, sys, time
 from bagel_rt.api import load
@@ -55,36 +54,6 @@ with load(model, "openvino", arithmetic=arithmetic) as bagel:
 """
 
 
-def memory(process: int) -> tuple[float, float]:
-    """GiB of a process: anonymous + shared now, and its VmHWM."""
-    text = Path(f"/proc/{process}/status").read_text()
-    found = {key: int(value) / 2**20 for key, value in re.findall(r"(\w+):\s+(\d+) kB", text)}
-    return found.get("RssAnon", 0.0) + found.get("RssShmem", 0.0), found.get("VmHWM", 0.0)
-
-
-def watched(command: list[str], log: Path) -> dict[str, Any]:
-    """Run a command; its seconds, its peaks of memory, and its last line. Raises RuntimeError when it fails."""
-    start, own, all_of_it = time.perf_counter(), 0.0, 0.0
-    with removed_at_the_end(log, keep=False), log.open("w") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
-        while process.poll() is None:
-            try:
-                now, peak = memory(process.pid)
-            except OSError:
-                break
-            own, all_of_it = max(own, now), max(all_of_it, peak)
-            time.sleep(SAMPLED_EVERY)
-        printed = process.communicate()[0]
-        if process.returncode:
-            raise RuntimeError(f"{command[:4]} failed:\n{log.read_text()[-2000:]}")
-    return {
-        "seconds": round(time.perf_counter() - start, 1),
-        "peak_anonymous_and_shared_gib": round(own, 2),
-        "vmhwm_gib": round(all_of_it, 2),
-        "last_line": printed.strip().splitlines()[-1] if printed.strip() else "",
-    }
-
-
 def check_disk(folder: Path, checkpoint_there: bool) -> None:
     needed = LARGEST_ARTEFACT + (0 if checkpoint_there else CHECKPOINT_BYTES)
     free = shutil.disk_usage(folder).free
@@ -99,11 +68,14 @@ def measured(checkpoint: Path, model: Path, precision: str, args: argparse.Names
     out: dict[str, Any] = {}
     command = [sys.executable, "-m", "bagel_rt.cli", "export", "--ckpt", str(checkpoint), "--out", str(model)]
     command += ["--precision", precision, "--overwrite", *([] if args.verify else ["--no-verify"])]
-    out["export"] = told(precision, "export", watched(command, model.with_suffix(".export.log")))
+    if args.keep and (model / "bagel_rt.json").is_file():
+        print(f"{model} is there already and is not exported again", file=sys.stderr)
+    else:
+        out["export"] = told(precision, "export", watched(command))
     out["artefact_gb"] = round(sum(p.stat().st_size for p in model.iterdir()) / 1e9, 2)
     for work in args.runs:
         options = [args.arithmetic, str(args.side), str(args.points), str(args.tokens), work]
-        found = watched([sys.executable, "-c", RUN, str(model), *options], model.with_suffix(f".{work}.log"))
+        found = watched([sys.executable, "-c", RUN, str(model), *options])
         found |= json.loads(found.pop("last_line"))
         out[work] = told(precision, work, found)
     return out

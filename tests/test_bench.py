@@ -50,3 +50,12 @@ def test_the_full_size_benchmark_runs_in_its_small_form_and_cleans_up(tmp_path):
     assert found["ask"]["seconds"]["tokens"] == 4
     assert found["edit"]["peak_anonymous_and_shared_gib"] > 0
     assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_memory_that_is_planned_for_the_bundled_model_is_about_what_it_takes():
+    done = subprocess.run([sys.executable, "bench/memory.py", "--small"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.strip().splitlines()[-1])
+    assert {row["engine"] for row in report["results"]["bagel-nano"]} == {"openvino", "onnxruntime"}
+    assert 0.7 < report["ratios"]["least"] <= report["ratios"]["most"] < 1.4
