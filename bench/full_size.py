@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from bagel_export.synthetic import RELEASED, Shape, write_checkpoint
+from bench.memory import planned
 from bench.watch import watched
 
 CHECKPOINT_BYTES, LARGEST_ARTEFACT = 29.6e9, 18e9
+PLANNED_AS = {"draw": "picture", "edit": "edit", "ask": "text"}
 RUN = """
 import json, sys, time
 from bagel_rt.api import load
@@ -77,6 +79,7 @@ def measured(checkpoint: Path, model: Path, precision: str, args: argparse.Names
         options = [args.arithmetic, str(args.side), str(args.points), str(args.tokens), work]
         found = watched([sys.executable, "-c", RUN, str(model), *options])
         found |= json.loads(found.pop("last_line"))
+        found["planned_gib"] = round(planned(model, "openvino", args.arithmetic, "", args.side, PLANNED_AS[work]), 2)
         out[work] = told(precision, work, found)
     return out
 

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 from dataclasses import replace
@@ -45,13 +46,11 @@ with load(model, engine, arithmetic=None if arithmetic == "-" else arithmetic, l
 def planned(model: Path, engine: str, arithmetic: str, low: str, side: int, work: str) -> float:
     """GiB, from the command itself."""
     command = [sys.executable, "-m", "bagel_rt.cli", "plan", "--model", str(model), "--backend", engine, "--no-time"]
-    command += ["--height", str(side), "--width", str(side), "--num-timesteps", "3", "--prompt", "a red cube", "--json"]
-    command += ["--max-memory", "999"]
+    command += ["--num-timesteps", "3", "--prompt", "a red cube", "--json", "--max-memory", "999"]
+    command += [] if work == "text" else ["--height", str(side), "--width", str(side)]
     command += [] if arithmetic == "-" else ["--arithmetic", arithmetic]
     command += ["--low-memory"] if low == "low" else []
-    command += {"picture": [], "edit": ["--edit"], "answer": ["--ask", "--tokens", "8"]}[work]
-    import subprocess
-
+    command += {"picture": [], "edit": ["--edit"], "answer": ["--ask", "--tokens", "8"], "text": ["--ask"]}[work]
     (found,) = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return found["memory_bytes"]["in all"] / 2**30
 
