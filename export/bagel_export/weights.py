@@ -46,7 +46,8 @@ class QuantizedTensor:
     values: ir.ExternalTensor
     scale: ir.ExternalTensor
     layout: Layout
-    reach: float | None = None  # see recipe.Treatment
+    reach: float | None = None  # see recipe.Treatment, and for rotated
+    rotated: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -95,12 +96,12 @@ def _pieces(tensor: SourceTensor, how: Treatment) -> Iterator[np.ndarray]:
     """The bytes of a tensor's entries, in order."""
     dtype = FORMATS[how.stored].dtype
     if how.layout is not None:
-        yield from map(packed, quantize(how.smoothed(tensor.array()), how.layout, how.importance, how.stored))
+        yield from map(packed, quantize(how.prepared(tensor.array()), how.layout, how.importance, how.stored))
     elif how.as_it_is:
         for piece in tensor.chunks():
             yield packed(piece.astype(dtype, copy=False))
     else:
-        yield packed(how.smoothed(tensor.array()).astype(dtype))
+        yield packed(how.prepared(tensor.array()).astype(dtype))
 
 
 def external_tensors(
@@ -127,5 +128,5 @@ def external_tensors(
             placed[name] = place(parts[0], name)
         else:
             values, scale = place(parts[0], name), place(parts[1], name + SCALE)
-            placed[name] = QuantizedTensor(values, scale, how.layout, how.reach)
+            placed[name] = QuantizedTensor(values, scale, how.layout, how.reach, how.rotated)
     return placed
