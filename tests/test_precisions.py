@@ -160,11 +160,26 @@ def test_smoothing_makes_outliers_cheap(loud_checkpoint):
     assert generation_error(checkpoint, precision, ranges) < 0.6 * generation_error(checkpoint, precision, None)
 
 
+def test_a_calibration_of_unlike_rows_costs_next_to_nothing(small_checkpoint):
+    checkpoint = open_checkpoint(small_checkpoint)
+    ranges, precision = ranges_of(checkpoint), precision_named("w8a8")
+    assert generation_error(checkpoint, precision, ranges) < 1.25 * generation_error(checkpoint, precision, None)
+
+
+def test_only_inputs_that_stand_out_are_smoothed(loud_checkpoint):
+    checkpoint = open_checkpoint(loud_checkpoint)
+    plain = recipe_for(checkpoint.tensors, precision_named("w8a8"))
+    factor = calibrated(plain, checkpoint.tensors, ranges_of(checkpoint), 2)[GEN_UP].columns
+    assert factor is not None
+    assert set(np.argsort(factor)[-2:]) == {3, 17}
+    assert float(factor.min()) == float(np.median(factor)) == 1
+
+
 def test_smoothing_alone_changes_no_product(loud_checkpoint):
     checkpoint = open_checkpoint(loud_checkpoint)
     precision, ranges = precision_named("w8a8"), ranges_of(checkpoint)
     recipe = calibrated(recipe_for(checkpoint.tensors, precision), checkpoint.tensors, ranges, 2)
-    unrounded = {name: replace(t, layout=None) for name, t in recipe.items()}
+    unrounded = {name: replace(t, layout=None, rotated=0) for name, t in recipe.items()}
     weight = lambda name: torch.from_numpy(Treated(checkpoint.tensors[name], unrounded[name]).array())  # noqa: E731
     plain = lambda name: torch.from_numpy(checkpoint.tensors[name].array())  # noqa: E731
     x = torch.randn(5, checkpoint.config.llm.hidden_size, generator=torch.Generator().manual_seed(1))

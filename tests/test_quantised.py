@@ -158,6 +158,15 @@ def test_quantised_graphs_are_standard_onnx_and_free_of_tensorrt_traps(artefacts
         assert lint(path) == []
 
 
+@pytest.mark.parametrize("word, products", [("int8", 0), ("w8a8", 4)])
+def test_rows_are_rotated_before_each_down_projection_of_w8a8(artefacts, word, products):
+    graph = onnx.load(artefacts / word / f"{GEN_STEP}.onnx", load_external_data=False).graph
+    square = {t.name for t in graph.initializer if list(t.dims) == [128, 128] and not t.external_data}
+    rotations = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in square]
+    assert len(rotations) == products  # two layers of two experts
+    assert len(square) == min(1, products)
+
+
 @pytest.mark.parametrize("word, steps", [("int8", 1), ("int4", 1), ("w8a8", 12)])
 def test_both_engines_draw_the_same_picture_from_rounded_weights(artefacts, word, steps):
     pictures = []

@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from bagel_export.formats import FORMATS, Format
 from bagel_export.quantize import FP8_LARGEST, LEAST_ROW, LEVELS
+from bagel_export.rotation import hadamard
 from bagel_export.weights import QuantizedTensor
 
 
@@ -15,7 +16,7 @@ class Rewriter:
 
     def __init__(self, graph: ir.Graph):
         self._graph = graph
-        self._rows: dict[tuple[int, float | None], tuple[ir.Value, ir.Value | None]] = {}
+        self._rows: dict[tuple[int, float | None, int], tuple[ir.Value, ir.Value | None]] = {}
         self._constants: dict[str, ir.Value] = {}
 
     def quantize(self, weight: ir.Value, placed: QuantizedTensor) -> None:
@@ -43,7 +44,7 @@ class Rewriter:
             self._graph.register_initializer(value)
 
     def _multiply(self, gemm: ir.Node, dense: ir.Value, placed: QuantizedTensor) -> None:
-        """x @ dense (+ bias) in place of Gemm(x, weight transposed, bias); x rounded where the form says so."""
+        """x @ dense (+ bias) in place of Gemm(x, weight transposed, bias); x rounded as the weight was (_rounded)."""
         assert gemm.op_type == "Gemm"
         x, bias, out = gemm.inputs[0], gemm.inputs[2] if len(gemm.inputs) > 2 else None, gemm.outputs[0]
         assert x is not None
@@ -68,17 +69,29 @@ class Rewriter:
     def _rounded(
         self, reader: ir.Node, x: ir.Value, reach: float | None, placed: QuantizedTensor
     ) -> tuple[ir.Value, ir.Value | None]:
-        """x rounded, and what each row of the product is to be multiplied by.
+        """x, rotated where the weight is, then rounded; and what each row of the product is to be multiplied by.
 
         Without a reach each row is divided by its own largest number first (8-bit integers); with one, all share steps.
         """
-        key = (id(x), reach)
+        key = (id(x), reach, placed.rotated)
         if key not in self._rows:
             kept = next(f for f in FORMATS.values() if f.onnx == placed.scale.dtype)
+            if placed.rotated:
+                x = self._rotated(reader, x, placed, kept)
             nodes, rounded, factor = self._by_row(x, kept) if reach is None else self._by_reach(x, reach, kept)
             self._graph.insert_before(reader, nodes)
             self._rows[key] = rounded, factor
         return self._rows[key]
+
+    def _rotated(self, reader: ir.Node, x: ir.Value, placed: QuantizedTensor, kept: Format) -> ir.Value:
+        """x (rows, inputs) times the Hadamard matrix of each block: one product of (rows * blocks, block)."""
+        block, inputs = placed.rotated, placed.values.shape[0]
+        blocks = ir.node("Reshape", [x, self._constant(f"blocks_of_{block}", [-1, block], np.int64)])
+        matrix = self._constant(f"hadamard_{block}", hadamard(block), kept.dtype)
+        product = ir.node("MatMul", [blocks.outputs[0], matrix])
+        rows = ir.node("Reshape", [product.outputs[0], self._constant(f"rows_of_{inputs}", [-1, inputs], np.int64)])
+        self._graph.insert_before(reader, [blocks, product, rows])
+        return _typed(rows, x)
 
     def _by_row(self, x: ir.Value, kept: Format) -> tuple[list[ir.Node], ir.Value, ir.Value]:
         size = ir.node("Abs", [x])

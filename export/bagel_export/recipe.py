@@ -13,6 +13,7 @@ from bagel_export.checkpoint import EMBEDDING, LM_HEAD
 from bagel_export.formats import FORMATS
 from bagel_export.precision import Precision
 from bagel_export.quantize import FP8_LARGEST, LEAST_ROW, LEVELS, Layout, dequantize, layout_for, quantize
+from bagel_export.rotation import rotated, rotation_for
 from bagel_export.streaming import Rounding
 from bagel_export.tensors import SourceTensor
 
@@ -25,29 +26,32 @@ class Treatment:
     """stored: a key of formats.FORMATS for the tensor, or for its scales where it is quantised (layout).
 
     columns (inputs,) multiplies a Linear's inputs' weights, rows (outputs,) divides its outputs', before rounding:
-    the two sides of a smoothing that moves outliers out of what passes between two tensors. importance (inputs,) weighs
-    the rounding; reach is the largest absolute value the weight is expected to multiply.
+    the two sides of a smoothing that moves outliers out of what passes between two tensors. rotated: inputs to a block
+    of the rotation of a Linear's weight and of what it multiplies, 0 for none. importance (inputs,) weighs the
+    rounding; reach is the largest absolute value the weight is expected to multiply.
     """
 
     stored: str
     layout: Layout | None = None
     columns: np.ndarray | None = field(default=None, repr=False)
     rows: np.ndarray | None = field(default=None, repr=False)
+    rotated: int = 0
     importance: np.ndarray | None = field(default=None, repr=False)
     reach: float | None = None
 
     @property
     def as_it_is(self) -> bool:
         """Whether the checkpoint's numbers are kept, but for their type."""
-        return self.layout is None and self.columns is None and self.rows is None
+        return self.layout is None and self.columns is None and self.rows is None and not self.rotated
 
-    def smoothed(self, weight: np.ndarray, inputs: slice = slice(None)) -> np.ndarray:
-        """The float32 weight, or these inputs of it, with columns and rows applied; in place."""
+    def prepared(self, weight: np.ndarray, inputs: slice = slice(None)) -> np.ndarray:
+        """The float32 weight, or these inputs of it, as it is rounded: with columns and rows applied, in place, and then
+        rotated."""
         if self.columns is not None:
             weight *= self.columns[inputs]
         if self.rows is not None:
             weight /= self.rows.reshape(-1, *[1] * (weight.ndim - 1))
-        return weight
+        return rotated(torch.from_numpy(weight), self.rotated).numpy() if self.rotated else weight
 
 
 Recipe = Mapping[str, Treatment]
@@ -59,7 +63,8 @@ def treatment_of(tensor: SourceTensor, precision: Precision) -> Treatment:
     name = tensor.name.split(".")
     if name[-1] != "weight" or name[-2] in LEFT_ALONE:
         return Treatment(stored)
-    return Treatment(stored, layout_for(precision.form(tensor.name), tensor.shape))
+    layout = layout_for(precision.form(tensor.name), tensor.shape)
+    return Treatment(stored, layout, rotated=rotation_for(tensor.name, layout.form, tensor.shape[1]) if layout else 0)
 
 
 def recipe_for(tensors: Mapping[str, SourceTensor], precision: Precision) -> dict[str, Treatment]:
@@ -85,7 +90,7 @@ class Treated:
 
     def array(self) -> np.ndarray:
         """float32, shaped as in the checkpoint."""
-        weight, how = self.treatment.smoothed(self.source.array()), self.treatment
+        weight, how = self.treatment.prepared(self.source.array()), self.treatment
         if how.layout is None:
             return weight.astype(FORMATS[how.stored].dtype, copy=False).astype(np.float32, copy=False)
         return dequantize(*quantize(weight, how.layout, how.importance, how.stored), how.layout)
@@ -95,7 +100,8 @@ class Treated:
         """What happens to the rows that the weight multiplies."""
         form = self.treatment.layout.form if self.treatment.layout else ""
         if form == "w8a8":
-            return rounded_by_row
+            block = self.treatment.rotated
+            return (lambda x: rounded_by_row(rotated(x, block))) if block else rounded_by_row
         reach = self.treatment.reach
         return (lambda x: rounded_to_fp8(x, reach)) if form == "fp8" and reach else None
 

@@ -2,7 +2,8 @@
 
 For a weight W (out, in) that multiplies x, x W^T = (x / s) (W s)^T. x / s costs nothing where x comes out of a norm's
 weight or out of another Linear, which take the division. s as in SmoothQuant (arXiv 2211.10438, equation 4):
-s = max|x|^a / max|W|^(1 - a), for each input.
+s = max|x|^a / max|W|^(1 - a), for each input, where that stands out; elsewhere s = 1. A calibration sees few rows: an
+input that is quiet in all of them may be loud in others, and an s below 1 would make it louder still.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from bagel_export.recipe import Recipe, Treatment
 from bagel_export.tensors import SourceTensor
 
 SHARE = 0.5  # a: how much of an outlier the weights take
-NARROWEST = 1e-3  # s of an input that is hardly used
+STANDS_OUT = 2.0  # times the median: where s begins to rise above 1
+LEAST_REACH = 1e-3  # of a weight that is hardly used
 
 
 def calibrated(
@@ -28,7 +30,7 @@ def calibrated(
     out = dict(recipe)
     for name, seen in ranges.items():
         if name in out and (layout := out[name].layout):
-            reach = float(max(seen.largest.max(), NARROWEST)) if layout.form == "fp8" else None
+            reach = float(max(seen.largest.max(), LEAST_REACH)) if layout.form == "fp8" else None
             weighs = seen.mean_square / max(float(seen.mean_square.mean()), 1e-30) + 1e-4
             out[name] = replace(out[name], reach=reach, importance=weighs if layout.form == "int4" else None)
     for source, readers in _pairs(tensors, layers):
@@ -69,4 +71,4 @@ def _factor(ranges: list[Range], weights: list[SourceTensor]) -> np.ndarray:
     rows = np.max([r.largest for r in ranges], axis=0)
     columns = np.max([np.abs(w.array()).max(axis=0) for w in weights], axis=0)
     factor = rows**SHARE / np.maximum(columns, 1e-12) ** (1 - SHARE)
-    return np.maximum(factor / max(float(np.median(factor)), 1e-12), NARROWEST).astype(np.float32)
+    return np.maximum(factor / max(STANDS_OUT * float(np.median(factor)), 1e-12), 1).astype(np.float32)

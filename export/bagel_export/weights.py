@@ -47,7 +47,8 @@ class QuantizedTensor:
     values: ir.ExternalTensor
     scale: ir.ExternalTensor
     layout: Layout
-    reach: float | None = None  # see recipe.Treatment
+    reach: float | None = None  # see recipe.Treatment, and for rotated
+    rotated: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -102,7 +103,7 @@ def _pieces(tensor: SourceTensor, how: Treatment) -> Iterator[np.ndarray]:
         for piece in tensor.chunks():
             yield packed(piece.astype(dtype, copy=False))
     else:
-        yield packed(how.smoothed(tensor.array()).astype(dtype))
+        yield packed(how.prepared(tensor.array()).astype(dtype))
 
 
 def _rounded_pieces(tensor: SourceTensor, how: Treatment, layout: Layout) -> Iterator[np.ndarray]:
@@ -110,7 +111,7 @@ def _rounded_pieces(tensor: SourceTensor, how: Treatment, layout: Layout) -> Ite
     scales = []
     for inputs in _input_slices(tensor, layout):
         importance = None if how.importance is None else how.importance[inputs]
-        weight = how.smoothed(tensor.columns(inputs), inputs)
+        weight = how.prepared(tensor.columns(inputs), inputs)
         values, scale = quantize(weight, layout, importance, how.stored)
         scales.append(scale)
         yield packed(values)
@@ -149,5 +150,5 @@ def external_tensors(
             placed[name] = place(parts[0], name)
         else:
             values, scale = place(parts[0], name), place(parts[1], name + SCALE)
-            placed[name] = QuantizedTensor(values, scale, how.layout, how.reach)
+            placed[name] = QuantizedTensor(values, scale, how.layout, how.reach, how.rotated)
     return placed
