@@ -18,6 +18,7 @@ from bagel_engines.runner import EngineFailure
 Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # smallest, usual and largest shape
 Profile = Mapping[str, Range]
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}  # flavour and the module it is imported from
+NO_FP8 = "GPUs before SM89 have no 8-bit floats: export with --precision w8a8, or build for a newer architecture"
 RECIPE = 4  # raise it when `build` makes other plans of the same settings
 INSTALL = "pip install 'bagel-rt[tensorrt]' (data-centre GPUs) or 'bagel-rt[tensorrt-rtx]' (GeForce, RTX PRO)"
 
@@ -81,7 +82,9 @@ def build(
             config.progress_monitor = _monitor(trt, on_step)
         plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise EngineFailure(f"{found.name} {found.version} cannot build {graph}: {log.told()}")
+        told = log.told()
+        hint = f"; {NO_FP8}" if "fp8" in told else ""
+        raise EngineFailure(f"{found.name} {found.version} cannot build {graph}: {told}{hint}")
     if cache is not None and timing_cache is not None:
         _keep(timing_cache, bytes(memoryview(cache.serialize())))
     return plan
