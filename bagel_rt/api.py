@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from bagel_engines import EngineFailure, open_engine
+from bagel_engines import EngineFailure, Settings, open_engine
 from bagel_rt import check, options, presets
 from bagel_rt.budget import Budget, limit_of
 from bagel_rt.calls import Calls
@@ -74,10 +74,17 @@ def load(
     try:
         plans = plans_for(manifest, pool_tokens=cache_tokens) if backend == "tensorrt" else None
         packed = packed_for(manifest) if packed_weights else None
-        stated, weights = manifest.arithmetic, manifest.weight_bytes
-        engine = open_engine(
-            backend, device, threads, arithmetic, stated, weights, plans, cuda_graphs, low_memory, packed
+        settings = Settings(
+            threads=threads,
+            arithmetic=arithmetic,
+            stated=manifest.arithmetic,
+            weights=manifest.weight_bytes,
+            plans=plans,
+            cuda_graphs=cuda_graphs,
+            low_memory=low_memory,
+            packed=packed,
         )
+        engine = open_engine(backend, device, settings)
     except EngineFailure as error:
         raise EngineUnavailableError(str(error)) from error
     budget = Budget(manifest, engine, limit_of(max_memory), cache_tokens, low_memory)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bagel_engines import Engine, EngineFailure, Runner, open_engine
+from bagel_engines import Engine, EngineFailure, Runner, Settings, open_engine
 from bagel_engines.numbers import KEPT_AS, narrowed, widened
 from bagel_rt.contract import GEN_STEP, UND_STEP, GraphSpec, graph_specs
 from bagel_rt.errors import EngineUnavailableError
@@ -69,7 +69,7 @@ def reference_for(manifest: Manifest) -> Graphs:
     """
     backend = "openvino" if manifest.arithmetic == "bfloat16" else "onnxruntime"
     try:
-        return Graphs(manifest, open_engine(backend, stated=manifest.arithmetic))
+        return Graphs(manifest, open_engine(backend, settings=Settings(stated=manifest.arithmetic)))
     except EngineFailure as error:
         raise EngineUnavailableError(f"plans are compared with {backend}: {error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bagel_engines.sums import SUM_GRAPHS
@@ -33,14 +34,17 @@ def plans_for(
 
     specs = graph_specs(manifest.model, manifest.arithmetic)
     chosen = limits or limits_of(manifest, None, None, None, pool_tokens)
-    folder = home() / "plans" / f"{manifest.folder.resolve().name}-{manifest.fingerprint}"
 
     def profiles_of(graph: str) -> list[dict[str, tuple]]:
         if graph in SUM_GRAPHS:
             return [sum_profile(SUM_GRAPHS[graph], manifest.model, chosen)]
         return profiles(specs[graph], manifest.model, chosen)
 
-    return Plans(folder, manifest.fingerprint, profiles_of, budget, on_step)
+    return Plans(plan_folder(manifest), manifest.fingerprint, profiles_of, budget, on_step)
+
+
+def plan_folder(manifest: Manifest) -> Path:
+    return home() / "plans" / f"{manifest.folder.resolve().name}-{manifest.fingerprint}"
 
 
 def packed_for(manifest: Manifest) -> PackedStore:

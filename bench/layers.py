@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bagel_engines import open_engine
+from bagel_engines import Settings, open_engine
 from bagel_export.artefact import export, model_dims
 from bagel_export.checkpoint import Checkpoint, open_checkpoint
 from bagel_export.reference.bagel import BagelModel
@@ -115,7 +115,7 @@ def engine_runs(checkpoint: Checkpoint, folder: Path, precisions: list[str]) -> 
         out = folder / precision.replace(",", "-")
         for _ in export(checkpoint.folder, out, precision=precision, verify=False):
             pass
-        engine = open_engine("openvino", arithmetic="bfloat16")
+        engine = open_engine("openvino", settings=Settings(arithmetic="bfloat16"))
         prepared[precision] = on(engine.load(out / f"{GEN_STEP}.onnx"))
     return prepared
 
@@ -184,7 +184,7 @@ def main() -> None:
     report = {
         "question": "milliseconds per decoder layer, and the ratio to PyTorch in bfloat16",
         "shape": "small" if args.small else "BAGEL-7B-MoT, one layer, both experts",
-        "engine": str(open_engine("openvino", arithmetic="bfloat16").info),
+        "engine": str(open_engine("openvino", settings=Settings(arithmetic="bfloat16")).info),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "rounds": args.rounds,

@@ -40,6 +40,7 @@ def built(folder: Path, graph: str, architecture: str) -> dict[str, Any]:
     return {
         "model": manifest.name,
         "precision": manifest.precision,
+        "arithmetic": manifest.arithmetic,
         "graph": graph,
         "architecture": architecture,
         "tensorrt_rtx": report.version,
@@ -47,7 +48,7 @@ def built(folder: Path, graph: str, architecture: str) -> dict[str, Any]:
         "plan": report.plan_bytes,
         "seconds": round(time.monotonic() - start, 1),
         "lint": lint(path),
-        "errors": list(report.errors),
+        "errors": [error.replace(f"{folder}/", "") for error in report.errors],
     }
 
 

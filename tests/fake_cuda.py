@@ -86,6 +86,12 @@ class FakeCuda:
         self.memory[ctypes.addressof(buffer)] = buffer
         return STATUS.cudaSuccess, ctypes.addressof(buffer)
 
+    def _cudaFree(self, address: int) -> Any:
+        if (refused := self._during_capture("cudaFree")) is not None:
+            return refused
+        del self.memory[address]
+        return None
+
     def _cudaMemcpy(self, target: int, source: int, size: int, kind: Any) -> Any:
         if (refused := self._during_capture("cudaMemcpy")) is not None:
             return refused

@@ -1,4 +1,4 @@
-"""How the two graphs that engines/bagel_engines ships were made: `python tests/sum_graphs.py` writes them again."""
+"""How the graphs that engines/bagel_engines ships were made: `python tests/sum_graphs.py` writes them again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from bagel_engines import sums
+from bagel_engines import shared_weights, sums
 
 
 def made(name: str) -> onnx.ModelProto:
@@ -37,6 +37,16 @@ def made(name: str) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=11, producer_name="")
 
 
+def probe() -> onnx.ModelProto:
+    """x + w, where w is the graph's own 0: for finding out whether a session takes another w."""
+    value = lambda name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [1])  # noqa: E731
+    own = helper.make_tensor(shared_weights.ADDED, TensorProto.FLOAT, [1], [0.0])
+    node = helper.make_node("Add", ["x", shared_weights.ADDED], ["y"])
+    graph = helper.make_graph([node], "probe", [value("x")], [value("y")], [own])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=11, producer_name="")
+
+
 if __name__ == "__main__":
     for path in (sums.PLUS, sums.SLOPE):
         Path(path).write_bytes(made(path.stem).SerializeToString(deterministic=True))
+    shared_weights.PROBE.write_bytes(probe().SerializeToString(deterministic=True))

@@ -12,6 +12,7 @@ from test_tensorrt_engine import FAKE, GPU
 
 from bagel_engines import EngineFailure, cuda, diagnosis, tensorrt_build
 from bagel_engines.device import HostMemory, HostStream
+from bagel_engines.onnxruntime_device import on_host
 from bagel_engines.tensorrt_plans import Target
 from bagel_rt.cli import main
 
@@ -62,6 +63,17 @@ def test_without_a_driver_rtx_says_that_it_builds_and_executes_nothing(capsys):
     assert main(["doctor", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert ("tensorrt-rtx", "cuda", False) in [(b["backend"], b["device"], b["works"]) for b in report["backends"]]
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_onnx_runtime_on_a_device_works_only_where_it_has_executed_a_small_graph(monkeypatch, right):
+    device = on_host()
+    monkeypatch.setattr(diagnosis, "COMBINATIONS", (("onnxruntime", "cuda"),))
+    monkeypatch.setattr(diagnosis, "open_engine", lambda backend, device_: device)
+    monkeypatch.setattr(HostMemory, "download", HostMemory.download if right else lambda *_: None)
+    told = found("onnxruntime")
+    assert told.works == right
+    assert told.detail.endswith("executed a small graph" if right else "computes a small graph wrongly on this GPU")
 
 
 def test_what_is_not_installed_is_named_with_its_command(monkeypatch):

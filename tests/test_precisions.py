@@ -15,7 +15,7 @@ import bagel_rt
 from bagel_export.artefact import export
 from bagel_export.calibration import calibrate
 from bagel_export.checkpoint import EMBEDDING, LM_HEAD, open_checkpoint
-from bagel_export.precision import PARTS, precision_named
+from bagel_export.precision import precision_named
 from bagel_export.recipe import Treated, recipe_for, rounded_by_row, rounded_to_fp8
 from bagel_export.safetensors_file import read_header
 from bagel_export.smoothing import calibrated
@@ -25,6 +25,7 @@ from bagel_export.tokenizer import load_tokenizer
 from bagel_rt.cli import main
 from bagel_rt.errors import ExportError
 from bagel_rt.manifest import read_manifest
+from bagel_rt.precision import PARTS, meaning, meaning_of
 
 GEN_UP = "language_model.model.layers.0.mlp_moe_gen.up_proj.weight"
 GEN_DOWN = "language_model.model.layers.0.mlp_moe_gen.down_proj.weight"
@@ -50,6 +51,49 @@ def test_parts_can_be_given_forms_of_their_own():
     assert precision_named("fp32,gen=int8").forms == dict.fromkeys(PARTS, "float") | {"gen": "int8"}
     assert precision.name == "und=int4,gen=w8a8"
     assert precision.arithmetic == "float32"
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("balanced", "int8"),
+        ("small", "int4"),
+        ("exact", "fp32"),
+        ("und=int8", "int8"),
+        ("und=int4,gen=w8a8", " gen=w8a8, und=int4"),
+        ("fp32,und=int8,gen=int8,vit=int8,head=int8,vae=int8", "int8"),
+        ("fp8", "bf16,und=fp8,gen=fp8"),
+    ],
+)
+def test_names_that_come_to_the_same_precision_meet_one_another(one, other):
+    assert meaning(one).met_by(meaning(other))
+    assert meaning(other).met_by(meaning(one))
+
+
+@pytest.mark.parametrize(
+    "asked, seen",
+    [("int8", "int4"), ("fp32", "bf16"), ("int8", "fp32"), ("und=int4", "int8"), ("bf16,gen=int8", "fp32,gen=int8")],
+)
+def test_names_that_come_to_something_else_do_not(asked, seen):
+    assert not meaning(asked).met_by(meaning(seen))
+    assert not meaning(seen).met_by(meaning(asked))
+
+
+def test_a_name_of_quantised_weights_asks_for_an_arithmetic_only_where_one_is_named():
+    assert meaning("int8").met_by(meaning("int8", "bf16"))
+    assert meaning("int8", "bf16").met_by(meaning("balanced", "bf16"))
+    assert not meaning("int8", "bf16").met_by(meaning("int8"))
+    nothing_quantised = ",".join(f"{part}=float" for part in PARTS)
+    assert meaning(nothing_quantised).met_by(meaning("fp32"))
+    assert not meaning(nothing_quantised).met_by(meaning("bf16"))
+
+
+def test_an_artefact_of_a_float_word_is_known_with_and_without_recorded_forms(small_artefact):
+    manifest = read_manifest(small_artefact)
+    older = replace(manifest, raw={k: v for k, v in manifest.raw.items() if k != "weight_forms"})
+    for one in (manifest, older):
+        assert meaning("exact").met_by(meaning_of(one))
+        assert not meaning("bf16").met_by(meaning_of(one))
 
 
 @pytest.mark.parametrize(

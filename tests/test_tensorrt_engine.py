@@ -16,8 +16,8 @@ import bagel_rt
 from bagel_engines import EngineFailure, EngineInfo, open_engine, tensorrt_build
 from bagel_engines.device import HostMemory
 from bagel_engines.tensorrt_build import BuildSettings, Flavour
-from bagel_engines.tensorrt_engine import TIMING_CACHE, TensorRtEngine
-from bagel_engines.tensorrt_plans import PlanKey, PlanStore, Target
+from bagel_engines.tensorrt_engine import TIMING_CACHE, TensorRtEngine, plan_file
+from bagel_engines.tensorrt_plans import PlanKey, PlanStore, Target, standing
 from bagel_export.artefact import export
 from bagel_rt.api import Bagel
 from bagel_rt.cli import main
@@ -85,8 +85,28 @@ def test_weights_are_given_to_the_parser_where_they_lie_and_timings_are_kept(sma
     assert json.loads(path.read_text())["weights"] > 20
     assert (plans.folder / TIMING_CACHE).read_bytes().count(b".") >= 4
     record = json.loads(path.with_suffix(".json").read_text())
-    assert record["executed"] is False
     assert record["key"]["target"] == {"gpu": GPU.gpu, "driver": GPU.driver}
+
+
+def test_a_plan_is_not_executed_until_it_has_run_and_info_says_which_it_is(small_artefact, capsys):
+    manifest = read_manifest(small_artefact)
+    plan_file(FAKE, manifest.graph_file("und_step"), plans_for(manifest, pool_tokens=4096), GPU)
+    assert main(["info", str(small_artefact)]) == 0
+    assert f"for {GPU.gpu}: built with tensorrt {FAKE.version}, not executed" in capsys.readouterr().out
+    with opened(small_artefact) as bagel:
+        bagel.generate("a red circle", **PICTURE)
+    assert main(["info", "--json", str(small_artefact)]) == 0
+    states = {plan["key"]["graph"]: plan["executed"] for plan in json.loads(capsys.readouterr().out)["plans"]}
+    assert (states["und_step"], states["gen_step"]) == (False, True)
+    assert main(["info", str(small_artefact)]) == 0
+    assert "executed, not compared" in capsys.readouterr().out
+
+
+def test_what_a_comparison_found_of_a_plan_is_told_in_a_few_words():
+    found = {"reference": "onnxruntime 1.31.1 (cpu, float32)", "date": "2026-01-02T03:04:05+00:00"}
+    told = [standing({"executed": True, "compared": {**found, "passed": passed}}) for passed in (True, False)]
+    assert told[0] == "agrees with onnxruntime 1.31.1 (cpu, float32) (2026-01-02)"
+    assert told[1].startswith("DIFFERS from onnxruntime")
 
 
 def key(**values) -> PlanKey:
@@ -224,3 +244,35 @@ def test_build_names_the_architectures_and_graphs_it_knows(bf16_artefact, capsys
     assert "architecture 'SM1' cannot be built for; allowed: SM120" in capsys.readouterr().err
     assert main(["build", "--model", str(bf16_artefact), "--only", "flow"]) == 2
     assert "graph 'flow' is unknown; allowed: vit" in capsys.readouterr().err
+
+
+def test_build_refuses_an_artefact_of_another_precision_with_the_commands_that_make_the_right_one(
+    bf16_artefact, capsys, monkeypatch
+):
+    monkeypatch.setattr(tensorrt_build, "build", lambda *a: pytest.fail("built"))
+    asked = ["build", "--model", str(bf16_artefact), "--precision", "und=int4,gen=w8a8", "--sm", "SM120"]
+    assert main([*asked, "--max-height", "64", "--only", "flow_head"]) == 2
+    told = capsys.readouterr().err
+    assert "bf16 is of precision bfloat16, computing in bf16; asked for: und=int4,gen=w8a8." in told
+    export_line, build_line = told.splitlines()[1:3]
+    out = export_line.partition("--out ")[2]
+    assert export_line.startswith("  bagel-rt export --ckpt CHECKPOINT --precision und=int4,gen=w8a8 --out ")
+    assert build_line == (
+        f"  bagel-rt build --sm SM120 --max-height 64 --only flow_head --model {out} --precision und=int4,gen=w8a8"
+    )
+
+
+def test_build_takes_any_spelling_of_the_artefacts_precision_and_refuses_unknown_ones(bf16_artefact, capsys):
+    asked = ["build", "--model", str(bf16_artefact), "--only", "none", "--precision"]
+    spelled = "bf16,und=float,vae=float"
+    for name, more, words in (
+        ("bf16", [], "graph 'none' is unknown"),  # refused only by what is checked next
+        (spelled, [], "graph 'none' is unknown"),
+        ("exact", [], "asked for: exact, computing in fp32"),
+        ("balanced", ["--arithmetic", "bf16"], "asked for: balanced, computing in bf16"),
+        ("int3", [], "precision 'int3' is unknown; allowed: fp32, bf16"),
+    ):
+        assert main([*asked, name, *more]) == 2
+        assert words in capsys.readouterr().err
+    assert main(["build", "--model", str(bf16_artefact), "--arithmetic", "bf16"]) == 2
+    assert "--arithmetic says what a --precision computes in" in capsys.readouterr().err

@@ -1,7 +1,8 @@
 """Every graph of the recorded checkpoint builds for three generations of NVIDIA GPUs. Built, not executed.
 
 One precision a test, each graph in a process of its own (bench/tensorrt_builds.py), so that a crash is a failure with
-a name. Quantised forms are built for one architecture: to record what the builder makes of their weights.
+a name. All of it takes long: `pytest -m matrix tests/test_tensorrt_matrix.py`. Without -m a part of it runs, all graphs
+for the oldest architecture and one finding about weights; tests/test_tensorrt_build.py builds for the newest.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 LARGEST_SHARE = 1.25  # of the weights: what a plan may weigh, its kernels included
 KERNELS = 7e6  # bytes of code that a step graph's plan carries whatever its weights weigh, about
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow  # what is marked matrix is left out unless it is asked for
 
 
 def builds(model: Path, *more: str) -> list[dict]:
@@ -48,15 +49,40 @@ def numbers_in(graph: Path) -> int:
     return sum(math.prod(t.dims) for t in initializers if len(t.dims) == 2 and not t.name.endswith(".scale"))
 
 
-@pytest.mark.parametrize("precision, architectures", [("bf16", ALL), ("fp16", ALL), ("int8", ALL[-1:])])
-def test_every_graph_builds_with_its_real_profiles(golden_checkpoint, tmp_path, precision, architectures):
-    model = exported(golden_checkpoint, tmp_path / "model", precision)
+@pytest.mark.parametrize(
+    "precision, arithmetic, architectures",
+    [
+        ("bf16", None, ALL[:1]),
+        *(
+            pytest.param(*case, marks=pytest.mark.matrix)
+            for case in [
+                ("bf16", None, ALL[1:]),
+                ("fp16", None, ALL),
+                ("int8", "bf16", ALL),
+                ("int8", "fp32", ALL[-1:]),
+                ("int4", "bf16", ALL),
+                ("w8a8", "bf16", ALL),
+                ("fp8", "bf16", ALL[1:]),
+            ]
+        ),
+    ],
+)
+def test_every_graph_builds_with_its_real_profiles(golden_checkpoint, tmp_path, precision, arithmetic, architectures):
+    model = exported(golden_checkpoint, tmp_path / "model", precision, arithmetic)
     found = builds(model, "--sm", *architectures)
     assert {(f["graph"], f["architecture"]) for f in found} == {
         (graph, sm) for graph in TASK_GRAPHS["full"] for sm in architectures
     }
     assert [(f["graph"], f["architecture"], f["errors"]) for f in found if not f["plan"]] == []
     assert [(f["graph"], f["lint"]) for f in found if f["lint"]] == []
+
+
+@pytest.mark.matrix
+def test_eight_bit_floats_are_refused_for_gpus_that_have_none_with_what_to_do(golden_checkpoint, tmp_path):
+    model = exported(golden_checkpoint, tmp_path / "model", "fp8")
+    (found,) = builds(model, "--sm", "SM86", "--only", UND_STEP)
+    assert found["plan"] == 0
+    assert "export with --precision w8a8" in found["errors"][0]
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +94,7 @@ def wide_checkpoint(tmp_path_factory):
     return write_checkpoint(tmp_path_factory.mktemp("wide") / "checkpoint", shape)
 
 
+@pytest.mark.matrix
 def test_plans_hold_sixteen_bit_weights_once_for_all_their_profiles(wide_checkpoint, tmp_path):
     model = exported(wide_checkpoint, tmp_path / "model", "bf16")
     for found in builds(model, "--sm", "SM120", "--only", UND_STEP, GEN_STEP):
@@ -75,7 +102,14 @@ def test_plans_hold_sixteen_bit_weights_once_for_all_their_profiles(wide_checkpo
 
 
 @pytest.mark.parametrize(
-    "precision, least, most", [("int8", 1.5, 2.2), ("w8a8", 0.9, 1.4), ("fp8", 0.9, 1.4), ("int4", 0.4, 0.8)]
+    "precision, least, most",
+    [
+        ("int8", 1.5, 2.2),
+        *(
+            pytest.param(*case, marks=pytest.mark.matrix)
+            for case in [("w8a8", 0.9, 1.4), ("fp8", 0.9, 1.4), ("int4", 0.4, 0.8)]
+        ),
+    ],
 )
 def test_plans_keep_few_bits_where_rows_are_rounded_too_or_weights_have_four(
     wide_checkpoint, tmp_path, precision, least, most

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from bagel_rt.cli.precision import check_precision
 from bagel_rt.cli.progress import Bars
 from bagel_rt.errors import EngineUnavailableError, InputError
 from bagel_rt.locate import find_model
@@ -19,6 +20,13 @@ def register(commands) -> None:
         " (TensorRT-RTX), which no GPU is needed for.",
     )
     build.add_argument("--model", type=Path, metavar="DIR", help="artefact (default: as for generate)")
+    build.add_argument(
+        "--precision",
+        metavar="NAME",
+        help="what the plans must be of, named as for export; an artefact of another precision is refused, with the"
+        " commands that make the right one (default: whatever the artefact is of)",
+    )
+    build.add_argument("--arithmetic", metavar="NAME", help="with --precision: what quantised graphs must compute in")
     build.add_argument("--sm", action="append", metavar="SM", help="for this architecture, SM120 (may be repeated)")
     build.add_argument("--max-height", type=int, metavar="N", help="largest picture, pixels (default: the model's)")
     build.add_argument("--max-width", type=int, metavar="N")
@@ -32,12 +40,16 @@ def register(commands) -> None:
 def run_build(args: argparse.Namespace) -> None:
     from bagel_engines import EngineFailure, cuda, tensorrt_build
     from bagel_engines.tensorrt_engine import plan_file
-    from bagel_engines.tensorrt_plans import Target
+    from bagel_engines.tensorrt_plans import Target, record_of, standing
     from bagel_rt.failures import named_failures
     from bagel_rt.plans import limits_of, plans_for
     from bagel_rt.pool import CACHE_TOKENS
 
     manifest = read_manifest(find_model(args.model).folder)
+    if args.precision is not None:
+        check_precision(manifest, args.precision, args.arithmetic, ["build", *_sizes_and_targets(args)])
+    elif args.arithmetic is not None:
+        raise InputError("--arithmetic says what a --precision computes in; name that too")
     unknown = sorted(set(args.only or ()) - set(manifest.graphs))
     if unknown:
         raise InputError(f"graph {unknown[0]!r} is unknown; allowed: {', '.join(manifest.graphs)}")
@@ -57,11 +69,18 @@ def run_build(args: argparse.Namespace) -> None:
             for graph in args.only or manifest.graphs:
                 with named_failures():
                     path = plan_file(found, manifest.graph_file(graph), plans, target, architecture)
-                size = path.stat().st_size / 2**20
-                print(
-                    f"{graph:12} {target.gpu:8} {size:9.1f} MiB  built with {found.name} {found.version}, not executed"
-                )
-    print(plans.folder)
+                size, state = path.stat().st_size / 2**20, standing(record_of(path))
+                print(f"{graph:12} {target.gpu:8} {size:9.1f} MiB  built with {found.name} {found.version}, {state}")
+    print(f"plans of {manifest.name}, {manifest.precision} computing in {manifest.arithmetic}: {plans.folder}")
+
+
+def _sizes_and_targets(args: argparse.Namespace) -> list[str]:
+    """The options of this run that a run on another artefact needs too."""
+    words = [word for architecture in args.sm or () for word in ("--sm", architecture)]
+    for name in ("max_height", "max_width", "max_context", "cache_tokens", "weight_budget"):
+        if (value := getattr(args, name)) is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return words + (["--only", *args.only] if args.only else [])
 
 
 def _tell(bars: Bars, graph: str, phase: str, done: int, total: int) -> None:

@@ -31,7 +31,16 @@ def run_info(args: argparse.Namespace) -> None:
         _print_json(record) if args.json else _print_record(record)
     else:
         manifest = read_manifest(path)
-        _print_json(dict(manifest.raw)) if args.json else _print_artefact(manifest)
+        plans = _plans(manifest)
+        _print_json({**manifest.raw, "plans": plans}) if args.json else _print_artefact(manifest, plans)
+
+
+def _plans(manifest: Manifest) -> list[dict[str, Any]]:
+    """The records of this machine's TensorRT plans of an artefact."""
+    from bagel_engines.tensorrt_plans import records
+    from bagel_rt.plans import plan_folder
+
+    return list(records(plan_folder(manifest)))
 
 
 def _print_json(value: Any) -> None:
@@ -45,9 +54,12 @@ def _print_record(record: dict[str, Any]) -> None:
         print(f"  {key:18} {value}")
 
 
-def _print_artefact(manifest: Manifest) -> None:
+def _print_artefact(manifest: Manifest, plans: list[dict[str, Any]]) -> None:
     m, size = manifest.model, sum(entry["size"] for entry in manifest.files.values())
-    print(f"{manifest.name}: task {manifest.task}, {manifest.precision}, {size / 2**20:.1f} MiB in {manifest.folder}")
+    precision = manifest.precision
+    if manifest.arithmetic != precision:
+        precision += f" computing in {manifest.arithmetic}"
+    print(f"{manifest.name}: task {manifest.task}, {precision}, {size / 2**20:.1f} MiB in {manifest.folder}")
     print(
         f"  decoder {m.layer_module}: {m.num_hidden_layers} layers of {m.hidden_size}, {m.num_attention_heads} heads,"
         f" {m.num_key_value_heads} KV heads, {m.vocab_size} tokens, {m.max_position_embeddings} positions"
@@ -60,9 +72,21 @@ def _print_artefact(manifest: Manifest) -> None:
     print(f"  {'graph':12} {'weights':>12}  parity with the reference")
     for name, entry in manifest.graphs.items():
         print(f"  {name:12} {entry.get('weight_bytes', 0) / 2**20:8.1f} MiB  {_parity(entry.get('parity', {}))}")
+    if plans:
+        print("  TensorRT plans")
+    for plan in plans:
+        _print_plan(plan)
     if unused := manifest.raw.get("unused_tensors"):
         print(f"  {len(unused)} tensors of the checkpoint are not used, the first is {unused[0]}")
     print("  exported with " + ", ".join(f"{k} {v}" for k, v in manifest.raw.get("exporter", {}).items()))
+
+
+def _print_plan(record: dict[str, Any]) -> None:
+    from bagel_engines.tensorrt_plans import standing
+
+    key, size = record["key"], record["bytes"] / 2**20
+    with_what = f"built with {key.get('flavour')} {key.get('version')}, {standing(record)}"
+    print(f"  {key['graph']:12} {size:8.1f} MiB  for {key['target']['gpu']}: {with_what}")
 
 
 def _parity(entry: dict[str, Any]) -> str:

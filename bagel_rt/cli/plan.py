@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bagel_engines import Engine, EngineFailure, open_engine
+from bagel_engines import Engine, EngineFailure, Settings, open_engine
 from bagel_rt import check, presets
 from bagel_rt.cli.arguments import add_preset_argument
 from bagel_rt.cli.progress import Bars
@@ -89,17 +89,15 @@ def _told(running: Generator[Progress, None, Forecast], bars: Bars) -> Forecast:
 
 
 def _engine(backend: str, args: argparse.Namespace, manifest: Manifest) -> Engine:
-    arithmetic = args.arithmetic
+    wanted = Settings(
+        threads=args.threads,
+        arithmetic=args.arithmetic,
+        stated=manifest.arithmetic,
+        weights=manifest.weight_bytes,
+        low_memory=args.low_memory,
+    )
     try:
-        return open_engine(
-            backend,
-            "cpu",
-            args.threads,
-            arithmetic,
-            manifest.arithmetic,
-            manifest.weight_bytes,
-            low_memory=args.low_memory,
-        )
+        return open_engine(backend, settings=wanted)
     except EngineFailure as error:
         raise EngineUnavailableError(str(error)) from error
 

@@ -149,6 +149,10 @@ class CudaMemory:
     def give(self, address: int) -> None:
         self._spare.setdefault(self._sizes[address], []).append(address)
 
+    def free(self, address: int) -> None:
+        checked(self._cuda.cudaFree(address), "give memory back")
+        del self._sizes[address]
+
     def upload(self, target: int, array: np.ndarray) -> None:
         kind = self._kinds.cudaMemcpyHostToDevice
         checked(self._cuda.cudaMemcpy(target, array.ctypes.data, array.nbytes, kind), f"upload {array.nbytes} bytes")

@@ -21,7 +21,13 @@ class Memory(Protocol):
         """An address with room for `size` bytes. Raises OutOfDeviceMemory."""
         ...
 
-    def give(self, address: int) -> None: ...
+    def give(self, address: int) -> None:
+        """Give back what was taken; it may be kept for the next taker."""
+        ...
+
+    def free(self, address: int) -> None:
+        """Give back what was taken to the device itself."""
+        ...
 
     def upload(self, target: int, array: np.ndarray) -> None: ...
 
@@ -90,6 +96,8 @@ class HostMemory:
     def give(self, address: int) -> None:
         del self._taken[address]
 
+    free = give
+
     def upload(self, target: int, array: np.ndarray) -> None:
         ctypes.memmove(target, array.ctypes.data, array.nbytes)
 
@@ -109,18 +117,21 @@ class HostMemory:
 
 
 class DeviceArray:
-    """A runner.Held that owns its memory. bfloat16 has numpy's uint16 as dtype: its bits."""
+    """A runner.Held that owns its memory. bfloat16 has numpy's uint16 as dtype: its bits.
+
+    reused: whether the memory is kept for arrays of its size when this one goes, else the device has it back.
+    """
 
     lasting = False  # whether it stays where it is for as long as its engine is used
 
-    def __init__(self, memory: Memory, shape: tuple[int, ...], dtype: np.dtype):
-        self.shape, self.dtype, self._memory = shape, np.dtype(dtype), memory
+    def __init__(self, memory: Memory, shape: tuple[int, ...], dtype: np.dtype, reused: bool = True):
+        self.shape, self.dtype, self._memory, self._reused = shape, np.dtype(dtype), memory, reused
         self.nbytes = int(np.prod(shape)) * self.dtype.itemsize
         self.address = memory.take(self.nbytes)
 
     def __del__(self) -> None:
         if hasattr(self, "address"):
-            self._memory.give(self.address)
+            (self._memory.give if self._reused else self._memory.free)(self.address)
 
     def numpy(self) -> np.ndarray:
         array = np.empty(self.shape, self.dtype)

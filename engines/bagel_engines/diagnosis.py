@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from bagel_engines import cuda, tensorrt_build
-from bagel_engines.runner import EngineFailure, Held
+from bagel_engines.runner import Engine, EngineFailure, Held
 from bagel_engines.select import open_engine
 from bagel_engines.sums import SUM_GRAPHS, Sums
 
@@ -76,18 +76,28 @@ def _executed(flavour: str) -> tuple[bool, str]:
     """Whether a plan of two operators, built and run here, computes 1 + 2 * 3; and on what."""
     from bagel_engines.tensorrt_engine import Plans, on_cuda
 
-    values, shape = [np.full((2, 4), n, np.float32) for n in (1, 3)], ((1, 4), (2, 4), (4, 4))
+    shape = ((1, 4), (2, 4), (4, 4))
     with tempfile.TemporaryDirectory() as folder:
         plans = Plans(Path(folder), "doctor", lambda graph: [dict.fromkeys(SUM_GRAPHS[graph], shape)])
         engine = on_cuda("cuda", "float32", 0, plans, flavour=flavour)
-        base, term = (engine.hold(array) for array in values)
-        out = cast(Held, Sums(engine).plus(base, np.float32(2), term)).numpy()
-    return bool((out == 7).all()), str(engine.info)
+        return _computes(engine), str(engine.info)
+
+
+def _computes(engine: Engine) -> bool:
+    """Whether a graph of two operators gives 1 + 2 * 3 on an engine that has a device."""
+    base, term = (engine.hold(np.full((2, 4), n, np.float32)) for n in (1, 3))
+    out = cast(Held, Sums(engine).plus(base, np.float32(2), term)).numpy()
+    return bool((out == 7).all())
 
 
 def _tried(backend: str, device: str) -> Finding:
     try:
-        return Finding(backend, device, True, str(open_engine(backend, device).info))
+        engine = open_engine(backend, device)
+        if device == "cpu":
+            return Finding(backend, device, True, str(engine.info))
+        if not _computes(engine):
+            return Finding(backend, device, False, f"{engine.info} computes a small graph wrongly on this GPU")
+        return Finding(backend, device, True, f"{engine.info}: executed a small graph")
     except EngineFailure as error:
         return Finding(backend, device, False, str(error))
     except ImportError as error:  # a package that is there and broken

@@ -16,6 +16,7 @@ from bagel_engines import cuda
 from bagel_engines.device import DeviceArray, DeviceCache, HostMemory, Memory, on_device
 from bagel_engines.repeats import Recording, Repeats, Shapes
 from bagel_engines.runner import Arrays, EngineFailure, EngineInfo, OutOfDeviceMemory, Runner, Tensors
+from bagel_engines.shared_weights import NOT_IN_PLACE, SharedWeights
 
 ONNX_TYPES = {"tensor(float)": 1, "tensor(int64)": 7, "tensor(bool)": 9, "tensor(float16)": 10, "tensor(bfloat16)": 16}
 NUMPY_TYPES = {1: np.float32, 7: np.int64, 9: np.bool_, 10: np.float16, 16: np.uint16}  # bfloat16 as its bits
@@ -56,9 +57,18 @@ class Capture:
 
 
 class DeviceRunner:
-    def __init__(self, session: Any, name: str, place: tuple[str, int], memory: Memory, capture: Capture | None = None):
+    def __init__(
+        self,
+        session: Any,
+        name: str,
+        place: tuple[str, int],
+        memory: Memory,
+        capture: Capture | None = None,
+        weights: Mapping[str, DeviceArray] | None = None,
+    ):
+        """weights: what the session reads of memory that is not its own."""
         self._session, self._name, self._place, self._memory = session, name, place, memory
-        self._capture = capture
+        self._capture, self._weights = capture, weights
         self._types = {v.name: ONNX_TYPES[v.type] for v in (*session.get_inputs(), *session.get_outputs())}
         self.inputs = tuple(i.name for i in session.get_inputs())
         self.outputs = tuple(o.name for o in session.get_outputs())
@@ -155,38 +165,85 @@ class OnnxRuntimeDeviceEngine:
         providers: list,
         threads: int | None = None,
         record: bool = False,
+        settings: Mapping[str, str] | None = None,
     ):
+        """record: repeated runs become CUDA graphs. settings: of every session, by onnxruntime's names."""
         self.info, self._ort, self._memory, self._providers, self._threads = info, ort, memory, providers, threads
         name, _, index = info.device.partition(":")
         self._place = (name, int(index or 0))
-        self._repeats = Repeats(memory, self._tell) if record else None
+        self._settings = dict(settings or {})
+        self._told: dict[str, str] = {}  # what makes up the info's remark, by what it is about
+        self._repeats = Repeats(memory, lambda words: self._tell("graphs", words)) if record else None
+        self._shared: SharedWeights | None = None
+        self._share_weights()
 
     def repeating(self) -> AbstractContextManager[None]:
         """Runs inside may be captured as CUDA graphs and played when they come again (repeats.py)."""
         return nullcontext() if self._repeats is None else self._repeats.marked()
 
-    def _tell(self, remark: str) -> None:
-        self.info = replace(self.info, remark=remark)
+    @property
+    def shared_bytes(self) -> int:
+        """Of weights on the device that every graph reads there."""
+        return 0 if self._shared is None else self._shared.bytes_held
+
+    def _share_weights(self) -> None:
+        """Have sessions read one copy of the weights, where they can; else say why they have their own."""
+        shared = SharedWeights(self._ort, self._memory, self._place, self._providers)
+        try:
+            refusal = shared.refusal()
+        except Exception as error:  # onnxruntime raises bare exceptions of its own and of Python's
+            refusal = f"{NOT_IN_PLACE} ({error})"
+        if refusal is None:
+            self._shared = shared
+        else:
+            self._tell("weights", refusal)
+
+    def _tell(self, about: str, words: str) -> None:
+        self._told[about] = words
+        self.info = replace(self.info, remark="; ".join(self._told.values()))
 
     def load(self, graph: Path, prime: Arrays | None = None) -> Runner:
-        options = self._ort.SessionOptions()
-        options.log_severity_level = 3
-        options.enable_mem_pattern = False  # shapes change from call to call
-        if self._threads:
-            options.intra_op_num_threads = self._threads
         if self._repeats is None:
-            return DeviceRunner(self._session(graph, options, self._providers), graph.stem, self._place, self._memory)
+            session, weights = self._session(graph, self._providers)
+            return DeviceRunner(session, graph.stem, self._place, self._memory, None, weights)
         refusal = None
         try:
-            session = self._session(graph, options, [with_graphs(provider) for provider in self._providers])
+            session, weights = self._session(graph, [with_graphs(provider) for provider in self._providers])
         except OutOfDeviceMemory:
             raise
         except EngineFailure as error:  # such as nodes that only the CPU can compute
-            session, refusal = self._session(graph, options, self._providers), str(error)
+            (session, weights), refusal = self._session(graph, self._providers), str(error)
         capture = Capture(self._ort, self._repeats, refusal)
-        return DeviceRunner(session, graph.stem, self._place, self._memory, capture)
+        return DeviceRunner(session, graph.stem, self._place, self._memory, capture, weights)
 
-    def _session(self, graph: Path, options: Any, providers: list) -> Any:
+    def _session(self, graph: Path, providers: list) -> tuple[Any, Mapping[str, DeviceArray]]:
+        """A session, and the weights that it reads where others read them too."""
+        if self._shared is None or not graph.is_file():
+            return self._opened(graph, self._options(), providers), {}
+        options = self._options()
+        weights, values = self._shared.lend(options, graph)
+        try:
+            session = self._opened(graph, options, providers)
+        except OutOfDeviceMemory:
+            raise
+        except EngineFailure as error:
+            session = self._opened(graph, self._options(), providers)  # raises where the weights were not the reason
+            self._tell("weights", f"'{graph.stem}' has its own copy of its weights: {error}")
+            return session, {}
+        del values  # the session has taken them over
+        return session, weights
+
+    def _options(self) -> Any:
+        options = self._ort.SessionOptions()
+        options.log_severity_level = 3
+        options.enable_mem_pattern = False  # shapes change from call to call
+        for name, value in self._settings.items():
+            options.add_session_config_entry(name, value)
+        if self._threads:
+            options.intra_op_num_threads = self._threads
+        return options
+
+    def _opened(self, graph: Path, options: Any, providers: list) -> Any:
         try:
             session = self._ort.InferenceSession(str(graph), options, providers=providers)
         except Exception as error:
@@ -236,9 +293,11 @@ def on_cuda(
     return OnnxRuntimeDeviceEngine(onnxruntime, info, cuda.CudaMemory(index), providers, threads, record)
 
 
-def on_host(record: bool = False) -> OnnxRuntimeDeviceEngine:
+def on_host(record: bool = False, settings: Mapping[str, str] | None = None) -> OnnxRuntimeDeviceEngine:
     """The same engine with the machine's own memory as its device: what it does, without what CUDA does."""
     import onnxruntime
 
     info = EngineInfo("onnxruntime", onnxruntime.__version__, "cpu", "float32")
-    return OnnxRuntimeDeviceEngine(onnxruntime, info, HostMemory(), ["CPUExecutionProvider"], record=record)
+    return OnnxRuntimeDeviceEngine(
+        onnxruntime, info, HostMemory(), ["CPUExecutionProvider"], record=record, settings=settings
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from bagel_engines.external_weights import mapped, places, readable
 from bagel_engines.runner import EngineFailure
 
 Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # smallest, usual and largest shape
 Profile = Mapping[str, Range]
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}  # flavour and the module it is imported from
+NO_FP8 = "GPUs before SM89 have no 8-bit floats: export with --precision w8a8, or build for a newer architecture"
 RECIPE = 4  # raise it when `build` makes other plans of the same settings
 INSTALL = "pip install 'bagel-rt[tensorrt]' (data-centre GPUs) or 'bagel-rt[tensorrt-rtx]' (GeForce, RTX PRO)"
 
@@ -81,7 +82,9 @@ def build(
             config.progress_monitor = _monitor(trt, on_step)
         plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise EngineFailure(f"{found.name} {found.version} cannot build {graph}: {log.told()}")
+        told = log.told()
+        hint = f"; {NO_FP8}" if "fp8" in told else ""
+        raise EngineFailure(f"{found.name} {found.version} cannot build {graph}: {told}{hint}")
     if cache is not None and timing_cache is not None:
         _keep(timing_cache, bytes(memoryview(cache.serialize())))
     return plan
@@ -151,32 +154,16 @@ def _weights_of(graph: Path) -> Iterator[dict[str, np.ndarray]]:
 
     Empty without the onnx package, which reads the graph: then the parser reads the files, through a copy of its own.
     """
-    if find_spec("onnx") is None:
+    if not readable():
         yield {}
         return
-    import onnx
-
-    maps: dict[str, np.ndarray] = {}
+    files: dict[Path, np.ndarray] = {}
     weights = {}
-    try:
-        initializers = onnx.load(str(graph), load_external_data=False).graph.initializer
-    except Exception as error:  # protobuf's own
-        raise EngineFailure(f"{graph} is not an ONNX graph: {error}") from error
-    for tensor in initializers:
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        place = {entry.key: entry.value for entry in tensor.external_data}
-        file = place["location"]
-        if file not in maps:
-            maps[file] = _mapped(graph.parent / file)
-        start = int(place.get("offset", 0))
-        weights[tensor.name] = maps[file][start : start + int(place["length"])]
+    for name, place in places(graph).items():
+        if place.file not in files:
+            files[place.file] = mapped(place.file)
+        weights[name] = place.bytes_in(files[place.file])
     yield weights
-
-
-def _mapped(path: Path) -> np.ndarray:
-    with path.open("rb") as stream:
-        return np.frombuffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
 
 class _Log:

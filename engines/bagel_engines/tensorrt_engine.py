@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Container, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from bagel_engines.device import DeviceArray, DeviceCache, HostStream, Memory, S
 from bagel_engines.repeats import Recording, Repeats
 from bagel_engines.runner import Arrays, EngineFailure, EngineInfo, Tensors
 from bagel_engines.tensorrt_build import BuildSettings, Flavour, Profile
-from bagel_engines.tensorrt_plans import PlanKey, PlanStore, Target, key_for, refusal
+from bagel_engines.tensorrt_plans import PlanKey, PlanStore, Target, key_for, record_of, refusal
 
 TIMING_CACHE = "timing.cache"
 ALIGNMENT = 256  # bytes, of addresses that TensorRT takes
@@ -82,8 +82,10 @@ class Shared:
 class TensorRtRunner:
     """A deserialised plan with one execution context."""
 
-    def __init__(self, trt: Any, engine: Any, name: str, shared: Shared):
+    def __init__(self, trt: Any, engine: Any, name: str, shared: Shared, ran: Callable[[], None] | None = None):
+        """ran: called once, after the first run."""
         self._trt, self._engine, self._name, self._shared = trt, engine, name, shared
+        self._ran = ran
         self._memory = shared.memory
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         inputs = {n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT}
@@ -105,6 +107,9 @@ class TensorRtRunner:
             )
         else:
             results = self._computed(given, outputs)
+        if self._ran is not None:
+            self._ran, ran = None, self._ran
+            ran()
         return {name: results[name] if name in held else results[name].numpy() for name in outputs}
 
     def _computed(self, given: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, DeviceArray]:
@@ -236,9 +241,9 @@ class TensorRtEngine:
     def load(self, graph: Path, prime: Arrays | None = None) -> TensorRtRunner:
         """The graph's plan, built where there is none. Raises EngineFailure for one whose comparison failed."""
         path = self.plan_of(graph)
-        if (reason := refusal(path, PlanStore(self._plans.folder).record(self._key(graph)))) is not None:
+        if (reason := refusal(path, record := record_of(path))) is not None:
             raise EngineFailure(reason)
-        return self._opened(graph, path)
+        return self._opened(graph, path, None if record.get("executed") else lambda: self._keep_that_it_ran(graph))
 
     def load_unproven(self, graph: Path) -> TensorRtRunner:
         """`load` for a comparison: whatever an earlier one found."""
@@ -251,6 +256,10 @@ class TensorRtEngine:
         """
         PlanStore(self._plans.folder).note(self._key(graph), executed=True, compared=dict(found))
 
+    def _keep_that_it_ran(self, graph: Path) -> None:
+        with suppress(OSError):  # a plan may be used where its record cannot be written
+            PlanStore(self._plans.folder).note(self._key(graph), executed=True)
+
     def _key(self, graph: Path) -> PlanKey:
         return key_for(self._plans.model, graph, self._found, self._target, self._plans.settings(graph.stem))
 
@@ -258,14 +267,14 @@ class TensorRtEngine:
         """The graph's plan, built where there is none."""
         return plan_file(self._found, graph, self._plans, self._target)
 
-    def _opened(self, graph: Path, path: Path) -> TensorRtRunner:
+    def _opened(self, graph: Path, path: Path, ran: Callable[[], None] | None = None) -> TensorRtRunner:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as plan:
             engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise EngineFailure(f"tensorrt cannot load {path}; remove it and it is built again")
         if self._plans.budget is not None:
             engine.weight_streaming_budget_v2 = self._plans.budget
-        return TensorRtRunner(self._found.trt, engine, graph.stem, self._shared)
+        return TensorRtRunner(self._found.trt, engine, graph.stem, self._shared, ran)
 
     def repeating(self) -> AbstractContextManager[None]:
         """Runs inside may be recorded as CUDA graphs and played when they come again (repeats.py)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,34 @@ def refusal(path: Path, record: Mapping[str, Any]) -> str | None:
     )
 
 
+def standing(record: Mapping[str, Any]) -> str:
+    """What is known of a plan beyond that it was built, in a few words for people."""
+    if not record.get("executed"):
+        return "not executed"
+    compared = record.get("compared")
+    if compared is None:
+        return "executed, not compared"
+    return (
+        f"{'agrees with' if compared['passed'] else 'DIFFERS from'} {compared['reference']} ({compared['date'][:10]})"
+    )
+
+
+def record_of(plan: Path) -> dict[str, Any]:
+    """What stands beside a plan."""
+    return json.loads(plan.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+def records(folder: Path) -> Iterator[dict[str, Any]]:
+    """The records of the plans in a folder that have a readable one."""
+    for plan in sorted(folder.glob(f"*{SUFFIX}")):
+        try:
+            record = record_of(plan)
+        except (OSError, ValueError):
+            continue
+        if isinstance(record, dict) and {"key", "bytes"} <= record.keys():
+            yield record
+
+
 def _how_far(found: Mapping[str, Any]) -> float:
     return math.inf if found["relative_l2"] is None else found["relative_l2"]
 
@@ -107,7 +135,7 @@ class PlanStore:
         return self.folder / f"{key.name}{SUFFIX}"
 
     def record(self, key: PlanKey) -> dict[str, Any]:
-        return json.loads(self.path(key).with_suffix(".json").read_text(encoding="utf-8"))
+        return record_of(self.path(key))
 
     def _write_record(self, key: PlanKey, record: dict[str, Any]) -> None:
         path = self.path(key).with_suffix(".json")

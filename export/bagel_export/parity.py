@@ -11,7 +11,7 @@ import psutil
 import torch
 from torch import nn
 
-from bagel_engines import EngineFailure, open_engine
+from bagel_engines import EngineFailure, Settings, open_engine
 from bagel_engines.numbers import KEPT_AS, narrowed, widened
 from bagel_export.precision import Precision
 from bagel_export.recipe import Treated
@@ -41,7 +41,7 @@ def compare(
         return _unverified(f"needs about {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free")
     inputs = example_inputs(spec, halves)
     try:
-        engine = open_engine(_engine_for(precision), stated=precision.arithmetic, weights=size)
+        engine = open_engine(_engine_for(precision), settings=Settings(stated=precision.arithmetic, weights=size))
     except EngineFailure as error:
         return _unverified(str(error))
     kept = {t.name: narrowed(inputs[t.name], t.dtype) for t in spec.inputs}

@@ -45,8 +45,10 @@ class Treatment:
         return self.layout is None and self.columns is None and self.rows is None and not self.rotated
 
     def prepared(self, weight: np.ndarray, inputs: slice = slice(None)) -> np.ndarray:
-        """The float32 weight, or these inputs of it, as it is rounded: with columns and rows applied, in place, and then
-        rotated."""
+        """The float32 weight, or these inputs of it, as it is rounded: with columns and rows applied, then rotated.
+
+        Columns and rows are applied in place.
+        """
         if self.columns is not None:
             weight *= self.columns[inputs]
         if self.rows is not None:
