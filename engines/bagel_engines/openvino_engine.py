@@ -10,6 +10,7 @@ import numpy as np
 from bagel_engines.host import HostCache, NarrowCache
 from bagel_engines.needs import openvino_needs
 from bagel_engines.numbers import narrowed
+from bagel_engines.openvino_parts import STACKED, Parts, take_apart
 from bagel_engines.runner import Arrays, EngineFailure, EngineInfo, Runner, Tensor, Tensors
 
 POOL = "pool"  # the step graphs' input that lies in the cache
@@ -17,13 +18,15 @@ PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
 class OpenVinoRunner:
-    def __init__(self, openvino, model, compiled, name: str, low_memory: bool):
+    def __init__(self, openvino, model, compiled, name: str, low_memory: bool, parts: Parts | None = None):
         self._openvino, self._request, self._name = openvino, compiled.create_infer_request(), name
         self._give_back = compiled.release_memory if low_memory else None
         # names are read before compiling, which may give a port the name of a cast it was fused with
         self.inputs = tuple(port.any_name for port in model.inputs)
-        self.outputs = tuple(port.any_name for port in model.outputs)
-        ports = (*zip(self.inputs, compiled.inputs, strict=True), *zip(self.outputs, compiled.outputs, strict=True))
+        self._results, self._parts = tuple(port.any_name for port in model.outputs), parts
+        apart = parts.names if parts else []
+        self.outputs = (*(name for name in self._results if name not in apart), *([STACKED] if parts else []))
+        ports = (*zip(self.inputs, compiled.inputs, strict=True), *zip(self._results, compiled.outputs, strict=True))
         self._bfloat16 = {told for told, port in ports if port.element_type == openvino.Type.bf16}
         self._float16 = {told for told, port in ports if port.element_type == openvino.Type.f16}
 
@@ -50,7 +53,13 @@ class OpenVinoRunner:
         return self._openvino.Tensor(array, list(array.shape), self._openvino.Type.bf16)
 
     def _array(self, name: str) -> np.ndarray:
-        array = self._request.get_output_tensor(self.outputs.index(name)).data.copy()
+        if self._parts is not None and name == STACKED:
+            return self._parts.stacked({part: self._seen(part) for part in self._parts.names})
+        return self._seen(name).copy()
+
+    def _seen(self, name: str) -> np.ndarray:
+        """A result where it lies, until the next call."""
+        array = self._request.get_output_tensor(self._results.index(name)).data
         return array.view(np.uint16) if name in self._bfloat16 else array
 
 
@@ -88,10 +97,11 @@ class OpenVinoEngine:
         try:
             model = self._core.read_model(str(graph))
             self._narrow_pool(model)
+            parts = take_apart(model, self._arithmetic)
             compiled = self._core.compile_model(model, "CPU", self._config)
         except Exception as error:
             raise EngineFailure(f"openvino cannot load {graph}: {error}") from error
-        runner = OpenVinoRunner(self._openvino, model, compiled, graph.stem, self._low_memory)
+        runner = OpenVinoRunner(self._openvino, model, compiled, graph.stem, self._low_memory, parts)
         if prime is not None:  # 2026.4.1 computes a ViT wrongly for ever when its first call has one patch
             runner.run(prime, ())
         return runner
