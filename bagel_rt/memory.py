@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bagel_engines.needs import Needs, Stack
+from bagel_engines.needs import Needs
 from bagel_rt.contract import GEN_STEP, UND_STEP, VAE_DECODER, VAE_ENCODER, VIT
 from bagel_rt.graphs import BRIEF
 from bagel_rt.manifest import Manifest, Widths
@@ -41,7 +41,7 @@ def memory(manifest: Manifest, widths: Widths, work: Workload, needs: Needs, low
     token = 2 * model.num_hidden_layers * model.num_key_value_heads * model.head_dim * needs.number
     return Memory(
         {
-            "program": needs.program,
+            "program": needs.program + needs.graph * (len(steady) + bool(brief)),
             "weights": sum(weights[graph] for graph in steady),
             f"context, {work.tokens} tokens": work.tokens * token,
             "working": busy + work.held,
@@ -51,29 +51,25 @@ def memory(manifest: Manifest, widths: Widths, work: Workload, needs: Needs, low
 
 def _weights(manifest: Manifest, graph: str, needs: Needs) -> int:
     stored, forms = manifest.weights_of(graph), manifest.raw.get("weight_forms", {})
-    if graph != GEN_STEP:
-        return needs.weights(forms.get(FORM_OF.get(graph, ""), "float"), stored)
-    und = manifest.weights_of(UND_STEP)
-    return needs.weights(forms.get("und", "float"), und) + needs.weights(forms.get("gen", "float"), stored - und)
+    if graph == GEN_STEP:
+        und = manifest.weights_of(UND_STEP)
+        return needs.weights(forms.get("und", "float"), und) + needs.weights(forms.get("gen", "float"), stored - und)
+    form = forms.get(FORM_OF.get(graph, ""), "float")
+    return needs.weights("conv8" if graph in (VAE_ENCODER, VAE_DECODER) and form == "int8" else form, stored)
 
 
 def _working(manifest: Manifest, widths: Widths, call: Call, needs: Needs) -> int:
     model = manifest.model
     if call.graph in (UND_STEP, GEN_STEP):
-        rows, kept = call["und_rows"] + call["gen_rows"], model.num_key_value_heads * model.head_dim
-        sizes = (widths.inner, model.hidden_size, 2 * model.num_hidden_layers * kept, model.num_attention_heads)
-        return _stack(needs.step, rows, rows + call["past"], *sizes)
+        rows = call["und_rows"] + call["gen_rows"]
+        sizes = (widths.inner, model.hidden_size, model.num_hidden_layers, model.num_attention_heads)
+        return needs.step.size(rows, rows + call["past"], *sizes)
     if call.graph == VIT:
-        sizes = (widths.vit_inner, widths.vit_hidden, 0, widths.vit_heads)
-        return _stack(needs.vit, call["patches"], call["patches"], *sizes)
+        rows = call["patches"]
+        return needs.vit.size(rows, rows, widths.vit_inner, widths.vit_hidden, 1, widths.vit_heads)
     if call.graph == VAE_DECODER:
         pixels = model.vae_downsample**2 * call["latent_height"] * call["latent_width"]
         return int(needs.decoder_pixel * widths.vae * pixels)
     if call.graph == VAE_ENCODER:
         return int(needs.encoder_pixel * widths.vae * call["height"] * call["width"])
     return 0  # a row or a number of them, against gigabytes
-
-
-def _stack(stack: Stack, rows: int, seen: int, inner: int, hidden: int, kept: int, heads: int) -> int:
-    each = stack.inner * inner + stack.hidden * hidden + stack.kv * kept
-    return int(rows * each + seen * stack.seen * kept + stack.scores * heads * rows * seen)
