@@ -69,7 +69,7 @@ def _working(manifest: Manifest, widths: Widths, call: Call, needs: Needs) -> in
         return needs.vit.size(rows, rows, widths.vit_inner, widths.vit_hidden, 1, widths.vit_heads)
     if call.graph == VAE_DECODER:
         pixels = model.vae_downsample**2 * call["latent_height"] * call["latent_width"]
-        return int(needs.decoder_pixel * widths.vae * pixels)
+        return int(needs.decoder_pixel * widths.vae * pixels + needs.decoder_channels * widths.vae**2)
     if call.graph == VAE_ENCODER:
         return int(needs.encoder_pixel * widths.vae * call["height"] * call["width"])
     return 0  # a row or a number of them, against gigabytes

@@ -35,9 +35,10 @@ class Stack:
 
 @dataclass(frozen=True)
 class Needs:
-    """program: the process with the engine in it; graph: a graph that is loaded, without its weights. kept: bytes of memory for a byte of stored weights, by form (of the
-    manifest's weight_forms; "conv8" for the VAE's int8); other forms count as "float". number: of a number in the page
-    pool. decoder_pixel and encoder_pixel: for a pixel and a channel of the VAE's first width.
+    """program: the process with the engine in it; graph: a graph that is loaded, without its weights. kept: bytes of
+    memory for a byte of stored weights, by form (of the manifest's weight_forms; "conv8" for the VAE's int8); other
+    forms count as "float". number: of a number in the page pool. decoder_pixel and encoder_pixel: for a pixel and a
+    channel of the VAE's first width; decoder_channels: for that width squared.
     """
 
     program: int
@@ -47,6 +48,7 @@ class Needs:
     vit: Stack
     decoder_pixel: float
     encoder_pixel: float
+    decoder_channels: float = 8192.0
     number: int = 4
 
     def weights(self, form: str, stored: int) -> int:
