@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,6 +17,7 @@ from bench.nano.checker import fulfils, look
 from bench.nano.render import render
 from bench.nano.world import Placed, Scene, Thing, Wish
 
+CHECKPOINT = Path(score.__file__).parent / "bagel-nano"
 MOST_BYTES = 25e6
 RED_CIRCLE = Wish((Thing("circle", "red"),))
 
@@ -104,6 +107,16 @@ def test_the_bundled_model_is_small_and_what_commands_use_when_nothing_was_expor
     assert (found.folder, found.why) == (BUNDLED, "the bundled model")
 
 
+def test_the_bundled_model_is_the_export_of_the_committed_checkpoint(tmp_path):
+    from bagel_export.artefact import export
+
+    for _ in export(CHECKPOINT, tmp_path / "again", precision="int8", verify=False):
+        pass
+    bundled, again = (read_manifest(folder) for folder in (BUNDLED, tmp_path / "again"))
+    assert bundled.files["weights.safetensors"] == again.files["weights.safetensors"]
+    assert (bundled.model, bundled.widths, bundled.name) == (again.model, again.widths, "bagel-nano")
+
+
 def test_the_bundled_model_was_verified_graph_by_graph_when_it_was_exported():
-    graphs = read_manifest(BUNDLED).raw["graphs"]
-    assert {g["parity"]["status"] for g in graphs.values()} == {"verified"}
+    raw = read_manifest(BUNDLED).raw
+    assert {g["parity"]["status"] for g in (*raw["graphs"].values(), raw["layer"])} == {"verified"}

@@ -16,7 +16,7 @@ from bagel_rt.sheet import Card, contact_sheet
 if TYPE_CHECKING:
     from bagel_rt.api import Bagel
 
-SEED, COLUMNS, SHEET = 14, 4, "sheet.png"
+SEED, COLUMNS, SHEET = 31, 4, "sheet.png"
 DRAWN = (
     "a red circle",
     "three green stars on a black background",
