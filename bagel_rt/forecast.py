@@ -19,6 +19,8 @@ from bagel_rt.pace import Stopwatch
 from bagel_rt.tally import Call
 from bagel_rt.workload import Workload, workload
 
+STAGES = ("reading", "writing", "drawing", "decoding")
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -72,7 +74,7 @@ def _seconds(manifest: Manifest, engine: Engine, work: Workload) -> Generator[Pr
         yield Progress("measuring", timed.done, timed.total)
         for call, seconds in timed.seconds.items():
             spent[_stage(call)] += seconds * work.calls[call]
-    return dict(spent)
+    return {stage: spent[stage] for stage in STAGES if stage in spent}
 
 
 def _stage(call: Call) -> str:
