@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 import bagel_rt
-from bagel_rt.contract import TASK_GRAPHS
+from bagel_rt.contract import LAYER, TASK_GRAPHS
 
 MANIFEST, WEIGHTS = "bagel_rt.json", "weights.safetensors"
 
@@ -57,7 +57,7 @@ def test_graph_files_hold_no_weights(small_artefact):
 
 
 def test_graphs_are_standard_onnx_of_opset_24(small_artefact):
-    assert {p.stem for p in graph_paths(small_artefact)} == set(TASK_GRAPHS["full"])
+    assert {p.stem for p in graph_paths(small_artefact)} == {*TASK_GRAPHS["full"], LAYER}
     for path in graph_paths(small_artefact):
         model = onnx.load(path, load_external_data=False)
         assert {o.domain: o.version for o in model.opset_import if o.domain in ("", "ai.onnx")} in (
