@@ -32,7 +32,7 @@ def memory(manifest: Manifest, widths: Widths, work: Workload, needs: Needs, low
 
     With low_memory the VAE, the ViT and every call's working memory are given back, so only the largest of each counts.
     """
-    weights = {graph: _weights(manifest, graph, needs) for graph in work.graphs}
+    weights = {graph: _weights(manifest, graph, needs, work) for graph in work.graphs}
     working = {graph: max(_working(manifest, widths, call, needs) for call in work.of(graph)) for graph in work.graphs}
     steady = [graph for graph in work.graphs if not (low_memory and graph in BRIEF)]
     brief = [weights[graph] + working[graph] for graph in work.graphs if graph not in steady]
@@ -49,11 +49,13 @@ def memory(manifest: Manifest, widths: Widths, work: Workload, needs: Needs, low
     )
 
 
-def _weights(manifest: Manifest, graph: str, needs: Needs) -> int:
+def _weights(manifest: Manifest, graph: str, needs: Needs, work: Workload) -> int:
     stored, forms = manifest.weights_of(graph), manifest.raw.get("weight_forms", {})
     if graph == GEN_STEP:
         und = manifest.weights_of(UND_STEP)
-        return needs.weights(forms.get("und", "float"), und) + needs.weights(forms.get("gen", "float"), stored - und)
+        drawn = not needs.lazy or any(call["gen_rows"] for call in work.of(GEN_STEP))
+        gen = needs.weights(forms.get("gen", "float"), stored - und) if drawn else 0
+        return needs.weights(forms.get("und", "float"), und) + gen
     form = forms.get(FORM_OF.get(graph, ""), "float")
     return needs.weights("conv8" if graph in (VAE_ENCODER, VAE_DECODER) and form == "int8" else form, stored)
 

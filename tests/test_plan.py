@@ -14,7 +14,7 @@ from bagel_engines import open_engine
 from bagel_engines.needs import MIB, openvino_needs
 from bagel_rt import options, pace
 from bagel_rt.cli import main
-from bagel_rt.contract import GEN_STEP, LAYER, UND_STEP, VAE_DECODER, graph_specs
+from bagel_rt.contract import GEN_STEP, LAYER, LM_HEAD, UND_STEP, VAE_DECODER, graph_specs
 from bagel_rt.errors import InputError
 from bagel_rt.examples import SIZES, example_inputs
 from bagel_rt.manifest import read_manifest
@@ -89,6 +89,13 @@ def test_weights_are_planned_as_the_artefact_states_them(small_artefact):
     parts = memory(manifest, manifest.widths, work, openvino_needs("float32")).parts
     assert parts["weights"] == sum(manifest.weights_of(graph) for graph in work.graphs)
     assert parts["program"] == (85 + 12 * len(work.graphs)) * MIB
+
+
+def test_an_expert_that_has_no_rows_is_not_counted_where_weights_are_packed_on_use(small_artefact):
+    manifest = read_manifest(small_artefact)
+    work = workload(manifest, ["what?"], options.TextOptions(max_tokens=4), True, 4096)
+    parts = memory(manifest, manifest.widths, work, openvino_needs("float32")).parts
+    assert parts["weights"] == manifest.weights_of(UND_STEP) + manifest.weights_of(LM_HEAD)
 
 
 @pytest.mark.parametrize("call", ["generate", "edit", "ask"])

@@ -38,7 +38,8 @@ class Needs:
     """program: the process with the engine in it; graph: a graph that is loaded, without its weights. kept: bytes of
     memory for a byte of stored weights, by form (of the manifest's weight_forms; "conv8" for the VAE's int8); other
     forms count as "float". number: of a number in the page pool. decoder_pixel and encoder_pixel: for a pixel and a
-    channel of the VAE's first width; decoder_channels: for that width squared.
+    channel of the VAE's first width; decoder_channels: for that width squared. lazy: weights are packed when they are
+    first multiplied, so that those of an expert without rows stay in their file.
     """
 
     program: int
@@ -50,6 +51,7 @@ class Needs:
     encoder_pixel: float
     decoder_channels: float = 8192.0
     number: int = 4
+    lazy: bool = False
 
     def weights(self, form: str, stored: int) -> int:
         return int(stored * self.kept.get(form, self.kept["float"]))
@@ -67,6 +69,7 @@ def openvino_needs(arithmetic: str) -> Needs:
         decoder_pixel=8.3 * number,
         encoder_pixel=5.6 * number,
         number=number,
+        lazy=True,
     )
 
 
