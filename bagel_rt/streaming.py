@@ -81,6 +81,17 @@ def stream(gate: Gate, turn: Turn) -> Generator[Event, None, None]:
     yield Done(result)
 
 
+def finished(turn: Generator[Event, None, Result], on_event: OnProgress = None) -> Result:
+    """Run a turn to its end, outside of any stream, and return what it returns."""
+    while True:
+        try:
+            event = next(turn)
+        except StopIteration as end:
+            return end.value
+        if on_event is not None:
+            on_event(event)
+
+
 def drain(events: Generator[Event, None, None], on_progress: OnProgress = None) -> Any:
     """Run a stream to its end and return its result; `on_progress` sees what comes before a finished picture."""
     with closing(events):

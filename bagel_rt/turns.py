@@ -27,7 +27,7 @@ from bagel_rt.reading import Reader, Reading
 from bagel_rt.results import ImageResult
 from bagel_rt.segments import Grid, Histories, History
 from bagel_rt.sizes import Sizes
-from bagel_rt.streaming import Turn
+from bagel_rt.streaming import Turn, finished
 from bagel_rt.textstream import TextPieces
 from bagel_rt.tokens import TextCodec
 from bagel_rt.writing import Writer
@@ -122,12 +122,7 @@ class Turns:
 
     def decode(self, latent: np.ndarray, grid: Grid) -> Image:
         """The picture of latents (h * w, 64)."""
-        decoding = self._decoder.run(latent, grid, self._decoder.in_tiles(False, grid))
-        while True:
-            try:
-                next(decoding)
-            except StopIteration as end:
-                return end.value
+        return finished(self._decoder.run(latent, grid, self._decoder.in_tiles(False, grid)))
 
     def result(
         self, opts: ImageOptions, reading: Reading, painting: Painting, thought: str | None, seed: int

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,11 @@ from bagel_rt import check, presets
 from bagel_rt.cli.arguments import add_preset_argument
 from bagel_rt.cli.progress import Bars
 from bagel_rt.errors import EngineUnavailableError, InputError
-from bagel_rt.events import Progress
 from bagel_rt.forecast import Forecast, forecast
 from bagel_rt.locate import find_model
 from bagel_rt.manifest import Manifest, read_manifest
 from bagel_rt.options import ImageOptions, TextOptions, with_values
+from bagel_rt.streaming import finished
 
 PROMPT = "A photograph of a lighthouse on a rocky coast at dusk, warm light in its windows, long exposure of the waves."
 GIB = 2**30
@@ -71,21 +70,13 @@ def run_plan(args: argparse.Namespace) -> None:
         with Bars() as bars:
             engine = _engine(backend, args, manifest)
             how = {"low_memory": args.low_memory, "timed": args.time}
-            found.append(_told(forecast(manifest, engine, items, opts, limit, room, **how), bars))
+            found.append(finished(forecast(manifest, engine, items, opts, limit, room, **how), bars))
     if args.json:
         print(json.dumps([_as_json(one) for one in found], indent=1))
         return
     print(f"{manifest.name} ({manifest.precision}): {_title(args, opts, items)}")
     for one in found:
         _print(one)
-
-
-def _told(running: Generator[Progress, None, Forecast], bars: Bars) -> Forecast:
-    while True:
-        try:
-            bars(next(running))
-        except StopIteration as end:
-            return end.value
 
 
 def _engine(backend: str, args: argparse.Namespace, manifest: Manifest) -> Engine:
