@@ -17,6 +17,21 @@ VIT, UND_STEP, GEN_STEP = "vit", "und_step", "gen_step"
 FLOW_EMBED, FLOW_HEAD, LM_HEAD = "flow_embed", "flow_head", "lm_head"
 VAE_ENCODER, VAE_DECODER = "vae_encoder", "vae_decoder"
 LAYER = "layer"  # gen_step's first layer alone: what a machine is measured with. Not among the graphs of a task
+# vae_decoder once more, cut at the group norms of its two highest resolutions (strips.py); not among them either
+VAE_BODY, VAE_OUT = "vae_body", "vae_out"
+VAE_LEVELS = (1, 0)  # as the checkpoint numbers them, in the order of their use
+VAE_RISE = {level: f"vae_up_{level}" for level in VAE_LEVELS}
+VAE_BLOCKS = {level: tuple((f"vae_{level}_{i}_in", f"vae_{level}_{i}_out") for i in range(3)) for level in VAE_LEVELS}
+VAE_STRIPS = (
+    *(
+        part
+        for level in VAE_LEVELS
+        for part in (VAE_RISE[level], *(part for pair in VAE_BLOCKS[level] for part in pair))
+    ),
+    VAE_OUT,
+)
+EXTRAS = (LAYER, VAE_BODY, *VAE_STRIPS)
+NORM_GROUPS, NORM_EPSILON = 32, 1e-6  # of the VAE's group norms
 
 TASK_GRAPHS = {
     "full": (VIT, UND_STEP, GEN_STEP, FLOW_EMBED, FLOW_HEAD, LM_HEAD, VAE_ENCODER, VAE_DECODER),
@@ -153,6 +168,39 @@ def graph_specs(m: ModelDims, cache: str = "float32") -> dict[str, GraphSpec]:
 def layer_spec(m: ModelDims, cache: str = "float32") -> GraphSpec:
     """LAYER: gen_step as a decoder of one layer would have it."""
     return replace(graph_specs(replace(m, num_hidden_layers=1), cache)[GEN_STEP], name=LAYER)
+
+
+def strip_specs(m: ModelDims, width: int) -> dict[str, GraphSpec]:
+    """VAE_BODY, and the graphs of VAE_STRIPS, for a decoder of that first width.
+
+    A strip is some rows of a picture, all columns; convolutions see zeros beyond it. mean and rate are those of the
+    group norm that comes first, for each channel: (x - mean) * rate, before its own weight and bias.
+    """
+
+    def strip(name: str, channels: int, scale: int = 1) -> TensorSpec:
+        size = ("rows", "columns") if scale == 1 else (f"{scale}*rows", f"{scale}*columns")
+        return TensorSpec(name, "float32", (1, channels, *size))
+
+    def norm(channels: int) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec(name, "float32", (channels,)) for name in ("mean", "rate"))
+
+    latent = TensorSpec("latent", "float32", (1, m.latent_channels, "latent_height", "latent_width"))
+    low = m.vae_downsample // 2 ** len(VAE_LEVELS)
+    features = TensorSpec("features", "float32", (1, 4 * width, f"{low}*latent_height", f"{low}*latent_width"))
+    specs = [
+        GraphSpec(VAE_BODY, (latent,), (features,)),
+        GraphSpec(VAE_OUT, (strip("x", width), *norm(width)), (strip("pixels", 3),)),
+    ]
+    before = 4 * width
+    for level in VAE_LEVELS:
+        specs.append(GraphSpec(VAE_RISE[level], (strip("x", before),), (strip("y", before, 2),)))
+        after = before // 2
+        for first, second in VAE_BLOCKS[level]:
+            skip = strip("skip", before)
+            specs.append(GraphSpec(first, (strip("x", before), *norm(before)), (strip("y", after),)))
+            specs.append(GraphSpec(second, (strip("x", after), *norm(after), skip), (strip("y", after),)))
+            before = after
+    return {spec.name: spec for spec in specs}
 
 
 def dim_value(dim: Dim, sizes: Mapping[str, int]) -> int:

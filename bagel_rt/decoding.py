@@ -1,4 +1,4 @@
-"""From latents to a picture, whole or in tiles."""
+"""From latents to a picture."""
 
 from __future__ import annotations
 
@@ -13,39 +13,36 @@ from bagel_rt.images import to_image, unpatchify
 from bagel_rt.manifest import Manifest
 from bagel_rt.segments import Grid
 from bagel_rt.streaming import Turn
-from bagel_rt.tiles import Tiling, decode_in_tiles
+from bagel_rt.strips import decode_in_strips, in_strips
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
 class Decoder:
-    """The VAE's decoder. A picture is decoded whole, as the official code does it, unless tiles are asked for."""
+    """The VAE's decoder. Large pictures are decoded strip by strip where memory is the machine's own (strips.py)."""
 
-    def __init__(self, manifest: Manifest, graphs: Graphs, tiling: Tiling | None = None):
+    def __init__(self, manifest: Manifest, graphs: Graphs):
         self._manifest, self._graphs = manifest, graphs
-        self._tiling = tiling or Tiling()
 
-    def in_tiles(self, asked: bool, grid: Grid) -> bool:
-        """Whether a picture of this grid is decoded in tiles: where asked, and it is more than one."""
-        return asked and max(grid) * self._manifest.model.latent_patch_size > self._tiling.tile
-
-    def run(self, latent: np.ndarray, grid: Grid, in_tiles: bool) -> Turn[Image]:
+    def run(self, latent: np.ndarray, grid: Grid) -> Turn[Image]:
         """The picture of latents (h * w, 64)."""
         m = self._manifest.model
         planes = unpatchify(latent, grid, m.latent_patch_size)[None]
         planes = planes / np.float32(m.vae_scale) + np.float32(m.vae_shift)
-        with self._graphs.lent(contract.VAE_DECODER):
-            if in_tiles:
-                pixels = planes
-                for done, total, filled in decode_in_tiles(self._pixels, planes, m.vae_downsample, self._tiling):
-                    pixels = filled
-                    yield Progress("decoding", done, total)
-            else:
-                yield Progress("decoding", 0, 1)
-                pixels = self._pixels(planes)
-                yield Progress("decoding", 1, 1)
+        size = (m.vae_downsample * planes.shape[2], m.vae_downsample * planes.shape[3])
+        if in_strips(self._manifest, self._graphs.engine.needs, *size):
+            pixels = yield from self._strips(planes)
+        else:
+            yield Progress("decoding", 0, 1)
+            with self._graphs.lent(contract.VAE_DECODER):
+                (pixels,) = self._graphs(contract.VAE_DECODER, latent=planes)
+            yield Progress("decoding", 1, 1)
         return to_image(pixels[0])
 
-    def _pixels(self, planes: np.ndarray) -> np.ndarray:
-        return self._graphs(contract.VAE_DECODER, latent=planes)[0]
+    def _strips(self, planes: np.ndarray) -> Turn[np.ndarray]:
+        pixels = planes
+        with self._graphs.one_at_a_time() as run:
+            for done, total, pixels in decode_in_strips(run, planes):
+                yield Progress("decoding", done, total)
+        return pixels

@@ -18,6 +18,8 @@ SIZES = {
     "width": 48,
     "latent_height": 8,
     "latent_width": 6,
+    "rows": 5,
+    "columns": 14,
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,12 +10,18 @@ import numpy as np
 
 from bagel_engines import Engine, Runner, Tensor, trim
 from bagel_rt import contract
-from bagel_rt.contract import graph_specs
+from bagel_rt.contract import GraphSpec, graph_specs, strip_specs
 from bagel_rt.errors import ArtefactError
 from bagel_rt.failures import named_failures
 from bagel_rt.manifest import Manifest
 
 BRIEF = (contract.VIT, contract.VAE_ENCODER, contract.VAE_DECODER)  # called once for a picture; the rest at every step
+
+
+def specs_of(manifest: Manifest) -> dict[str, GraphSpec]:
+    """Every graph an artefact may have that a request calls."""
+    specs, widths = graph_specs(manifest.model, manifest.arithmetic), manifest.widths
+    return specs if widths is None else specs | strip_specs(manifest.model, widths.vae)
 
 
 class Graphs:
@@ -27,7 +33,7 @@ class Graphs:
     def __init__(self, manifest: Manifest, engine: Engine, low_memory: bool = False):
         self._manifest, self._engine, self._low_memory = manifest, engine, low_memory
         self._lent: set[str] = set()
-        self._specs = graph_specs(manifest.model, manifest.arithmetic)
+        self._specs = specs_of(manifest)
         self._runners: dict[str, Runner] = {}
         self.calls: dict[str, int] = {}
 
@@ -82,8 +88,25 @@ class Graphs:
             yield
         finally:
             self._lent.discard(graph)
-            self._runners.pop(graph, None)
-            trim()
+            self._give_back(graph)
+
+    @contextmanager
+    def one_at_a_time(self) -> Iterator[Callable[..., tuple[Any, ...]]]:
+        """For calls of graphs one after the other: each is given back when the next is called, the last at the end."""
+        current = ""
+
+        def run(graph: str, **inputs: Tensor) -> tuple[Any, ...]:
+            nonlocal current
+            if graph != current:
+                self._give_back(current)
+                current = graph
+            return self(graph, **inputs)
+
+        trim()
+        try:
+            yield run
+        finally:
+            self._give_back(current)
 
     @property
     def low_memory(self) -> bool:
@@ -93,6 +116,10 @@ class Graphs:
     def opened(self) -> set[str]:
         """The graphs that are loaded now."""
         return set(self._runners)
+
+    def _give_back(self, graph: str) -> None:
+        self._runners.pop(graph, None)
+        trim()
 
     def close(self) -> None:
         self._runners.clear()

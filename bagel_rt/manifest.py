@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bagel_engines.numbers import KEPT_AS
-from bagel_rt.contract import CONTRACT_VERSION, FORMAT_VERSION, LAYER, TASK_GRAPHS, ModelDims
+from bagel_rt.contract import CONTRACT_VERSION, FORMAT_VERSION, TASK_GRAPHS, ModelDims
 from bagel_rt.errors import ArtefactError
 
 MANIFEST = "bagel_rt.json"
@@ -84,24 +84,30 @@ class Manifest:
         """Size of the files that hold the weights of every graph."""
         return sum(int(entry["size"]) for name, entry in self.files.items() if name.endswith(".safetensors"))
 
+    def has(self, graph: str) -> bool:
+        """Whether a graph is there: those of the task are, contract.EXTRAS where the exporter knew them."""
+        return graph in self.graphs or graph in self.extras
+
+    @property
+    def extras(self) -> Mapping[str, Mapping[str, Any]]:
+        """The entries of contract.EXTRAS."""
+        return self.raw.get("extra_graphs", {})
+
     def graph_file(self, name: str) -> Path:
-        return self.folder / self.graphs[name]["file"]
+        return self.folder / self._entry(name)["file"]
 
     def weights_of(self, graph: str) -> int:
         """Bytes of weights that a graph reads."""
-        return int(self.graphs[graph].get("weight_bytes", 0))
+        return int(self._entry(graph).get("weight_bytes", 0))
+
+    def _entry(self, graph: str) -> Mapping[str, Any]:
+        return self.graphs[graph] if graph in self.graphs else self.extras[graph]
 
     @property
     def widths(self) -> Widths | None:
         """None for an artefact that was exported before they were stated."""
         stated = self.raw.get("widths")
         return None if stated is None else Widths(**{f.name: int(stated[f.name]) for f in fields(Widths)})
-
-    @property
-    def layer_file(self) -> Path | None:
-        """contract.LAYER, where the artefact has it."""
-        entry = self.raw.get(LAYER)
-        return self.folder / entry["file"] if entry else None
 
 
 def read_manifest(folder: str | Path) -> Manifest:
@@ -176,9 +182,14 @@ def _check_files(manifest: Manifest) -> None:
             raise ArtefactError(
                 f"{path}: {size} bytes, the manifest says {stated['size']}: the file is damaged; export the model again"
             )
-    needed = {manifest.tokenizer_file, manifest.embeddings.file, *(g["file"] for g in manifest.graphs.values())}
+    needed = {manifest.tokenizer_file, manifest.embeddings.file, *_graph_files(manifest)}
     for name in sorted(needed - set(manifest.files)):
         raise ArtefactError(f"{manifest.folder / MANIFEST}: {name} is used but not listed in 'files'")
+
+
+def _graph_files(manifest: Manifest) -> Iterator[str]:
+    for entry in (*manifest.graphs.values(), *manifest.extras.values()):
+        yield entry["file"]
 
 
 def sha256(path: Path, chunk: int = 1 << 22) -> Iterator[int | str]:

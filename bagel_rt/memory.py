@@ -9,6 +9,7 @@ from bagel_engines.needs import Needs
 from bagel_rt.contract import GEN_STEP, UND_STEP, VAE_DECODER, VAE_ENCODER, VIT
 from bagel_rt.graphs import BRIEF
 from bagel_rt.manifest import Manifest, Widths
+from bagel_rt.strips import in_strips, strips_memory
 from bagel_rt.tally import Call
 from bagel_rt.workload import Workload
 
@@ -31,12 +32,18 @@ def memory(manifest: Manifest, widths: Widths, work: Workload, needs: Needs, low
     """At the peak of a workload, where everything is held that was loaded and worked in.
 
     With low_memory the VAE, the ViT and every call's working memory are given back, so only the largest of each counts.
+    A picture that is decoded in strips gives its memory back in any case.
     """
+    striped = any(in_strips(manifest, needs, *_size(manifest, call)) for call in work.of(VAE_DECODER))
     weights = {graph: _weights(manifest, graph, needs, work) for graph in work.graphs}
     working = {graph: max(_working(manifest, widths, call, needs) for call in work.of(graph)) for graph in work.graphs}
-    steady = [graph for graph in work.graphs if not (low_memory and graph in BRIEF)]
-    brief = [weights[graph] + working[graph] for graph in work.graphs if graph not in steady]
-    busy = max([*brief, *(working[graph] for graph in steady)], default=0) if low_memory else sum(working.values())
+    if striped:
+        weights[VAE_DECODER] = 0
+    given_back = set(BRIEF) if low_memory else {VAE_DECODER} if striped else set()
+    steady = [graph for graph in work.graphs if graph not in given_back]
+    brief = [weights[graph] + working[graph] for graph in work.graphs if graph in given_back]
+    lasting = [working[graph] for graph in steady]
+    busy = max([*brief, *lasting], default=0) if low_memory else sum(lasting) + max(brief, default=0)
     model = manifest.model
     token = 2 * model.num_hidden_layers * model.num_key_value_heads * model.head_dim * needs.number
     return Memory(
@@ -47,6 +54,12 @@ def memory(manifest: Manifest, widths: Widths, work: Workload, needs: Needs, low
             "working": busy + work.held,
         }
     )
+
+
+def _size(manifest: Manifest, call: Call) -> tuple[int, int]:
+    """Of the picture that a call decodes, pixels."""
+    scale = manifest.model.vae_downsample
+    return scale * call["latent_height"], scale * call["latent_width"]
 
 
 def _weights(manifest: Manifest, graph: str, needs: Needs, work: Workload) -> int:
@@ -70,7 +83,10 @@ def _working(manifest: Manifest, widths: Widths, call: Call, needs: Needs) -> in
         rows = call["patches"]
         return needs.vit.size(rows, rows, widths.vit_inner, widths.vit_hidden, 1, widths.vit_heads)
     if call.graph == VAE_DECODER:
-        pixels = model.vae_downsample**2 * call["latent_height"] * call["latent_width"]
+        high, wide = _size(manifest, call)
+        if in_strips(manifest, needs, high, wide):
+            return strips_memory(high, wide, widths.vae)
+        pixels = high * wide
         return int(needs.decoder_pixel * widths.vae * pixels + needs.decoder_channels * widths.vae**2)
     if call.graph == VAE_ENCODER:
         return int(needs.encoder_pixel * widths.vae * call["height"] * call["width"])

@@ -58,7 +58,6 @@ class ImageOptions:
     negative_prompt: str | None = None  # text guidance leads away from this text; None: from no text
     cfg_text_system: bool = True  # False: the text-guidance context has a gap where the system prompt is
     cfg_img_thought: bool = False  # True: the think text enters the image-guidance context, too
-    vae_tile: bool = False  # decode in tiles (tiles.py): less memory, not quite the same picture
     noise: np.ndarray | None = None  # (h * w, 64) float32 in place of the seed's initial noise
 
     def __post_init__(self) -> None:
@@ -82,7 +81,6 @@ class ImageOptions:
             check.whole(name, getattr(self, name), least=1, optional=True)
         if self.negative_prompt is not None:
             check.text("negative_prompt", self.negative_prompt)
-        check.flag("vae_tile", self.vae_tile)
         check.whole("max_think_tokens", self.max_think_tokens, least=1)
         check.temperature(self.text_temperature, self.do_sample)
         if self.noise is not None:

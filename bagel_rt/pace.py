@@ -50,7 +50,7 @@ class Stopwatch:
     def __init__(self, manifest: Manifest, engine: Engine):
         self._manifest, self._engine = manifest, engine
         self._specs = graph_specs(manifest.model, manifest.arithmetic)
-        self._layer = manifest.layer_file
+        self._layer = manifest.has(LAYER)
         self._runners: dict[str, Runner] = {}
 
     def measure(self, calls: Iterable[Call]) -> Iterator[Timed]:
@@ -72,7 +72,7 @@ class Stopwatch:
 
     def _step(self, call: Call) -> float:
         model, sizes = self._manifest.model, dict(call.sizes)
-        if self._layer is None:
+        if not self._layer:
             return self._run(self._specs[call.graph], sizes, 2 * model.num_hidden_layers)
         spec = layer_spec(model, self._manifest.arithmetic)
         if call.graph == GEN_STEP:
@@ -93,9 +93,7 @@ class Stopwatch:
         return median(took)
 
     def _load(self, graph: str) -> Runner:
-        path = self._layer if graph == LAYER else self._manifest.graph_file(graph)
-        assert path is not None
-        self._runners[graph] = runner = self._engine.load(path)
+        self._runners[graph] = runner = self._engine.load(self._manifest.graph_file(graph))
         return runner
 
 

@@ -38,11 +38,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Painting:
-    """A picture with the latent (h * w, 64) it was decoded from, and whether that was done in tiles."""
+    """A picture with the latent (h * w, 64) it was decoded from."""
 
     latent: np.ndarray
     image: Image
-    in_tiles: bool
 
 
 class Turns:
@@ -107,9 +106,8 @@ class Turns:
         for step in self._painter.draw(contexts, histories, start, grid, opts):
             latent = step.x
             yield step
-        in_tiles = self._decoder.in_tiles(opts.vae_tile, grid)
-        image = yield from self._decoder.run(latent, grid, in_tiles)
-        return Painting(latent, image, in_tiles)
+        image = yield from self._decoder.run(latent, grid)
+        return Painting(latent, image)
 
     def start(self, opts: ImageOptions, grid: Grid, noise: TorchNoise) -> np.ndarray:
         """The noise (h * w, 64) that a picture begins with."""
@@ -122,14 +120,14 @@ class Turns:
 
     def decode(self, latent: np.ndarray, grid: Grid) -> Image:
         """The picture of latents (h * w, 64)."""
-        return finished(self._decoder.run(latent, grid, self._decoder.in_tiles(False, grid)))
+        return finished(self._decoder.run(latent, grid))
 
     def result(
         self, opts: ImageOptions, reading: Reading, painting: Painting, thought: str | None, seed: int
     ) -> ImageResult:
         """A picture with the record of how it came about."""
         image, latent = painting.image, painting.latent
-        filled = {"height": image.height, "width": image.width, "seed": seed, "vae_tile": painting.in_tiles}
+        filled = {"height": image.height, "width": image.width, "seed": seed}
         used = replace(opts, **filled).describe()
         model = f"{self.manifest.name} {self.manifest.fingerprint}"
         return ImageResult(image, thought, latent, seed, used, reading.prompt, model, str(self.graphs.engine.info))

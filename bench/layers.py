@@ -3,19 +3,16 @@
 One decoder layer of the released shape with random weights, both experts (466 M parameters): PyTorch in bfloat16
 (eager) against the exported step graph on OpenVINO with bfloat16 arithmetic, in several precisions, alternating: a
 denoising branch, a text token, a prefill. Medians in milliseconds per layer, ratios pair by pair, relative errors
-against PyTorch in float32 on random weights without outliers. Nothing else may run meanwhile. Ends in one JSON line.
+against PyTorch in float32 on random weights without outliers; for a token, the share of the machine's bandwidth at
+which weights are read. Nothing else may run meanwhile. Ends in one JSON line.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,9 +24,11 @@ from bagel_engines import Settings, open_engine
 from bagel_export.artefact import export, model_dims
 from bagel_export.checkpoint import Checkpoint, open_checkpoint
 from bagel_export.reference.bagel import BagelModel
-from bagel_export.reference.language import DecoderLayer
+from bagel_export.reference.language import GEN, DecoderLayer
 from bagel_export.synthetic import RELEASED, SMALL_LLM, SMALL_VIT, Shape, write_checkpoint
-from bagel_rt.contract import GEN_STEP, ModelDims, graph_specs, input_shapes
+from bagel_rt.contract import GEN_STEP, UND_STEP, ModelDims, graph_specs, input_shapes
+from bagel_rt.manifest import read_manifest
+from bench.timing import against, alternating, machine, seconds
 
 TORCH = "torch bf16"
 PRECISIONS = ("fp32", "int8", "int4", "w8a8")
@@ -108,16 +107,35 @@ class Torch:
         return run
 
 
-def engine_runs(checkpoint: Checkpoint, folder: Path, precisions: list[str]) -> dict[str, Callable]:
-    """By precision: what makes a run of the step graph on given arrays."""
+def engine_runs(
+    checkpoint: Checkpoint, folder: Path, precisions: list[str], exported: bool = False
+) -> dict[str, Callable]:
+    """By precision: what makes a run of the step graph on given arrays. exported: the artefacts are there already."""
     prepared: dict[str, Callable] = {}
     for precision in precisions:
         out = folder / precision.replace(",", "-")
-        for _ in export(checkpoint.folder, out, precision=precision, verify=False):
-            pass
+        if not exported:
+            for _ in export(checkpoint.folder, out, precision=precision, verify=False):
+                pass
         engine = open_engine("openvino", settings=Settings(arithmetic="bfloat16"))
         prepared[precision] = on(engine.load(out / f"{GEN_STEP}.onnx"))
     return prepared
+
+
+def und_bytes(folder: Path, precisions: list[str]) -> dict[str, int]:
+    """Bytes of the understanding expert's weights, by precision and for PyTorch: what a token's row has to read."""
+    found = {p: read_manifest(folder / p.replace(",", "-")).weights_of(UND_STEP) for p in precisions}
+    state = BagelModel(open_checkpoint(folder / "checkpoint").config).language_model.model.layers.state_dict()
+    return {TORCH: 2 * sum(v.numel() for k, v in state.items() if GEN not in k)} | found
+
+
+def with_bandwidth(results: dict, works, sizes: dict[str, int], measured: float) -> None:
+    """Add, for one row, GB/s of weights that were read, and the share of the machine's."""
+    for work in works:
+        if work.und == 1 and not work.gen:
+            for name, row in results[work.name].items():
+                row["weights_gb_per_s"] = round(sizes[name] / row["ms"] / 1e6, 2)
+                row["share_of_bandwidth"] = round(row["weights_gb_per_s"] / measured, 2)
 
 
 def on(runner) -> Callable:
@@ -128,27 +146,12 @@ def on(runner) -> Callable:
     return prepare
 
 
-def seconds(run: Callable) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
 def measured(works, model: ModelDims, prepare: dict[str, Callable], exact: Callable, rounds: int) -> dict:
     results = {}
     for work in works:
         given = arrays(work, model)
         runs = {name: make(given) for name, make in prepare.items()}
-        taken: dict[str, list[float]] = {name: [] for name in runs}
-        for i in range(rounds + 1):
-            for name, run in runs.items():
-                took = seconds(run)
-                if i:
-                    taken[name].append(took)
-        row: dict[str, dict] = {}
-        for name, values in taken.items():
-            ratio = statistics.median(b / a for a, b in zip(taken[TORCH], values, strict=True))
-            row[name] = {"ms": round(1000 * statistics.median(values), 2), "ratio": round(ratio, 3)}
+        row = against(alternating(runs, rounds), TORCH)
         if work.exact:
             wanted = exact(given)()[-1]
             inputs = given["gen" if work.gen else "und"]
@@ -181,6 +184,8 @@ def main() -> None:
         exact = Torch(checkpoint, torch.float32).prepared
         works = SMALL_WORKS if args.small else WORKS
         results = measured(works, model_dims(checkpoint), runs, exact, args.rounds)
+        gb_per_s = bandwidth()
+        with_bandwidth(results, works, und_bytes(Path(folder), args.precisions), gb_per_s)
     report = {
         "question": "milliseconds per decoder layer, and the ratio to PyTorch in bfloat16",
         "shape": "small" if args.small else "BAGEL-7B-MoT, one layer, both experts",
@@ -188,10 +193,9 @@ def main() -> None:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "rounds": args.rounds,
-        "memory_gb_per_s": bandwidth(),
+        "memory_gb_per_s": gb_per_s,
         "results": results,
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
-        "python": platform.python_version(),
+        **machine(),
     }
     if args.out:
         args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -59,3 +59,35 @@ def test_the_memory_that_is_planned_for_the_bundled_model_is_about_what_it_takes
     report = json.loads(done.stdout.strip().splitlines()[-1])
     assert {row["engine"] for row in report["results"]["bagel-nano"]} == {"openvino", "onnxruntime"}
     assert 0.7 < report["ratios"]["least"] <= report["ratios"]["most"] < 1.4
+
+
+def small_form(name: str, *options: str) -> dict:
+    command = [sys.executable, f"bench/{name}.py", "--small", *options]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_vit_and_vae_runs_in_its_small_form():
+    results = small_form("encoders", "--rounds", "1")["results"]
+    assert set(results) == {"vit", "vae_decoder", "vae_encoder"}
+    for rows in results.values():
+        assert rows["onnxruntime float32, fp32 weights"]["relative_error"] < 1e-5
+        assert rows["openvino float32, fp32 weights"]["relative_error"] < 1e-5
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_whole_picture_draws_what_the_official_control_flow_draws():
+    options = ("--sides", "64", "--rounds", "1", "--points", "8", "--layers", "2")
+    (rows,) = small_form("picture", *options)["results"].values()
+    official = rows.pop("official control flow, torch bf16")
+    assert official["forwards"] == 7 + 2 * 6  # guided down to t = 0.4: six steps of seven
+    assert rows["int8"]["latents_apart"] < 0.1
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_growth_runs_in_its_small_form_and_draws_a_plot(tmp_path):
+    results = small_form("growth", "--rounds", "1", "--plot", str(tmp_path / "growth.png"))["results"]
+    assert set(results) == {"latents", "context, denoising", "context, one token", "layers"}
+    assert (tmp_path / "growth.png").stat().st_size > 10_000

@@ -119,4 +119,4 @@ def test_the_bundled_model_is_the_export_of_the_committed_checkpoint(tmp_path):
 
 def test_the_bundled_model_was_verified_graph_by_graph_when_it_was_exported():
     raw = read_manifest(BUNDLED).raw
-    assert {g["parity"]["status"] for g in (*raw["graphs"].values(), raw["layer"])} == {"verified"}
+    assert {g["parity"]["status"] for g in (*raw["graphs"].values(), *raw["extra_graphs"].values())} == {"verified"}

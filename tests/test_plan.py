@@ -60,7 +60,7 @@ def test_the_layer_is_the_step_graphs_first(small_artefact):
     engine = open_engine("onnxruntime")
     whole = engine.load(manifest.graph_file(GEN_STEP)).run(inputs, ["new_kv"])["new_kv"]
     first = {**inputs, "pool": inputs["pool"][: 2 * SIZES["pool_slots"]]}
-    alone = engine.load(manifest.layer_file).run(first, ["new_kv"])["new_kv"]
+    alone = engine.load(manifest.graph_file(LAYER)).run(first, ["new_kv"])["new_kv"]
     assert np.allclose(alone, whole[:2], rtol=1e-5, atol=1e-6)
 
 
@@ -135,7 +135,7 @@ def test_an_artefact_that_does_not_state_its_widths_is_not_limited(small_artefac
 
     old = shutil.copytree(small_artefact, tmp_path / "old")
     raw = json.loads((old / "bagel_rt.json").read_text())
-    del raw["widths"], raw[LAYER]
+    del raw["widths"], raw["extra_graphs"]
     (old / "bagel_rt.json").write_text(json.dumps(raw))
     with bagel_rt.load(old, max_memory=0.001) as bagel:
         bagel.generate("a ring", seed=1, **SMALL)

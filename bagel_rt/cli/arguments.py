@@ -31,7 +31,6 @@ IMAGE_HELP = {
 IMAGE_FLAGS = {
     "think": "write a plan before drawing",
     "do_sample": "sample the plan instead of taking the likeliest",
-    "vae_tile": "decode in tiles: less memory, not quite the same picture",
 }
 TEXT_HELP = {
     "max_tokens": ("longest answer, in tokens", int),

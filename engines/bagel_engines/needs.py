@@ -6,6 +6,7 @@ bench/memory.py compares what comes of it with what is really taken.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,7 +19,8 @@ class Stack:
 
     inner, hidden: for each row and each number of the layers' inner and outer width; inner_layer, hidden_layer: the
     same for every layer again, where a layer's memory is not wholly used by the next; seen: for each row that is
-    attended to and each number of the outer width; scores: for a row, a row it sees, and a head.
+    attended to and each number of the outer width; scores: for a row, a row it sees, and a head, of which no more than
+    `most_scores` are kept at once.
     """
 
     inner: float
@@ -27,10 +29,12 @@ class Stack:
     hidden_layer: float = 0.0
     seen: float = 0.0
     scores: float = 0.0
+    most_scores: float = math.inf
 
     def size(self, rows: int, seen: int, inner: int, hidden: int, layers: int, heads: int) -> int:
         each = (self.inner + layers * self.inner_layer) * inner + (self.hidden + layers * self.hidden_layer) * hidden
-        return int(rows * each + seen * self.seen * hidden + self.scores * heads * rows * seen)
+        scores = min(float(heads * rows * seen), self.most_scores)
+        return int(rows * each + seen * self.seen * hidden + self.scores * scores)
 
 
 @dataclass(frozen=True)
@@ -73,16 +77,18 @@ def openvino_needs(arithmetic: str) -> Needs:
     )
 
 
-def onnxruntime_needs(plain: bool, mapped: bool) -> Needs:
-    """plain: quantised weights are made float32 on loading; mapped: all of them lie in a file."""
+def onnxruntime_needs(plain: bool, mapped: bool, most_scores: int | None = None) -> Needs:
+    """plain: quantised weights are made float32 on loading; mapped: all of them lie in a file; most_scores: that
+    attention keeps at once."""
+    most = math.inf if most_scores is None else float(most_scores)
     many = 0.0 if mapped else 1.0
     spread = many * (4.0 if plain else 1.0)
     return Needs(
         program=50 * MIB,
         graph=5 * MIB,
         kept={"float": many, "int8": spread, "int4": 2 * spread, "w8a8": spread, "fp8": spread, "conv8": 4 * many},
-        step=Stack(8.0, 40.0, scores=8.0),
-        vit=Stack(8.0, 36.0, scores=4.0),
+        step=Stack(8.0, 40.0, scores=8.0, most_scores=most),
+        vit=Stack(8.0, 36.0, scores=4.0, most_scores=most),
         decoder_pixel=38.0,
         encoder_pixel=23.0,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bagel_engines.bounded_attention import SCORES, WEIGHTS_BESIDE, bounded, possible
 from bagel_engines.host import HostCache
 from bagel_engines.needs import onnxruntime_needs
 from bagel_engines.packed_weights import SAVING, PackedStore
@@ -38,8 +39,6 @@ class OnnxRuntimeRunner:
 
 
 class OnnxRuntimeEngine:
-    takes_zero_rows = False  # its Attention refuses zero query rows
-
     def __init__(
         self,
         device: str = "cpu",
@@ -62,8 +61,10 @@ class OnnxRuntimeEngine:
         self._ort = onnxruntime
         small = weights <= PLAIN_UP_TO and packed is None
         self._settings = ROUNDED if arithmetic == "int8" else PLAIN if small else EXACT
-        self._threads, self._packed = threads, packed
-        self.needs = onnxruntime_needs(plain=self._settings is PLAIN, mapped=packed is not None)
+        self._threads, self._packed, self._bounded = threads, packed, possible()
+        self.takes_zero_rows = self._bounded  # Attention itself refuses zero query rows
+        most = SCORES if self._bounded else None
+        self.needs = onnxruntime_needs(plain=self._settings is PLAIN, mapped=packed is not None, most_scores=most)
         self._how = onnxruntime.RunOptions()
         if low_memory:  # after every call; costs a large one 3 % and one row nothing
             self._how.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
@@ -74,7 +75,7 @@ class OnnxRuntimeEngine:
         return OnnxRuntimeRunner(session, graph.stem, self._how)
 
     def _session(self, graph: Path, saved_as: Path | None = None):
-        """A session of a graph file. saved_as: also write the optimised graph and its packed weights there."""
+        """A session of a graph file, its attention in bounded memory where that is possible. saved_as: also write the optimised graph and its packed weights there."""
         options = self._ort.SessionOptions()
         options.log_severity_level = 3
         options.enable_mem_pattern = False  # shapes change from call to call
@@ -84,14 +85,19 @@ class OnnxRuntimeEngine:
             options.optimized_model_filepath = str(saved_as)
         if self._threads:
             options.intra_op_num_threads = self._threads
+        read: str | bytes = str(graph)
+        if self._bounded:
+            options.add_session_config_entry(WEIGHTS_BESIDE, str(graph.parent))
+            read = bounded(graph)
         try:
-            return self._ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+            return self._ort.InferenceSession(read, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise EngineFailure(f"onnxruntime cannot load {graph}: {error}") from error
 
     def _packed_session(self, graph: Path, store: PackedStore):
         """A session over the packed weights on disk, which are made where there are none that fit."""
-        key = store.key(graph, self._ort.__version__, self._settings)
+        attention = {"attention": f"{SCORES} scores at once" if self._bounded else "whole"}
+        key = store.key(graph, self._ort.__version__, self._settings | attention)
         if (entry := store.find(key)) is not None:
             try:
                 return self._session(entry)

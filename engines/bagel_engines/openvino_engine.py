@@ -10,6 +10,7 @@ import numpy as np
 from bagel_engines.host import HostCache, NarrowCache
 from bagel_engines.needs import openvino_needs
 from bagel_engines.numbers import narrowed
+from bagel_engines.openvino_heads import share_keys
 from bagel_engines.openvino_parts import STACKED, Parts, take_apart
 from bagel_engines.runner import Arrays, EngineFailure, EngineInfo, Runner, Tensor, Tensors
 
@@ -97,6 +98,7 @@ class OpenVinoEngine:
         try:
             model = self._core.read_model(str(graph))
             self._narrow_pool(model)
+            share_keys(model)
             parts = take_apart(model, self._arithmetic)
             compiled = self._core.compile_model(model, "CPU", self._config)
         except Exception as error:

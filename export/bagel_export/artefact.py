@@ -29,15 +29,18 @@ from bagel_export.weights import WEIGHT_FILE, external_tensors, weight_bytes, wr
 from bagel_rt.contract import (
     CONTRACT_VERSION,
     FORMAT_VERSION,
+    EXTRAS,
     LAYER,
     TASK_GRAPHS,
     GraphSpec,
     ModelDims,
     graph_specs,
     layer_spec,
+    strip_specs,
 )
 from bagel_rt.errors import ExportError
 from bagel_rt.manifest import MANIFEST, Widths, model_section, sha256
+from bagel_rt.strips import LARGEST_WHOLE
 
 Step = TypeVar("Step")
 Result = TypeVar("Result")
@@ -135,7 +138,7 @@ def export(
         tokenizer.save(str(folder / TOKENIZER_FILE))
         linked = link_weights(in_place, folder, recipe)
         offsets = yield from _weights(copied, folder, recipe)
-        names = (*TASK_GRAPHS[task], *([LAYER] if task == "full" else []))
+        names = (*TASK_GRAPHS[task], *_extras(checkpoint))
         entries = yield from write_graphs(checkpoint, folder, offsets, names, stored, recipe, verify, linked)
         failed = [f"{n} ({e['parity']['relative_l2']:.1e})" for n, e in entries.items() if _failed(e)]
         if failed:
@@ -145,6 +148,15 @@ def export(
         )
         manifest["files"] = yield from _files(folder)
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _extras(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The graphs beside those of the task: parts of the decoder where pictures can be too large for the whole of it."""
+    if checkpoint.task != "full":
+        return ()
+    dims = model_dims(checkpoint)
+    large = (dims.max_latent_size * dims.latent_stride) ** 2 > LARGEST_WHOLE
+    return EXTRAS if large else (LAYER,)
 
 
 def _failed(entry: dict[str, Any]) -> bool:
@@ -210,6 +222,7 @@ def write_graphs(
     weights = external_tensors(copied, offsets, folder, recipe) | in_place
     kept = {name: Treated(source, recipe[source.name]) for name, source in sources.items()}
     specs = {**graph_specs(dims, precision.arithmetic), LAYER: layer_spec(dims, precision.arithmetic)}
+    specs |= strip_specs(dims, checkpoint.config.vae_base_width)
     entries = {}
     for i, name in enumerate(names):
         yield Progress("graphs", i, len(names), f"tracing {name}")
@@ -246,7 +259,7 @@ def _manifest(
     vocab: int,
     linked: Mapping[str, ir.ExternalTensor],
 ) -> dict[str, Any]:
-    layer = {LAYER: entries.pop(LAYER)} if LAYER in entries else {}
+    extras = {name: entries.pop(name) for name in EXTRAS if name in entries}
     table, in_place = checkpoint.tensors[EMBEDDING], linked.get(EMBEDDING)
     return {
         "format_version": FORMAT_VERSION,
@@ -267,7 +280,7 @@ def _manifest(
             "dtype": recipe[EMBEDDING].stored,
         },
         "graphs": entries,
-        **layer,
+        "extra_graphs": extras,
         "linked_files": sorted({str(tensor.location) for tensor in linked.values()}),
         "unused_tensors": list(checkpoint.unused),
         "exporter": {

@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from bagel_export.checkpoint import EMBEDDING, Checkpoint
+from bagel_export.checkpoint import EMBEDDING, LM_HEAD, Checkpoint
 from bagel_export.reference.bagel import BagelModel
 from bagel_export.reference.language import DecoderLayer, rope_tables
 from bagel_export.reference.masks import from_splits, packed_attention
@@ -87,7 +87,10 @@ def calibrate(
             batch.drawing(prompt, TIMES[i % len(TIMES)])
         for picture in _pictures(batch.side):
             batch.reading(picture)
-        yield from batch.run()
+        last = yield from batch.run()
+    # noted without running the head, whose weights are 2 GiB in float32
+    ranges[LM_HEAD] = Range(np.zeros(last.shape[1], "f4"), np.zeros(last.shape[1]))
+    ranges[LM_HEAD].add(last)
     return ranges
 
 
@@ -128,7 +131,8 @@ class _Batch:
         parts.append(self._patches(pixels))
         self._add(parts)
 
-    def run(self) -> Iterator[tuple[int, int]]:
+    def run(self) -> Generator[tuple[int, int], None, np.ndarray]:
+        """Yields (layers done, layers); returns rows (n, hidden) that the language model's head multiplies."""
         llm, stack = self._checkpoint.config.llm, self._model.language_model.model
         rows, is_gen = torch.cat(self._rows), torch.tensor(self._gen)
         und, gen = torch.nonzero(~is_gen)[:, 0], torch.nonzero(is_gen)[:, 0]
@@ -144,8 +148,8 @@ class _Batch:
                 of_und, of_gen = layer.packed(of_und, of_gen, *ropes, attention)
             else:
                 of_und, _ = layer.packed(of_und, of_gen, *ropes, attention)
-        self._model.logits(of_und[-8:])
         yield len(stack.layers), len(stack.layers)
+        return stack.final_norm(of_und[-8:], gen=False).numpy()
 
     def _add(self, parts: list[tuple[Tensor, list[bool], str, bool]]) -> None:
         position = 0

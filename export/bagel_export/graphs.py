@@ -10,11 +10,12 @@ from functools import partial
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bagel_export.reference.bagel import BagelModel
 from bagel_export.reference.language import DecoderLayer, LanguageModel
-from bagel_export.reference.vae import AutoEncoder
+from bagel_export.reference.vae import AutoEncoder, Norm, ResnetBlock
 from bagel_rt import contract
 
 
@@ -142,14 +143,67 @@ class VaeDecoder(Wrapper):
         return outside(self.vae["decoder"](latent))
 
 
+class VaeBody(VaeDecoder):
+    def forward(self, latent: Tensor) -> Tensor:
+        (latent,) = self.inside(latent)
+        return outside(self.vae["decoder"].body(latent))
+
+
+class VaeStrip(VaeDecoder):
+    """A part of the decoder's high resolutions whose group norm's statistics come from outside (contract.strip_specs)."""
+
+    def __init__(self, vae: AutoEncoder, dtype: torch.dtype, name: str):
+        super().__init__(vae, dtype)
+        self.name = name
+
+    def forward(self, x: Tensor, mean: Tensor, rate: Tensor, skip: Tensor | None = None) -> Tensor:
+        x, mean, rate = self.inside(x, mean, rate)
+        norm, conv, block = self._parts()
+        y = conv(F.silu(norm(x, mean, rate)))
+        if skip is not None:
+            (skip,) = self.inside(skip)
+            y = y + (block.nin_shortcut(skip) if block.changes_width else skip)
+        return outside(y)
+
+    def _parts(self) -> tuple[Norm, nn.Conv2d, ResnetBlock | None]:
+        """Norm, convolution, and the block they are of. Not attributes: parameters would have two names."""
+        decoder = self.vae["decoder"]
+        for level in contract.VAE_LEVELS:
+            for block, (first, second) in zip(decoder.up[level].block, contract.VAE_BLOCKS[level], strict=True):
+                if self.name == first:
+                    return block.norm1, block.conv1, block
+                if self.name == second:
+                    return block.norm2, block.conv2, block
+        return decoder.norm_out, decoder.conv_out, None
+
+
+class VaeRise(VaeDecoder):
+    """The change of resolution that leads to a level."""
+
+    def __init__(self, vae: AutoEncoder, dtype: torch.dtype, level: int):
+        super().__init__(vae, dtype)
+        self.level = level
+
+    def forward(self, x: Tensor) -> Tensor:
+        (x,) = self.inside(x)
+        return outside(self.vae["decoder"].up[self.level + 1].upsample(x))
+
+
 def build(name: str, model: BagelModel | None, vae: AutoEncoder | None) -> Wrapper:
     """The wrapper of a graph by its contract name; the VAE's graphs need `vae`, the others `model`.
 
     The graph computes in the dtype of the parameters it is given.
     """
-    if name in (contract.VAE_ENCODER, contract.VAE_DECODER):
+    of_vae = {
+        contract.VAE_ENCODER: VaeEncoder,
+        contract.VAE_DECODER: VaeDecoder,
+        contract.VAE_BODY: VaeBody,
+        **{strip: partial(VaeStrip, name=strip) for strip in contract.VAE_STRIPS},
+        **{rise: partial(VaeRise, level=level) for level, rise in contract.VAE_RISE.items()},
+    }
+    if name in of_vae:
         assert vae is not None
-        return (VaeEncoder if name == contract.VAE_ENCODER else VaeDecoder)(vae, dtype_of(vae)).eval()
+        return of_vae[name](vae, dtype_of(vae)).eval()
     assert model is not None
     wrappers = {
         contract.VIT: Vit,

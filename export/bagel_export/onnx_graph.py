@@ -29,6 +29,8 @@ TRACE_SIZES = {
     "width": 48,
     "latent_height": 4,
     "latent_width": 6,
+    "rows": 10,
+    "columns": 12,
 }
 POOL_SLOTS = 11
 

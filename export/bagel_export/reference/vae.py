@@ -8,21 +8,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bagel_rt.contract import NORM_EPSILON, NORM_GROUPS
+
 CHANNEL_MULTIPLIERS = (1, 2, 4, 4)
 SCALE, SHIFT = 0.3611, 0.1159
 DOWNSAMPLE = 8
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(32, channels, eps=1e-6)
+class Norm(nn.GroupNorm):
+    """Of 32 groups. With mean and rate (channels,) those are taken for the groups' own mean and 1 / deviation."""
+
+    def __init__(self, channels: int):
+        super().__init__(NORM_GROUPS, channels, eps=NORM_EPSILON)
+
+    def forward(self, x: Tensor, mean: Tensor | None = None, rate: Tensor | None = None) -> Tensor:
+        if mean is None or rate is None:
+            return super().forward(x)
+        scale = self.weight * rate
+        shift = self.bias - mean * scale
+        return x * scale[:, None, None] + shift[:, None, None]
 
 
 class ResnetBlock(nn.Module):
     def __init__(self, size_in: int, size_out: int):
         super().__init__()
-        self.norm1 = group_norm(size_in)
+        self.norm1 = Norm(size_in)
         self.conv1 = nn.Conv2d(size_in, size_out, 3, padding=1)
-        self.norm2 = group_norm(size_out)
+        self.norm2 = Norm(size_out)
         self.conv2 = nn.Conv2d(size_out, size_out, 3, padding=1)
         if size_in != size_out:
             self.nin_shortcut = nn.Conv2d(size_in, size_out, 1)
@@ -39,7 +51,7 @@ class AttnBlock(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.norm = group_norm(channels)
+        self.norm = Norm(channels)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -110,7 +122,7 @@ class Encoder(nn.Module):
             self.down.append(Level([before, width, width], "downsample" if i < len(widths) - 1 else None, Downsample))
             before = width
         self.mid = Middle(before)
-        self.norm_out = group_norm(before)
+        self.norm_out = Norm(before)
         self.conv_out = nn.Conv2d(before, 2 * latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -133,7 +145,7 @@ class Decoder(nn.Module):
             levels.insert(0, Level([before, *[widths[i]] * 3], "upsample" if i > 0 else None, Upsample))
             before = widths[i]
         self.up = nn.ModuleList(levels)
-        self.norm_out = group_norm(before)
+        self.norm_out = Norm(before)
         self.conv_out = nn.Conv2d(before, 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -141,6 +153,13 @@ class Decoder(nn.Module):
         for level in reversed(self.up):
             x = level(x)
         return self.conv_out(F.silu(self.norm_out(x)))
+
+    def body(self, z: Tensor) -> Tensor:
+        """`forward` up to the last change of resolution but one: features (n, 4 * base, 2h, 2w)."""
+        x = self.up[3](self.mid(self.conv_in(z)))
+        for block in self.up[2].block:
+            x = block(x)
+        return x
 
 
 class AutoEncoder(nn.Module):

@@ -1,0 +1,153 @@
+"""Are ViT and VAE faster than in PyTorch, on the same cores?  python bench/encoders.py [--small] [--out FILE.json]
+
+Random weights of the released widths: an image of 980 x 980 through the ViT (4900 patches, 26 layers; the connector
+leads to a small decoder), and the VAE's decoder and encoder at 1024 x 1024. PyTorch in bfloat16 and float32 (eager)
+against every engine and arithmetic of the exported graphs, alternating. Medians in milliseconds, ratios round by round
+to PyTorch in bfloat16. Nothing else may run meanwhile. Ends in one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bagel_engines import Settings, open_engine
+from bagel_engines.select import installed
+from bagel_export.artefact import export
+from bagel_export.checkpoint import VAE_PREFIX, Checkpoint, open_checkpoint
+from bagel_export.graphs import build
+from bagel_export.reference.bagel import BagelModel
+from bagel_export.reference.vae import AutoEncoder
+from bagel_export.synthetic import RELEASED, Shape, write_checkpoint
+from bagel_rt.contract import VAE_DECODER, VAE_ENCODER, VIT
+from bench.timing import against, alternating, machine
+
+DTYPES = {"torch bf16": torch.bfloat16, "torch fp32": torch.float32}
+Inputs = dict[str, np.ndarray]
+Run = Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Of the pictures, pixels."""
+
+    vit: int
+    vae: int
+
+
+def shape(small: bool) -> tuple[Shape, Sides]:
+    if small:
+        return Shape(), Sides(56, 64)
+    return replace(Shape(), vit=RELEASED.vit, vae_base_width=128, max_latent_size=64), Sides(980, 1024)
+
+
+def inputs(sides: Sides, patch: int, grid: int) -> dict[str, Inputs]:
+    random = np.random.default_rng(0)
+    across = sides.vit // patch
+    places = np.arange(across)[:, None] * grid + np.arange(across)
+
+    def numbers(*size: int) -> np.ndarray:
+        return random.standard_normal(size, np.float32)
+
+    return {
+        VIT: {"patches": numbers(across**2, 3 * patch**2).clip(-1, 1), "position_ids": places.reshape(-1)},
+        VAE_DECODER: {"latent": numbers(1, 16, sides.vae // 8, sides.vae // 8)},
+        VAE_ENCODER: {"pixels": numbers(1, 3, sides.vae, sides.vae).clip(-1, 1)},
+    }
+
+
+def torch_runs(checkpoint: Checkpoint, given: Mapping[str, Inputs]) -> dict[str, dict[str, Run]]:
+    """By graph and dtype."""
+    values = {k: torch.from_numpy(t.array()) for k, t in checkpoint.by_parameter().items()}
+    found: dict[str, dict[str, Run]] = {name: {} for name in given}
+    for told, dtype in DTYPES.items():
+        model, vae = BagelModel(checkpoint.config), AutoEncoder(checkpoint.config.vae_base_width)
+        model.load_state_dict({k: v for k, v in values.items() if not k.startswith(VAE_PREFIX)})
+        vae.load_state_dict({k.removeprefix(VAE_PREFIX): v for k, v in values.items() if k.startswith(VAE_PREFIX)})
+        model, vae = model.to(dtype), vae.to(dtype)
+        for name, arrays in given.items():
+            found[name][told] = _torch_run(build(name, model, vae), arrays)
+    return found
+
+
+def _torch_run(module: torch.nn.Module, arrays: Inputs) -> Run:
+    tensors = {k: torch.from_numpy(v) for k, v in arrays.items()}
+
+    def run() -> np.ndarray:
+        with torch.no_grad():
+            return module(**tensors).numpy()
+
+    return run
+
+
+def engine_runs(checkpoint: Checkpoint, folder: Path, given: Mapping[str, Inputs]) -> dict[str, dict[str, Run]]:
+    """By graph and way: precision of the artefact, engine, arithmetic."""
+    found: dict[str, dict[str, Run]] = {name: {} for name in given}
+    for precision in ("fp32", "int8"):
+        for _ in export(checkpoint.folder, folder / precision, precision=precision, verify=False):
+            pass
+        for engine in installed():
+            for arithmetic in ("float32", "bfloat16") if engine == "openvino" else ("float32",):
+                opened = open_engine(engine, settings=Settings(arithmetic=arithmetic))
+                for name, arrays in given.items():
+                    prime = {k: v[:4] for k, v in arrays.items()} if name == VIT else None
+                    runner = opened.load(folder / precision / f"{name}.onnx", prime)
+                    found[name][f"{engine} {arithmetic}, {precision} weights"] = _engine_run(runner, arrays)
+    return found
+
+
+def _engine_run(runner, arrays: Inputs) -> Run:
+    return lambda: runner.run(arrays, runner.outputs)[runner.outputs[0]]
+
+
+def distances(runs: Mapping[str, Run]) -> dict[str, float]:
+    exact = runs["torch fp32"]()
+    return {k: round(float(np.linalg.norm(run() - exact) / np.linalg.norm(exact)), 6) for k, run in runs.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="small networks: shows that the benchmark runs")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=(VIT, VAE_DECODER, VAE_ENCODER), help="graphs (default: all)")
+    parser.add_argument("--out", type=Path, help="also write the result to this file")
+    args = parser.parse_args()
+    sizes, sides = shape(args.small)
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = open_checkpoint(write_checkpoint(Path(folder) / "checkpoint", sizes))
+        given = inputs(sides, sizes.vit.patch_size, sizes.vit.grid)
+        given = {name: arrays for name, arrays in given.items() if not args.only or name in args.only}
+        torch_way, engine_way = torch_runs(checkpoint, given), engine_runs(checkpoint, Path(folder), given)
+        for name in given:
+            runs = torch_way[name] | engine_way[name]
+            apart = distances(runs)
+            results[name] = against(alternating(runs, args.rounds, warm=False), "torch bf16")
+            for way, row in results[name].items():
+                row["relative_error"] = apart[way]
+                print(name, way, json.dumps(row), file=sys.stderr, flush=True)
+    report = {
+        "question": "milliseconds of ViT and VAE, and the ratio to PyTorch in bfloat16",
+        "sides": {"vit": sides.vit, "vae": sides.vae},
+        "widths": "small" if args.small else "as released",
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "rounds": args.rounds,
+        "results": results,
+        **machine(),
+    }
+    if args.out:
+        args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Timing several ways to do one thing side by side, for benchmarks."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Taken = dict[str, list[float]]
+
+
+def seconds(run: Callable) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def alternating(runs: Mapping[str, Callable], rounds: int, warm: bool = True) -> Taken:
+    """Seconds of every round by name, one run of each in turn. warm: one more round before, which is not counted."""
+    taken: Taken = {name: [] for name in runs}
+    for i in range(rounds + warm):
+        for name, run in runs.items():
+            took = seconds(run)
+            if i >= warm:
+                taken[name].append(took)
+    return taken
+
+
+def against(taken: Taken, base: str) -> dict[str, dict[str, Any]]:
+    """By name: the median in milliseconds, and the median of the ratios to `base`, round by round."""
+    return {
+        name: {
+            "ms": round(1000 * statistics.median(values), 2),
+            "ratio": round(statistics.median(b / a for a, b in zip(taken[base], values, strict=True)), 3),
+        }
+        for name, values in taken.items()
+    }
+
+
+def machine() -> dict[str, str]:
+    return {"machine": f"{platform.machine()}, {os.cpu_count()} CPUs", "python": platform.python_version()}
