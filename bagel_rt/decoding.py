@@ -43,6 +43,7 @@ class Decoder:
     def _strips(self, planes: np.ndarray) -> Turn[np.ndarray]:
         pixels = planes
         with self._graphs.one_at_a_time() as run:
-            for done, total, pixels in decode_in_strips(run, planes):
+            for done, total, found in decode_in_strips(run, planes):
+                pixels = found
                 yield Progress("decoding", done, total)
         return pixels

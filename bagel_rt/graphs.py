@@ -95,7 +95,7 @@ class Graphs:
         """For calls of graphs one after the other: each is given back when the next is called, the last at the end."""
         current = ""
 
-        def run(graph: str, **inputs: Tensor) -> tuple[Any, ...]:
+        def run(graph: str, **inputs: Any) -> tuple[Any, ...]:
             nonlocal current
             if graph != current:
                 self._give_back(current)

@@ -1,6 +1,6 @@
-"""How does the cost grow with latents, context and layers?  python bench/growth.py [--small] [--out F.json] [--plot F.png]
+"""How does the cost grow with latents, context and layers?  python bench/growth.py [--small] [--out F] [--plot F.png]
 
-Decoder layers with random weights on OpenVINO in bfloat16. One layer of the 7B's shape (w8a8 and int8) beside PyTorch in
+Decoder layers with random weights on OpenVINO in bfloat16. One layer of the 7B's shape (w8a8, int8) beside PyTorch in
 bfloat16: denoising over 256 to 4096 latents, denoising 1024 latents and writing one token over contexts of 0 to 16384
 tokens. 1 to 28 layers of 1024 (int8): denoising 1024 latents, one token, and the peak of anonymous and shared memory of
 a process that does it. Medians in milliseconds, alternating. Nothing else may run meanwhile. Ends in one JSON line.

@@ -94,7 +94,8 @@ class Torch:
         layer, t = self._layer, {k: torch.from_numpy(v) for k, v in given.items()}
         assert isinstance(layer, DecoderLayer)
         t = {k: v.to(self._dtype) if v.is_floating_point() else v for k, v in t.items()}
-        past_k, past_v = t["pool"][: len(given["slots"])], t["pool"][len(given["pool"]) // 2 :][: len(given["slots"])]
+        halves = (t["pool"], t["pool"][len(given["pool"]) // 2 :])
+        past_k, past_v = (half[: len(given["slots"])].transpose(0, 1) for half in halves)
         und_rope, gen_rope = (t["und_cos"], t["und_sin"]), (t["gen_cos"], t["gen_sin"])
 
         def run() -> list[np.ndarray]:

@@ -60,7 +60,7 @@ def test_the_decoder_without_qk_norm_equals_transformers_qwen2_on_the_same_weigh
     ).eval()
     theirs.load_state_dict(ours.state_dict())
     ids = torch.tensor(np.random.default_rng(0).integers(0, 256, 19))
-    rows, none = ours.embed_tokens(ids), torch.zeros(0, config.num_key_value_heads, config.head_dim)
+    rows, none = ours.embed_tokens(ids), torch.zeros(config.num_key_value_heads, 0, config.head_dim)
     mask = torch.ones(19, 19, dtype=torch.bool).tril()
     with torch.no_grad():
         for layer in ours.layers:

@@ -91,3 +91,12 @@ def test_the_benchmark_of_growth_runs_in_its_small_form_and_draws_a_plot(tmp_pat
     results = small_form("growth", "--rounds", "1", "--plot", str(tmp_path / "growth.png"))["results"]
     assert set(results) == {"latents", "context, denoising", "context, one token", "layers"}
     assert (tmp_path / "growth.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_start_maps_at_the_second_what_the_first_packed():
+    done = subprocess.run([sys.executable, "bench/start.py"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.strip().splitlines()[-1])
+    assert set(report["results"]) == {"openvino, bfloat16", "onnxruntime, int8"}
+    assert report["packed_gb"] > 0

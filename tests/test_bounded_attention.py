@@ -44,7 +44,7 @@ def test_a_graph_with_looped_attention_gives_what_the_graph_gives(small_artefact
     wanted = session((small_artefact / f"{name}.onnx").read_bytes(), small_artefact).run(None, inputs)
     found = session(bounded(small_artefact / f"{name}.onnx", scores), small_artefact).run(None, inputs)
     for a, b in zip(wanted, found, strict=True):
-        assert np.linalg.norm(a - b) <= 1e-6 * np.linalg.norm(a)
+        assert np.linalg.norm(a - b) <= 3e-6 * np.linalg.norm(a)
         if scores == 1 << 25:  # all queries in one turn
             assert np.array_equal(a, b)
 
@@ -57,7 +57,8 @@ def test_gen_step_without_latents_is_und_step(small_artefact):
     rows, latents, kept = session(bounded(small_artefact / "gen_step.onnx"), small_artefact).run(None, inputs)
     alone, kept_alone = session((small_artefact / "und_step.onnx").read_bytes(), small_artefact).run(None, und)
     assert latents.shape == (0, manifest.model.hidden_size)
-    assert np.array_equal(rows, alone) and np.array_equal(kept, kept_alone)
+    assert np.array_equal(rows, alone)
+    assert np.array_equal(kept, kept_alone)
 
 
 def test_without_the_onnx_package_the_engine_reads_graphs_as_they_are(small_artefact, monkeypatch):

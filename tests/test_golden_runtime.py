@@ -66,8 +66,7 @@ def test_contexts_of_equal_content_are_computed_once_and_their_velocity_reused(g
         made = calls(bagel, lambda: bagel.interleave(case.items, **case.options))
     active = int((case.arrays["flow.scales"][:, 0] > 1).sum())
     steps = len(case.arrays["flow.t"])
-    assert made["und_step"] == 1
-    assert made["gen_step"] == steps + active
+    assert made["gen_step"] == 1 + steps + active  # the text, then the branches
     assert made["flow_embed"] == steps
 
 
@@ -76,16 +75,15 @@ def test_an_edit_encodes_its_image_once_and_prefills_each_segment_once(golden_ar
     with bagel_rt.load(golden_artefact, backend="onnxruntime") as bagel:
         made = calls(bagel, lambda: bagel.interleave(case.items, **case.options))
     assert (made["vae_encoder"], made["vit"], made["vae_decoder"]) == (1, 1, 1)
-    assert made["und_step"] == 3  # ViT rows, the text behind the image, the text alone
-    assert made["gen_step"] == 1 + 3 * 7  # the VAE rows, three branches of seven steps
+    # VAE rows, ViT rows, the text behind the image, the text alone; three branches of seven steps
+    assert made["gen_step"] == 4 + 3 * 7
 
 
 def test_guidance_that_is_off_costs_nothing(golden_artefact):
     case = read("edit_basic")
     with bagel_rt.load(golden_artefact, backend="onnxruntime") as bagel:
         made = calls(bagel, lambda: bagel.edit(*case.items, seed=1, num_timesteps=4, cfg_text_scale=1.0))
-    assert made["und_step"] == 2
-    assert made["gen_step"] == 1 + 3
+    assert made["gen_step"] == 3 + 3
 
 
 def test_step_caching_leaves_evaluations_out(golden_artefact):
@@ -94,6 +92,6 @@ def test_step_caching_leaves_evaluations_out(golden_artefact):
         cached = calls(bagel, lambda: bagel.interleave(case.items, **case.options))
         again = bagel.interleave(case.items, **{**case.options, "step_cache": None})
     cond, text = 5 + len(range(7, 19, 3)), int((case.arrays["flow.scales"][:, 0] > 1).sum())
-    assert cached["gen_step"] == cond + 5 + len(range(7, text, 3))
+    assert cached["gen_step"] == 1 + cond + 5 + len(range(7, text, 3))
     off = read("t2i_taylor_off")  # nothing of the cached call is left behind
     assert distance(again.latent, off.arrays["final_latent"]) < 1e-4

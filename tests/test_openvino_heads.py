@@ -26,6 +26,8 @@ def test_no_key_or_value_is_repeated(small_artefact):
     assert share_keys(model) == attention
     assert kinds(model).count("Tile") == 0
     assert kinds(model).count("ScaledDotProductAttention") == attention
+    # once for the keys and once for the values of each layer's latents: all of the context, or none
+    assert kinds(model).count("Minimum") == attention
     assert share_keys(model) == 0
 
 

@@ -70,7 +70,7 @@ def test_results_are_the_same_to_the_last_bit_when_packing_and_when_packed(artef
             assert bagel.ask("what?", photo, max_tokens=8).token_ids == answer.token_ids
         made.append(entries(artefact))
     assert made[0] == made[1]
-    assert len(made[0]) == 8
+    assert len(made[0]) == 7  # every graph but und_step, whose weights gen_step has
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -12,6 +12,7 @@ from PIL import Image
 from test_api import FAST, same
 
 import bagel_rt
+from bagel_engines import onnxruntime_engine
 from bagel_rt.segments import Latents, Patches, Text
 
 
@@ -116,7 +117,8 @@ def test_the_ablations_leave_one_encoder_out(session, photo):
         session.add_image(photo, vae=1)
 
 
-def test_the_same_photo_edited_five_ways_is_encoded_once(small_artefact, photo):
+def test_the_same_photo_edited_five_ways_is_encoded_once(small_artefact, photo, monkeypatch):
+    monkeypatch.setattr(onnxruntime_engine, "possible", lambda: False)  # und rows have a graph of their own
     ways = ["red", "blue", "older", "at night", "as a sketch"]
     with bagel_rt.load(small_artefact, backend="onnxruntime") as bagel:
         with bagel.session(seed=3) as session:

@@ -1,12 +1,14 @@
-"""Attention in bounded memory on ONNX Runtime's CPU, which keeps the scores of every query with every key at once.
+"""Attention in bounded memory, and of no queries, on ONNX Runtime's CPU.
 
-Each Attention becomes a loop over so many queries that their scores fit SCORES; what a query gives depends on no other,
-so no number changes. A loop that is never entered also takes zero queries, which Attention itself refuses. Graphs are
-read with the onnx package.
+There, Attention keeps the scores of every query with every key at once. So each becomes a loop over so many queries
+that their scores fit SCORES; what a query gives depends on no other. A loop that is not entered also takes zero queries,
+which Attention itself refuses; and ReduceMax over the numbers of no rows, which gives them back (1.31.1), is cut to one
+number a row. Graphs are read with the onnx package.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,13 +31,27 @@ def bounded(graph: Path, scores: int = SCORES) -> bytes:
         model = onnx.load(str(graph), load_external_data=False)
     except Exception as error:  # protobuf's own
         raise EngineFailure(f"{graph} is not an ONNX graph: {error}") from error
+    constants = {tensor.name: tensor for tensor in model.graph.initializer if not tensor.external_data}
     nodes = []
     for i, node in enumerate(model.graph.node):
         looped = node.op_type == "Attention" and not node.domain and len(node.input) <= 4 and len(node.output) == 1
-        nodes += _looped(node, f"attention_{i}", scores) if looped else [node]
+        nodes += _looped(node, f"attention_{i}", scores) if looped else _one_a_row(node, f"largest_{i}", constants)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     return model.SerializeToString()
+
+
+def _one_a_row(node: Any, name: str, constants: Mapping[str, Any]) -> list[Any]:
+    """A node; behind a ReduceMax over the last axis, what makes sure that it gives one number there."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    axes = constants.get(node.input[1]) if node.op_type == "ReduceMax" and len(node.input) > 1 else None
+    if axes is None or numpy_helper.to_array(axes).tolist() != [-1]:
+        return [node]
+    wanted, node.output[0] = node.output[0], f"{name}_given"
+    bounds = {value: helper.make_tensor("", TensorProto.INT64, [1], [value]) for value in (0, 1, -1)}
+    numbers = [helper.make_node("Constant", [], [f"{name}_{value}"], value=bound) for value, bound in bounds.items()]
+    return [node, *numbers, helper.make_node("Slice", [node.output[0], *(n.output[0] for n in numbers)], [wanted])]
 
 
 def _looped(node: Any, name: str, scores: int) -> list[Any]:

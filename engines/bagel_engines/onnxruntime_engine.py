@@ -75,7 +75,10 @@ class OnnxRuntimeEngine:
         return OnnxRuntimeRunner(session, graph.stem, self._how)
 
     def _session(self, graph: Path, saved_as: Path | None = None):
-        """A session of a graph file, its attention in bounded memory where that is possible. saved_as: also write the optimised graph and its packed weights there."""
+        """A session of a graph file, its attention in bounded memory where that is possible.
+
+        saved_as: also write the optimised graph and its packed weights there.
+        """
         options = self._ort.SessionOptions()
         options.log_severity_level = 3
         options.enable_mem_pattern = False  # shapes change from call to call

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -121,9 +122,9 @@ class OpenVinoEngine:
         if self._arithmetic == "float32" or not pools:
             return
         parameter = pools[0].get_node()
-        gathers = [port.get_node() for port in pools[0].get_target_inputs()]
+        gathers = list(_gathers(pools[0]))
         parameter.set_element_type(getattr(self._openvino.Type, PRECISIONS[self._arithmetic]))
-        for gather in (node for node in gathers if node.get_type_name() == "Gather"):
+        for gather in gathers:
             readers = list(gather.output(0).get_target_inputs())
             widened = ops.convert(gather, "f32")
             for reader in readers:
@@ -137,3 +138,12 @@ class OpenVinoEngine:
         if dtype == np.float32 and self._arithmetic != "float32":
             return NarrowCache(halves, slots, row, self._arithmetic)
         return HostCache(halves, slots, row, dtype)
+
+
+def _gathers(port) -> Iterator[Any]:
+    """The nodes that gather from a pool, or from it in another shape."""
+    for reader in (target.get_node() for target in port.get_target_inputs()):
+        if reader.get_type_name() == "Gather":
+            yield reader
+        elif reader.get_type_name() == "Reshape":
+            yield from _gathers(reader.output(0))

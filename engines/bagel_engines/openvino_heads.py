@@ -1,13 +1,16 @@
-"""Attention whose query heads share keys and values, without a copy of these for every query head.
+"""Attention without keys and values that nobody looks at, and without a copy of them for every query head.
 
 OpenVINO's reader of ONNX repeats keys and values up to the number of query heads before it attends: seven times for the
 7B, in every layer, for every token. Its kernel needs no copies when a key head is a batch of its own with one head of
-keys and all its heads of queries; every sum is the same.
+keys and all its heads of queries; every sum is the same. And where an expert has no rows, its attention would still
+collect the context.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+import numpy as np
 
 
 def share_keys(model: Any) -> int:
@@ -17,6 +20,9 @@ def share_keys(model: Any) -> int:
         if node.get_type_name() == "ScaledDotProductAttention":
             keys, values = (_unrepeated(node.input_value(i)) for i in (1, 2))
             if keys is not None and values is not None:
+                _count_unrepeated(node.input_value(1), keys)
+                if not _masked(node):
+                    keys, values = (_if_asked(port, node.input_value(0)) for port in (keys, values))
                 _attend(node, keys, values)
                 found += 1
     if found:
@@ -34,6 +40,45 @@ def _unrepeated(port: Any) -> Any | None:
     shape = port.get_partial_shape()
     known = shape.rank.is_static and shape.rank.get_length() == 4 and all(shape[i].is_static for i in (0, 1, 3))
     return port if known and shape[0].get_length() == 1 else None
+
+
+def _count_unrepeated(repeated: Any, keys: Any) -> None:
+    """Let who asks how many keys there are ask before they are repeated: a mask is padded to that length."""
+    for target in list(repeated.get_target_inputs()):
+        if target.get_node().get_type_name() == "ShapeOf":
+            target.replace_source_output(keys)
+
+
+def _masked(node: Any) -> bool:
+    return node.get_input_size() > 3 and node.input_value(3).get_partial_shape().rank.get_length() > 0
+
+
+def _if_asked(port: Any, queries: Any) -> Any:
+    """Keys or values, (1, kv heads, rows, dim), whose gathered rows are left out when there are no queries (1, heads,
+    0, dim); the port itself where nothing is gathered."""
+    from openvino import opset13 as ops
+
+    unsqueeze = port.get_node()
+    joined = unsqueeze.input_value(0).get_node()
+    if unsqueeze.get_type_name() != "Unsqueeze" or joined.get_type_name() != "Concat":
+        return port
+    asked = ops.minimum(ops.gather(ops.shape_of(queries), [2], 0), np.array([1], np.int64))
+    parts = [_some(part, asked) for part in joined.input_values()]
+    return ops.unsqueeze(ops.concat(parts, joined.get_attributes()["axis"]), 0).output(0)
+
+
+def _some(port: Any, asked: Any) -> Any:
+    """What a port gathers by an index (kv heads, rows), once more for all or none of the rows; others as they are."""
+    from openvino import opset13 as ops
+
+    node = port.get_node()
+    if node.get_type_name() == "Convert":
+        return ops.convert(_some(node.input_value(0), asked), node.get_element_type().get_type_name()).output(0)
+    if node.get_type_name() != "Gather":
+        return port
+    table, index, axis = node.input_values()
+    stop = ops.multiply(ops.gather(ops.shape_of(index), [1], 0), asked)
+    return ops.gather(table, ops.slice(index, [0], stop, [1], [1]), axis).output(0)
 
 
 def _attend(node: Any, keys: Any, values: Any) -> None:

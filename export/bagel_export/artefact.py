@@ -28,8 +28,8 @@ from bagel_export.tokenizer import TOKENIZER_FILE, load_tokenizer
 from bagel_export.weights import WEIGHT_FILE, external_tensors, weight_bytes, write_weights
 from bagel_rt.contract import (
     CONTRACT_VERSION,
-    FORMAT_VERSION,
     EXTRAS,
+    FORMAT_VERSION,
     LAYER,
     TASK_GRAPHS,
     GraphSpec,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bagel_export.reference.bagel import BagelModel
 from bagel_export.reference.language import DecoderLayer, LanguageModel
-from bagel_export.reference.vae import AutoEncoder, Norm, ResnetBlock
+from bagel_export.reference.vae import AutoEncoder, Decoder, Level, Norm, ResnetBlock
 from bagel_rt import contract
 
 
@@ -53,10 +53,14 @@ def decoder_layers(language_model: LanguageModel) -> list[DecoderLayer]:
 
 
 def gather_past(pool: Tensor, slots: Tensor, layer: int, layers: int) -> tuple[Tensor, Tensor]:
-    """A layer's cached K and V (past, kv heads, head dim); the pool's number of slots is taken from its shape."""
-    per_half = pool.shape[0] // (2 * layers)
-    keys = torch.index_select(pool, 0, slots + 2 * layer * per_half)
-    values = torch.index_select(pool, 0, slots + (2 * layer + 1) * per_half)
+    """A layer's cached K and V (kv heads, past, head dim); the pool's number of slots is taken from its shape.
+
+    Read head by head, so that nothing has to be transposed.
+    """
+    per_half, heads = pool.shape[0] // (2 * layers), pool.shape[1]
+    rows = slots * heads + torch.arange(heads, device=slots.device)[:, None]  # (kv heads, past), of the first half
+    flat = pool.flatten(0, 1)
+    keys, values = (F.embedding(rows + (2 * layer + i) * per_half * heads, flat) for i in (0, 1))
     return keys, values
 
 
@@ -133,24 +137,35 @@ class VaeEncoder(Wrapper):
         return outside(self.vae["encoder"](pixels))
 
 
-class VaeDecoder(Wrapper):
+class OfDecoder(Wrapper):
+    """A wrapper around the VAE's decoder."""
+
     def __init__(self, vae: AutoEncoder, dtype: torch.dtype):
         super().__init__(dtype)
         self.vae = nn.ModuleDict({"decoder": vae.decoder})
 
+    @property
+    def decoder(self) -> Decoder:
+        return cast("Decoder", self.vae["decoder"])
+
+    def level(self, number: int) -> Level:
+        return cast("Level", self.decoder.up[number])
+
+
+class VaeDecoder(OfDecoder):
     def forward(self, latent: Tensor) -> Tensor:
         (latent,) = self.inside(latent)
-        return outside(self.vae["decoder"](latent))
+        return outside(self.decoder(latent))
 
 
-class VaeBody(VaeDecoder):
+class VaeBody(OfDecoder):
     def forward(self, latent: Tensor) -> Tensor:
         (latent,) = self.inside(latent)
-        return outside(self.vae["decoder"].body(latent))
+        return outside(self.decoder.body(latent))
 
 
-class VaeStrip(VaeDecoder):
-    """A part of the decoder's high resolutions whose group norm's statistics come from outside (contract.strip_specs)."""
+class VaeStrip(OfDecoder):
+    """A part of the decoder's high resolutions, the statistics of its norm given (contract.strip_specs)."""
 
     def __init__(self, vae: AutoEncoder, dtype: torch.dtype, name: str):
         super().__init__(vae, dtype)
@@ -160,33 +175,33 @@ class VaeStrip(VaeDecoder):
         x, mean, rate = self.inside(x, mean, rate)
         norm, conv, block = self._parts()
         y = conv(F.silu(norm(x, mean, rate)))
-        if skip is not None:
+        if skip is not None and block is not None:
             (skip,) = self.inside(skip)
             y = y + (block.nin_shortcut(skip) if block.changes_width else skip)
         return outside(y)
 
     def _parts(self) -> tuple[Norm, nn.Conv2d, ResnetBlock | None]:
         """Norm, convolution, and the block they are of. Not attributes: parameters would have two names."""
-        decoder = self.vae["decoder"]
         for level in contract.VAE_LEVELS:
-            for block, (first, second) in zip(decoder.up[level].block, contract.VAE_BLOCKS[level], strict=True):
+            blocks = cast("list[ResnetBlock]", list(self.level(level).block))
+            for block, (first, second) in zip(blocks, contract.VAE_BLOCKS[level], strict=True):
                 if self.name == first:
                     return block.norm1, block.conv1, block
                 if self.name == second:
                     return block.norm2, block.conv2, block
-        return decoder.norm_out, decoder.conv_out, None
+        return self.decoder.norm_out, self.decoder.conv_out, None
 
 
-class VaeRise(VaeDecoder):
+class VaeRise(OfDecoder):
     """The change of resolution that leads to a level."""
 
-    def __init__(self, vae: AutoEncoder, dtype: torch.dtype, level: int):
+    def __init__(self, vae: AutoEncoder, dtype: torch.dtype, to: int):
         super().__init__(vae, dtype)
-        self.level = level
+        self.to_level = to
 
     def forward(self, x: Tensor) -> Tensor:
         (x,) = self.inside(x)
-        return outside(self.vae["decoder"].up[self.level + 1].upsample(x))
+        return outside(self.level(self.to_level + 1).get_submodule("upsample")(x))
 
 
 def build(name: str, model: BagelModel | None, vae: AutoEncoder | None) -> Wrapper:
@@ -199,7 +214,7 @@ def build(name: str, model: BagelModel | None, vae: AutoEncoder | None) -> Wrapp
         contract.VAE_DECODER: VaeDecoder,
         contract.VAE_BODY: VaeBody,
         **{strip: partial(VaeStrip, name=strip) for strip in contract.VAE_STRIPS},
-        **{rise: partial(VaeRise, level=level) for level, rise in contract.VAE_RISE.items()},
+        **{rise: partial(VaeRise, to=level) for level, rise in contract.VAE_RISE.items()},
     }
     if name in of_vae:
         assert vae is not None

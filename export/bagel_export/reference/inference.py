@@ -86,7 +86,7 @@ class TorchInference:
         mask = torch.ones(count, context.length + count, dtype=torch.bool)
         rope, keys, values = self._rope(positions), [], []
         for layer, k, v in zip(self._layers, context.keys, context.values, strict=True):
-            rows, new_k, new_v = layer.step_und(rows, rope, k, v, mask.tril(context.length) if causal else mask)
+            rows, new_k, new_v = layer.step_und(rows, rope, *_past(k, v), mask.tril(context.length) if causal else mask)
             keys.append(torch.cat([k, new_k]))
             values.append(torch.cat([v, new_v]))
         return TorchContext(tuple(keys), tuple(values), context.position + count), rows
@@ -99,6 +99,11 @@ class TorchInference:
         gen_rope = self._rope(torch.full((len(gen),), context.position))
         mask, new = torch.ones(2, context.length + 2 + len(gen), dtype=torch.bool), []
         for layer, k, v in zip(self._layers, context.keys, context.values, strict=True):
-            und, gen, new_k, new_v = layer.step(und, gen, und_rope, gen_rope, k, v, mask)
+            und, gen, new_k, new_v = layer.step(und, gen, und_rope, gen_rope, *_past(k, v), mask)
             new.append((new_k, new_v))
         return und, gen, new
+
+
+def _past(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """As the layers take it, heads in front."""
+    return k.transpose(0, 1), v.transpose(0, 1)

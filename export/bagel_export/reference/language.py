@@ -6,7 +6,7 @@ Modules carry the checkpoint's names. `und` rows are text, ViT tokens and vision
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +60,30 @@ def attend_batch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) ->
     heads_first = (x.transpose(1, 2) for x in (q, k, v))
     out = F.scaled_dot_product_attention(*heads_first, attn_mask=mask, enable_gqa=grouped)
     return out.transpose(1, 2).flatten(2)
+
+
+def attend_past(
+    q: Tensor,
+    past: tuple[Tensor, Tensor],
+    new: list[tuple[Tensor, Tensor]],
+    mask: Tensor | None = None,
+    past_last: bool = False,
+) -> Tensor:
+    """`attend` over keys and values of a past, (kv heads, past, dim) each, and of new rows, (rows, kv heads, dim) each.
+
+    The past has its heads in front so that an exported graph transposes only what is new. mask (rows, past + new rows);
+    past_last: the past behind what is new, for attention without a mask.
+    """
+
+    def whole(old: Tensor, rows: Iterable[Tensor]) -> Tensor:
+        heads_first = [x.transpose(0, 1) for x in rows]
+        return torch.cat([*heads_first, old] if past_last else [old, *heads_first], dim=1)
+
+    k, v = (whole(*part) for part in zip(past, zip(*new, strict=True), strict=True))
+    grouped = q.shape[1] != k.shape[0]
+    mask = None if mask is None else mask[None, None]
+    out = F.scaled_dot_product_attention(q.transpose(0, 1)[None], k[None], v[None], attn_mask=mask, enable_gqa=grouped)
+    return out[0].transpose(0, 1).flatten(1)
 
 
 class Attention(nn.Module):
@@ -135,23 +159,25 @@ class DecoderLayer(nn.Module):
         return x + mlp(self.get_submodule("post_attention_layernorm" + s)(x))
 
     def step_und(self, und: Tensor, rope: Rope, past_k: Tensor, past_v: Tensor, mask: Tensor):
-        """und rows over a cache -> (und, new k, new v); mask (rows, past + rows)."""
+        """und rows over a cache -> (und, new k, new v); past_k and past_v (kv heads, past, dim), new k and v (rows, kv
+        heads, dim), mask (rows, past + rows)."""
         q, k, v = self._qkv(und, rope, gen=False)
-        attended = attend(q, torch.cat([past_k, k]), torch.cat([past_v, v]), mask)
+        attended = attend_past(q, (past_k, past_v), [(k, v)], mask)
         return self._finish(und, attended, gen=False), k, v
 
     def step(
         self, und: Tensor, gen: Tensor, und_rope: Rope, gen_rope: Rope, past_k: Tensor, past_v: Tensor, mask: Tensor
     ):
-        """und and gen rows over a cache -> (und, gen, new k, new v), new rows in the order und, gen.
+        """und and gen rows over a cache -> (und, gen, new k, new v), new rows in that order; past as in step_und.
 
         mask (und rows, past + und rows + gen rows) is for the und queries; latents see everything. The two calls read
         their own concatenations because TensorRT-RTX 1.7.1 crashes when two Attention nodes share K and V tensors.
         """
         qu, ku, vu = self._qkv(und, und_rope, gen=False)
         qg, kg, vg = self._qkv(gen, gen_rope, gen=True)
-        to_und = attend(qu, torch.cat([past_k, ku, kg]), torch.cat([past_v, vu, vg]), mask)
-        to_gen = attend(qg, torch.cat([kg, ku, past_k]), torch.cat([vg, vu, past_v]))
+        past = (past_k, past_v)
+        to_und = attend_past(qu, past, [(ku, vu), (kg, vg)], mask)
+        to_gen = attend_past(qg, past, [(kg, vg), (ku, vu)], past_last=True)
         und = self._finish(und, to_und, gen=False)
         gen = self._finish(gen, to_gen, gen=True)
         return und, gen, torch.cat([ku, kg]), torch.cat([vu, vg])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -157,7 +158,7 @@ class Decoder(nn.Module):
     def body(self, z: Tensor) -> Tensor:
         """`forward` up to the last change of resolution but one: features (n, 4 * base, 2h, 2w)."""
         x = self.up[3](self.mid(self.conv_in(z)))
-        for block in self.up[2].block:
+        for block in cast("Level", self.up[2]).block:
             x = block(x)
         return x
 

@@ -61,12 +61,13 @@ class Qwen2ForCausalLM(LanguageModel):
             mask = torch.ones(len(und), len(past_k) + count, dtype=torch.bool)
             if is_causal:
                 mask = mask.tril(len(past_k))
+            past = past_k.transpose(0, 1), past_v.transpose(0, 1)
             if mode == "gen":
                 of_und, of_gen, k, v = layer.step(
-                    of_und, of_gen, (cos[und], sin[und]), (cos[gen], sin[gen]), past_k, past_v, mask
+                    of_und, of_gen, (cos[und], sin[und]), (cos[gen], sin[gen]), *past, mask
                 )
             else:
-                of_und, k, v = layer.step_und(of_und, (cos, sin), past_k, past_v, mask)
+                of_und, k, v = layer.step_und(of_und, (cos, sin), *past, mask)
             kept.key_cache[i] = torch.cat([past_k, torch.zeros_like(k).index_copy(0, order, k)])
             kept.value_cache[i] = torch.cat([past_v, torch.zeros_like(v).index_copy(0, order, v)])
         normed = torch.cat([self.model.final_norm(of_und, gen=False), self.model.final_norm(of_gen, gen=True)])
