@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bagel_engines.needs import Needs
-from bagel_rt.contract import GEN_STEP, UND_STEP, VAE_DECODER, VAE_ENCODER, VIT
+from bagel_rt.contract import GEN_STEP, LM_HEAD, UND_STEP, VAE_DECODER, VAE_ENCODER, VIT
 from bagel_rt.graphs import BRIEF
 from bagel_rt.manifest import Manifest, Widths
 from bagel_rt.strips import in_strips, strips_memory
@@ -14,7 +14,7 @@ from bagel_rt.tally import Call
 from bagel_rt.workload import Workload
 
 # whose weights a graph reads, where that is not one of its own; the rest is float
-FORM_OF = {UND_STEP: "und", VIT: "vit", "lm_head": "head", VAE_ENCODER: "vae", VAE_DECODER: "vae"}
+FORM_OF = {UND_STEP: "und", VIT: "vit", LM_HEAD: "head", VAE_ENCODER: "vae", VAE_DECODER: "vae"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ def memory(manifest: Manifest, widths: Widths, work: Workload, needs: Needs, low
     """
     striped = any(in_strips(manifest, needs, *_size(manifest, call)) for call in work.of(VAE_DECODER))
     weights = {graph: _weights(manifest, graph, needs, work) for graph in work.graphs}
+    packing = weights.get(LM_HEAD, 0) if needs.lazy else 0  # by far the largest single weight
     working = {graph: max(_working(manifest, widths, call, needs) for call in work.of(graph)) for graph in work.graphs}
     if striped:
         weights[VAE_DECODER] = 0
@@ -51,7 +52,7 @@ def memory(manifest: Manifest, widths: Widths, work: Workload, needs: Needs, low
             "program": needs.program + needs.graph * (len(steady) + bool(brief)),
             "weights": sum(weights[graph] for graph in steady),
             f"context, {work.tokens} tokens": work.tokens * token,
-            "working": busy + work.held,
+            "working": max(busy + work.held, packing),
         }
     )
 

@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from bagel_export.reference.bagel import BagelModel
 from bagel_export.reference.vae import AutoEncoder
 from bagel_export.synthetic import RELEASED, Shape, write_checkpoint
 from bagel_rt.contract import VAE_DECODER, VAE_ENCODER, VIT
-from bench.timing import against, alternating, machine
+from bench.timing import against, alternating, kept, machine
 
 DTYPES = {"torch bf16": torch.bfloat16, "torch fp32": torch.float32}
 Inputs = dict[str, np.ndarray]
@@ -88,10 +88,12 @@ def _torch_run(module: torch.nn.Module, arrays: Inputs) -> Run:
     return run
 
 
-def engine_runs(checkpoint: Checkpoint, folder: Path, given: Mapping[str, Inputs]) -> dict[str, dict[str, Run]]:
+def engine_runs(
+    checkpoint: Checkpoint, folder: Path, given: Mapping[str, Inputs], precisions: Sequence[str]
+) -> dict[str, dict[str, Run]]:
     """By graph and way: precision of the artefact, engine, arithmetic."""
     found: dict[str, dict[str, Run]] = {name: {} for name in given}
-    for precision in ("fp32", "int8"):
+    for precision in precisions:
         for _ in export(checkpoint.folder, folder / precision, precision=precision, verify=False):
             pass
         for engine in installed():
@@ -108,15 +110,21 @@ def _engine_run(runner, arrays: Inputs) -> Run:
     return lambda: runner.run(arrays, runner.outputs)[runner.outputs[0]]
 
 
-def distances(runs: Mapping[str, Run]) -> dict[str, float]:
-    exact = runs["torch fp32"]()
-    return {k: round(float(np.linalg.norm(run() - exact) / np.linalg.norm(exact)), 6) for k, run in runs.items()}
+def compared(runs: Mapping[str, Run], rounds: int) -> dict[str, dict]:
+    """Time by way, and how far each result is from PyTorch's in float32."""
+    results: dict[str, np.ndarray] = {}
+    rows = against(alternating(kept(runs, results), rounds, warm=False), "torch bf16")
+    exact = results["torch fp32"]
+    for way, found in results.items():
+        rows[way]["relative_error"] = round(float(np.linalg.norm(found - exact) / np.linalg.norm(exact)), 6)
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="small networks: shows that the benchmark runs")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "int8"], metavar="NAME")
     parser.add_argument("--only", nargs="+", choices=(VIT, VAE_DECODER, VAE_ENCODER), help="graphs (default: all)")
     parser.add_argument("--out", type=Path, help="also write the result to this file")
     args = parser.parse_args()
@@ -126,14 +134,11 @@ def main() -> None:
         checkpoint = open_checkpoint(write_checkpoint(Path(folder) / "checkpoint", sizes))
         given = inputs(sides, sizes.vit.patch_size, sizes.vit.grid)
         given = {name: arrays for name, arrays in given.items() if not args.only or name in args.only}
-        torch_way, engine_way = torch_runs(checkpoint, given), engine_runs(checkpoint, Path(folder), given)
+        torch_way = torch_runs(checkpoint, given)
+        engine_way = engine_runs(checkpoint, Path(folder), given, args.precisions)
         for name in given:
-            runs = torch_way[name] | engine_way[name]
-            apart = distances(runs)
-            results[name] = against(alternating(runs, args.rounds, warm=False), "torch bf16")
-            for way, row in results[name].items():
-                row["relative_error"] = apart[way]
-                print(name, way, json.dumps(row), file=sys.stderr, flush=True)
+            results[name] = compared(torch_way[name] | engine_way[name], args.rounds)
+            print(name, json.dumps(results[name]), file=sys.stderr, flush=True)
     report = {
         "question": "milliseconds of ViT and VAE, and the ratio to PyTorch in bfloat16",
         "sides": {"vit": sides.vit, "vae": sides.vae},

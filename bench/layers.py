@@ -124,8 +124,12 @@ def engine_runs(
 
 
 def und_bytes(folder: Path, precisions: list[str]) -> dict[str, int]:
-    """Bytes of the understanding expert's weights, by precision and for PyTorch: what a token's row has to read."""
+    """Bytes of the understanding expert's weights, by precision and for PyTorch: what a token's row has to read.
+
+    float32 weights are kept in 16 bits where products are computed in them.
+    """
     found = {p: read_manifest(folder / p.replace(",", "-")).weights_of(UND_STEP) for p in precisions}
+    found = {precision: size // 2 if precision == "fp32" else size for precision, size in found.items()}
     state = BagelModel(open_checkpoint(folder / "checkpoint").config).language_model.model.layers.state_dict()
     return {TORCH: 2 * sum(v.numel() for k, v in state.items() if GEN not in k)} | found
 

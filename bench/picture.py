@@ -36,7 +36,7 @@ from bagel_export.tokenizer import load_tokenizer
 from bagel_rt import presets
 from bagel_rt.api import Bagel, load
 from bagel_rt.manifest import ResizeRule
-from bench.timing import against, alternating, machine
+from bench.timing import against, alternating, kept, machine
 
 OFFICIAL = "official control flow, torch bf16"
 PROMPT = "a red cube on a wooden table beside a window, in the evening light, painted in oil"
@@ -105,11 +105,6 @@ def shape(small: bool, layers: int) -> Shape:
 def drawn(bagel: Bagel, options: Any, step_cache: str | None) -> Callable[[], np.ndarray]:
     values = {k: getattr(options, k) for k in ("height", "width", "seed", "num_timesteps", "cfg_img_scale")}
     return lambda: bagel.generate(PROMPT, step_cache=step_cache, **values).latent
-
-
-def kept(runs: dict[str, Callable[[], np.ndarray]], into: dict[str, np.ndarray]) -> dict[str, Callable[[], None]]:
-    """The same runs, their latest results put into `into`."""
-    return {name: (lambda name=name, run=run: into.update({name: run()})) for name, run in runs.items()}
 
 
 def main() -> None:

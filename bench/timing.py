@@ -29,6 +29,18 @@ def alternating(runs: Mapping[str, Callable], rounds: int, warm: bool = True) ->
     return taken
 
 
+def kept(runs: Mapping[str, Callable[[], Any]], into: dict[str, Any]) -> dict[str, Callable[[], None]]:
+    """The same runs, their latest results put into `into`."""
+
+    def keeping(name: str, run: Callable[[], Any]) -> Callable[[], None]:
+        def go() -> None:
+            into[name] = run()
+
+        return go
+
+    return {name: keeping(name, run) for name, run in runs.items()}
+
+
 def against(taken: Taken, base: str) -> dict[str, dict[str, Any]]:
     """By name: the median in milliseconds, and the median of the ratios to `base`, round by round."""
     return {

@@ -1,9 +1,9 @@
 """Attention in bounded memory, and of no queries, on ONNX Runtime's CPU.
 
-There, Attention keeps the scores of every query with every key at once. So each becomes a loop over so many queries
-that their scores fit SCORES; what a query gives depends on no other. A loop that is not entered also takes zero queries,
-which Attention itself refuses; and ReduceMax over the numbers of no rows, which gives them back (1.31.1), is cut to one
-number a row. Graphs are read with the onnx package.
+There, Attention keeps the scores of every query with every key at once. So each becomes a loop over as many queries as
+SCORES has room for; what a query gives depends on no other. A loop that is not entered also takes zero queries, which
+Attention itself refuses; and ReduceMax over the numbers of no rows, which gives back as many as a row has (1.31.1), is
+cut to one. Graphs are read with the onnx package.
 """
 
 from __future__ import annotations

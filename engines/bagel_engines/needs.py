@@ -43,7 +43,7 @@ class Needs:
     memory for a byte of stored weights, by form (of the manifest's weight_forms; "conv8" for the VAE's int8); other
     forms count as "float". number: of a number in the page pool. decoder_pixel and encoder_pixel: for a pixel and a
     channel of the VAE's first width; decoder_channels: for that width squared. lazy: weights are packed when they are
-    first multiplied, so that those of an expert without rows stay in their file.
+    first multiplied, so that those of an expert without rows stay in their file, and each is there twice meanwhile.
     """
 
     program: int
@@ -68,7 +68,7 @@ def openvino_needs(arithmetic: str) -> Needs:
         program=85 * MIB,
         graph=12 * MIB,
         kept={"float": number / 4, "int8": 1.0, "int4": 1.0, "w8a8": 1.0, "fp8": 1.0, "conv8": float(number)},
-        step=Stack(3.0 * number, 6.0 * number, 1.8 * number, 2.45 * number, seen=4.0 * number),
+        step=Stack(3.0 * number, 6.0 * number, 1.05 * number, 1.45 * number, seen=1.0 * number),
         vit=Stack(2.0 * number, 9.0 * number),
         decoder_pixel=8.3 * number,
         encoder_pixel=5.6 * number,
