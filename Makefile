@@ -9,7 +9,7 @@ demo: $(VENV)/.demo
 
 # SLOW=1 adds the tests marked slow; CI does
 test: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest $(if $(SLOW),,-m "not slow")
+	$(VENV)/bin/python -m pytest $(if $(SLOW),,-m "not slow and not bench")
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/pyright && $(VENV)/bin/lint-imports

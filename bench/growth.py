@@ -52,7 +52,7 @@ class Axes:
     drawn: int = 1024  # latents where contexts and layers grow
 
 
-SMALL = Axes((16, 32), (0, 8), (1, 2), 16)
+SMALL = Axes((16, 32), (0, 8), (1,), 16)
 
 
 def grown(axes: Axes) -> dict[str, dict[int, Work]]:

@@ -1,4 +1,4 @@
-"""Benchmarks that wait for a machine run in their small form, so that they run at once where it is."""
+"""Benchmarks run in their small form, so that they run at once where a machine waits: pytest -m bench."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.bench
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.slow
 def test_the_gpu_benchmark_runs_from_end_to_end_in_its_small_form(tmp_path):
     command = [sys.executable, "bench/gpu.py", "--small", "--device", "cpu", "--out", tmp_path / "gpu.json"]
     command += ["--work", tmp_path / "work", "--checkpoint", "bench/nano/bagel-nano"]
@@ -30,7 +30,6 @@ def test_the_gpu_benchmark_runs_from_end_to_end_in_its_small_form(tmp_path):
     assert results["fp16 against float32: bagel-nano"]["relative_l2_of_latents"] < 0.05
 
 
-@pytest.mark.slow
 def test_the_layer_benchmark_runs_in_its_small_form(tmp_path):
     command = [sys.executable, "bench/layers.py", "--small", "--rounds", "1", "--work", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
@@ -40,7 +39,6 @@ def test_the_layer_benchmark_runs_in_its_small_form(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
 def test_the_full_size_benchmark_runs_in_its_small_form_and_cleans_up(tmp_path):
     command = [sys.executable, "bench/full_size.py", "--small", "--work", tmp_path / "work", "--precisions", "int8"]
     command += ["--side", "64", "--points", "3", "--tokens", "4"]
@@ -52,7 +50,6 @@ def test_the_full_size_benchmark_runs_in_its_small_form_and_cleans_up(tmp_path):
     assert list((tmp_path / "work").iterdir()) == []
 
 
-@pytest.mark.slow
 def test_the_memory_that_is_planned_for_the_bundled_model_is_about_what_it_takes():
     done = subprocess.run([sys.executable, "bench/memory.py", "--small"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
@@ -68,32 +65,28 @@ def small_form(name: str, *options: str) -> dict:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-@pytest.mark.slow
 def test_the_benchmark_of_vit_and_vae_runs_in_its_small_form():
-    results = small_form("encoders", "--rounds", "1")["results"]
+    results = small_form("encoders", "--rounds", "1", "--precisions", "fp32")["results"]
     assert set(results) == {"vit", "vae_decoder", "vae_encoder"}
     for rows in results.values():
         assert rows["onnxruntime float32, fp32 weights"]["relative_error"] < 1e-5
         assert rows["openvino float32, fp32 weights"]["relative_error"] < 1e-5
 
 
-@pytest.mark.slow
 def test_the_benchmark_of_a_whole_picture_draws_what_the_official_control_flow_draws():
-    options = ("--sides", "64", "--rounds", "1", "--points", "8", "--layers", "2")
+    options = ("--sides", "64", "--rounds", "1", "--points", "8", "--layers", "2", "--precisions", "int8")
     (rows,) = small_form("picture", *options)["results"].values()
     official = rows.pop("official control flow, torch bf16")
     assert official["forwards"] == 7 + 2 * 6  # guided down to t = 0.4: six steps of seven
     assert rows["int8"]["latents_apart"] < 0.1
 
 
-@pytest.mark.slow
 def test_the_benchmark_of_growth_runs_in_its_small_form_and_draws_a_plot(tmp_path):
     results = small_form("growth", "--rounds", "1", "--plot", str(tmp_path / "growth.png"))["results"]
     assert set(results) == {"latents", "context, denoising", "context, one token", "layers"}
     assert (tmp_path / "growth.png").stat().st_size > 10_000
 
 
-@pytest.mark.slow
 def test_the_benchmark_of_the_start_maps_at_the_second_what_the_first_packed():
     done = subprocess.run([sys.executable, "bench/start.py"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr

@@ -271,6 +271,7 @@ def test_ctrl_c_ends_cleanly_and_leaves_no_file(small_artefact, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     assert child.stderr is not None
     assert "bagel-rt:" in child.stderr.readline()  # the model is loaded, drawing begins

@@ -26,6 +26,7 @@ from bagel_rt.plans import packed_for
 HELD = """
 import json, sys
 import bagel_rt
+import onnx  # which takes 10 MiB itself
 import re
 from pathlib import Path
 anonymous_bytes = lambda: 1024 * int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
