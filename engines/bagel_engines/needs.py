@@ -84,7 +84,7 @@ def onnxruntime_needs(plain: bool, mapped: bool, most_scores: int | None = None)
     many = 0.0 if mapped else 1.0
     spread = many * (4.0 if plain else 1.0)
     return Needs(
-        program=50 * MIB,
+        program=70 * MIB,  # 20 of it the onnx package
         graph=5 * MIB,
         kept={"float": many, "int8": spread, "int4": 2 * spread, "w8a8": spread, "fp8": spread, "conv8": 4 * many},
         step=Stack(8.0, 40.0, scores=8.0, most_scores=most),
