@@ -74,10 +74,10 @@ class OnnxRuntimeEngine:
         session = self._session(graph) if self._packed is None else self._packed_session(graph, self._packed)
         return OnnxRuntimeRunner(session, graph.stem, self._how)
 
-    def _session(self, graph: Path, saved_as: Path | None = None):
+    def _session(self, graph: Path, saved_as: Path | None = None, ready: bool = False):
         """A session of a graph file, its attention in bounded memory where that is possible.
 
-        saved_as: also write the optimised graph and its packed weights there.
+        saved_as: also write the optimised graph and its packed weights there. ready: the file is such a graph.
         """
         options = self._ort.SessionOptions()
         options.log_severity_level = 3
@@ -89,7 +89,7 @@ class OnnxRuntimeEngine:
         if self._threads:
             options.intra_op_num_threads = self._threads
         read: str | bytes = str(graph)
-        if self._bounded:
+        if self._bounded and not ready:
             options.add_session_config_entry(WEIGHTS_BESIDE, str(graph.parent))
             read = bounded(graph)
         try:
@@ -103,12 +103,12 @@ class OnnxRuntimeEngine:
         key = store.key(graph, self._ort.__version__, self._settings | attention)
         if (entry := store.find(key)) is not None:
             try:
-                return self._session(entry)
+                return self._session(entry, ready=True)
             except EngineFailure:  # damaged
                 store.drop(graph.stem)
         entry = store.make(key, lambda path: self._session(graph, path))
         trim()  # the session that packed is gone
-        return self._session(entry)
+        return self._session(entry, ready=True)
 
     def hold(self, array: np.ndarray) -> np.ndarray:
         return array
