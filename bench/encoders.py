@@ -28,7 +28,7 @@ from bagel_export.reference.bagel import BagelModel
 from bagel_export.reference.vae import AutoEncoder
 from bagel_export.synthetic import RELEASED, Shape, write_checkpoint
 from bagel_rt.contract import VAE_DECODER, VAE_ENCODER, VIT
-from bench.timing import against, alternating, kept, machine
+from bench.timing import against, alternating, finish, kept, machine
 
 DTYPES = {"torch bf16": torch.bfloat16, "torch fp32": torch.float32}
 Inputs = dict[str, np.ndarray]
@@ -149,9 +149,7 @@ def main() -> None:
         "results": results,
         **machine(),
     }
-    if args.out:
-        args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(report))
+    finish(report, args.out)
 
 
 if __name__ == "__main__":

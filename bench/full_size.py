@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import re
 import shutil
 import sys
@@ -24,6 +22,7 @@ from typing import Any
 
 from bagel_export.synthetic import RELEASED, Shape, write_checkpoint
 from bench.memory import planned
+from bench.timing import machine, save
 from bench.watch import watched
 
 CHECKPOINT_BYTES, LARGEST_ARTEFACT = 29.6e9, 18e9
@@ -117,8 +116,7 @@ def main() -> None:
         "question": "time and memory of export and use at BAGEL-7B-MoT's size, random weights",
         "shape": "small" if args.small else "BAGEL-7B-MoT, 14.6 billion parameters",
         "pictures": f"{args.side} x {args.side}, num_timesteps {args.points}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
-        "python": platform.python_version(),
+        **machine(),
         "results": {},
     }  # fmt: skip
     there = (checkpoint / "ae.safetensors").is_file()
@@ -133,7 +131,7 @@ def main() -> None:
             with removed_at_the_end(args.work / re.sub(r"\W", "-", precision), args.keep) as model:
                 report["results"][precision] = measured(checkpoint, model, precision, args)
             if args.out:
-                args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+                save(report, args.out)
     print(json.dumps(report))
 
 

@@ -23,7 +23,7 @@ from bagel_export.artefact import export, model_dims
 from bagel_export.checkpoint import open_checkpoint
 from bagel_export.synthetic import RELEASED, SMALL_LLM, Shape, write_checkpoint
 from bench.layers import TORCH, Torch, Work, arrays, engine_runs, shape
-from bench.timing import against, alternating, machine
+from bench.timing import against, alternating, finish, machine
 from bench.watch import watched
 
 DEEP = """
@@ -148,11 +148,9 @@ def main() -> None:
         "results": results,
         **machine(),
     }
-    if args.out:
-        args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if args.plot:
         plot(results, args.plot)
-    print(json.dumps(report))
+    finish(report, args.out)
 
 
 if __name__ == "__main__":

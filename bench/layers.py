@@ -28,7 +28,7 @@ from bagel_export.reference.language import GEN, DecoderLayer
 from bagel_export.synthetic import RELEASED, SMALL_LLM, SMALL_VIT, Shape, write_checkpoint
 from bagel_rt.contract import GEN_STEP, UND_STEP, ModelDims, graph_specs, input_shapes
 from bagel_rt.manifest import read_manifest
-from bench.timing import against, alternating, machine, seconds
+from bench.timing import against, alternating, finish, machine, seconds
 
 TORCH = "torch bf16"
 PRECISIONS = ("fp32", "int8", "int4", "w8a8")
@@ -202,9 +202,7 @@ def main() -> None:
         "results": results,
         **machine(),
     }
-    if args.out:
-        args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(report))
+    finish(report, args.out)
 
 
 if __name__ == "__main__":

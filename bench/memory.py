@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -24,6 +22,7 @@ from bagel_engines.select import installed
 from bagel_export.artefact import export
 from bagel_export.synthetic import RELEASED, write_checkpoint
 from bagel_rt.locate import BUNDLED
+from bench.timing import finish, machine
 from bench.watch import watched
 
 PRECISIONS = ("fp32", "int8")
@@ -97,8 +96,7 @@ def main() -> None:
     args = parser.parse_args()
     report: dict[str, Any] = {
         "question": "memory planned against memory taken, anonymous and shared, GiB",
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
-        "python": platform.python_version(),
+        **machine(),
         "results": {},
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -113,9 +111,7 @@ def main() -> None:
             report["results"][name] = compared(model, sides, ["picture"] if args.small else args.works)
     ratios = [row["ratio"] for rows in report["results"].values() for row in rows]
     report["ratios"] = {"least": min(ratios), "most": max(ratios)} if ratios else {}
-    if args.out:
-        args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(report))
+    finish(report, args.out)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from bagel_export.tokenizer import load_tokenizer
 from bagel_rt import presets
 from bagel_rt.api import Bagel, load
 from bagel_rt.manifest import ResizeRule
-from bench.timing import against, alternating, kept, machine
+from bench.timing import against, alternating, kept, machine, save
 
 OFFICIAL = "official control flow, torch bf16"
 PROMPT = "a red cube on a wooden table beside a window, in the evening light, painted in oil"
@@ -152,7 +152,7 @@ def main() -> None:
             report["results"][f"{side} x {side}"] = {"rounds": rounds, **row}
             print(side, json.dumps(row), file=sys.stderr, flush=True)
             if args.out:
-                args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+                save(report, args.out)
     print(json.dumps(report))
 
 

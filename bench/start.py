@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bagel_rt.locate import BUNDLED
-from bench.timing import machine
+from bench.timing import finish, machine
 from bench.watch import watched
 
 START = """
@@ -63,9 +63,7 @@ def main() -> None:
             report["results"][f"{backend}, {arithmetic}"] = {"first": first, "second": second}
         packed = sum(p.stat().st_size for p in Path(cache).rglob("*") if p.is_file())
         report["packed_gb"] = round(packed / 1e9, 2)
-    if args.out:
-        args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(report))
+    finish(report, args.out)
 
 
 if __name__ == "__main__":

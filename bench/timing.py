@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 Taken = dict[str, list[float]]
@@ -50,6 +52,17 @@ def against(taken: Taken, base: str) -> dict[str, dict[str, Any]]:
         }
         for name, values in taken.items()
     }
+
+
+def finish(report: Mapping[str, Any], out: Path | None) -> None:
+    """The report as a file, where one is asked for, and as the last line."""
+    if out:
+        save(report, out)
+    print(json.dumps(report))
+
+
+def save(report: Mapping[str, Any], out: Path) -> None:
+    out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def machine() -> dict[str, str]:
