@@ -51,8 +51,8 @@ def load(
     backend: "auto" (the fastest installed), "onnxruntime", "openvino" or "tensorrt"; device: "cpu", or "cuda" or
     "cuda:N" with onnxruntime. "tensorrt" is always on CUDA and builds what is missing on its first use.
     arithmetic None computes in what the artefact states. Faster, less exact, and named in every result: "bfloat16" for
-    a float32 artefact (openvino); "int8" for int8 and int4 weights (onnxruntime on the CPU), which rounds what they
-    multiply to 8 bits too.
+    a float32 artefact (openvino); "int8" for int8 and int4 weights on the CPU, which rounds what they multiply to 8
+    bits in blocks too, and on openvino computes the rest in bfloat16.
     cache_tokens: how many tokens of context the page pool can hold; memory is taken as it is used.
     cuda_graphs: on CUDA, capture denoising steps and play them; `engine` says where that is not possible.
     low_memory: the VAE and the ViT are loaded for each use and given back after it, and so is the working memory of

@@ -1,9 +1,9 @@
 """Are ViT and VAE faster than in PyTorch, on the same cores?  python bench/encoders.py [--small] [--out FILE.json]
 
 Random weights of the released widths: an image of 980 x 980 through the ViT (4900 patches, 26 layers; the connector
-leads to a small decoder), and the VAE's decoder and encoder at 1024 x 1024. PyTorch in bfloat16 and float32 (eager)
-against every engine and arithmetic of the exported graphs, alternating. Medians in milliseconds, ratios round by round
-to PyTorch in bfloat16. Nothing else may run meanwhile. Ends in one JSON line.
+leads to a small decoder), and the VAE's decoder (whole, and in strips) and encoder at 1024 x 1024. PyTorch in bfloat16
+and float32 (eager) against every engine and arithmetic of the exported graphs, alternating. Medians in milliseconds,
+ratios round by round to PyTorch in bfloat16. Nothing else may run meanwhile. Ends in one JSON line.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from bagel_engines import Settings, open_engine
+from bagel_engines.runner import Engine
 from bagel_engines.select import installed
 from bagel_export.artefact import export
 from bagel_export.checkpoint import VAE_PREFIX, Checkpoint, open_checkpoint
@@ -27,9 +28,12 @@ from bagel_export.graphs import build
 from bagel_export.reference.bagel import BagelModel
 from bagel_export.reference.vae import AutoEncoder
 from bagel_export.synthetic import RELEASED, Shape, write_checkpoint
-from bagel_rt.contract import VAE_DECODER, VAE_ENCODER, VIT
+from bagel_rt.contract import VAE_BODY, VAE_DECODER, VAE_ENCODER, VAE_STRIPS, VIT
+from bagel_rt.manifest import Manifest, read_manifest
+from bagel_rt.strips import decode_in_strips
 from bench.timing import against, alternating, finish, kept, machine
 
+ARITHMETICS = {"openvino": ("float32", "bfloat16", "int8"), "onnxruntime": ("float32",)}
 DTYPES = {"torch bf16": torch.bfloat16, "torch fp32": torch.float32}
 Inputs = dict[str, np.ndarray]
 Run = Callable[[], np.ndarray]
@@ -97,13 +101,31 @@ def engine_runs(
         for _ in export(checkpoint.folder, folder / precision, precision=precision, verify=False):
             pass
         for engine in installed():
-            for arithmetic in ("float32", "bfloat16") if engine == "openvino" else ("float32",):
+            for arithmetic in ARITHMETICS[engine]:
                 opened = open_engine(engine, settings=Settings(arithmetic=arithmetic))
+                way = f"{engine} {arithmetic}, {precision} weights"
                 for name, arrays in given.items():
                     prime = {k: v[:4] for k, v in arrays.items()} if name == VIT else None
                     runner = opened.load(folder / precision / f"{name}.onnx", prime)
-                    found[name][f"{engine} {arithmetic}, {precision} weights"] = _engine_run(runner, arrays)
+                    found[name][way] = _engine_run(runner, arrays)
+                manifest = read_manifest(folder / precision)
+                if VAE_DECODER in given and manifest.has(VAE_BODY):
+                    found[VAE_DECODER][f"{way}, in strips"] = _strips_run(manifest, opened, given[VAE_DECODER])
     return found
+
+
+def _strips_run(manifest: Manifest, engine: Engine, arrays: Inputs) -> Run:
+    runners = {name: engine.load(manifest.graph_file(name)) for name in (VAE_BODY, *VAE_STRIPS)}
+
+    def part(name: str, **inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+        runner = runners[name]
+        return tuple(runner.run(inputs, runner.outputs).values())
+
+    def run() -> np.ndarray:
+        *_, (_, _, pixels) = decode_in_strips(part, arrays["latent"])
+        return pixels
+
+    return run
 
 
 def _engine_run(runner, arrays: Inputs) -> Run:

@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder with room for 48 GB")
     parser.add_argument("--precisions", nargs="+", default=["int8", "int4"], metavar="NAME")
     parser.add_argument("--runs", nargs="+", default=["draw", "edit", "ask"], choices=["draw", "edit", "ask"])
-    parser.add_argument("--arithmetic", default="bfloat16", help="OpenVINO's (default: bfloat16)")
+    parser.add_argument("--arithmetic", default="int8", help="OpenVINO's (default: int8)")
     parser.add_argument("--side", type=int, default=512, help="of the pictures, pixels")
     parser.add_argument("--points", type=int, default=5, help="num_timesteps; 50 is the official setting")
     parser.add_argument("--tokens", type=int, default=64)

@@ -1,9 +1,10 @@
 """How does the cost grow with latents, context and layers?  python bench/growth.py [--small] [--out F] [--plot F.png]
 
-Decoder layers with random weights on OpenVINO in bfloat16. One layer of the 7B's shape (w8a8, int8) beside PyTorch in
-bfloat16: denoising over 256 to 4096 latents, denoising 1024 latents and writing one token over contexts of 0 to 16384
-tokens. 1 to 28 layers of 1024 (int8): denoising 1024 latents, one token, and the peak of anonymous and shared memory of
-a process that does it. Medians in milliseconds, alternating. Nothing else may run meanwhile. Ends in one JSON line.
+Decoder layers with random weights on OpenVINO. One layer of the 7B's shape (int8 weights in bfloat16 and in int8, w8a8
+weights) beside PyTorch in bfloat16: denoising over 256 to 4096 latents, denoising 1024 latents and writing one token
+over contexts of 0 to 16384 tokens. 1 to 28 layers of 1024 (int8 weights, in int8): denoising 1024 latents, one token,
+and the peak of anonymous and shared memory of a process that does it. Medians in milliseconds, alternating. Nothing
+else may run meanwhile. Ends in one JSON line.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from typing import Any
 
 import torch
 
-from bagel_export.artefact import export, model_dims
+from bagel_export.artefact import model_dims
 from bagel_export.checkpoint import open_checkpoint
 from bagel_export.synthetic import RELEASED, SMALL_LLM, Shape, write_checkpoint
-from bench.layers import TORCH, Torch, Work, arrays, engine_runs, shape
-from bench.timing import against, alternating, finish, machine
+from bench.layers import TORCH, Torch, Work, engine_runs, measured, shape
+from bench.timing import finish, machine
 from bench.watch import watched
+from bench.ways import exported, way
+
+WAYS, DEEP_WAY = ("int8", "int8/int8", "w8a8"), "int8/int8"
 
 DEEP = """
 import json, sys
@@ -33,10 +37,11 @@ from bagel_export.checkpoint import open_checkpoint
 from bagel_export.artefact import model_dims
 from bench.layers import Work, arrays, engine_runs
 from bench.timing import alternating
+from bench.ways import way
 import statistics
-checkpoint, folder, latents, context, rounds = sys.argv[1:]
+checkpoint, folder, told, latents, context, rounds = sys.argv[1:]
 checkpoint = open_checkpoint(Path(checkpoint))
-(prepare,) = engine_runs(checkpoint, Path(folder), ["int8"], exported=True).values()
+(prepare,) = engine_runs([way(told)], Path(folder)).values()
 works = {"denoise": Work("", 2, int(latents), int(context)), "token": Work("", 1, 0, int(context))}
 runs = {name: prepare(arrays(work, model_dims(checkpoint))) for name, work in works.items()}
 taken = alternating(runs, int(rounds))
@@ -66,17 +71,15 @@ def grown(axes: Axes) -> dict[str, dict[int, Work]]:
 def wide(axes: Axes, small: bool, rounds: int, folder: Path) -> dict[str, dict[int, Any]]:
     """One layer of the 7B's shape, by axis and place on it."""
     checkpoint = open_checkpoint(write_checkpoint(folder / "checkpoint", shape(small)))
+    ways = [*map(way, WAYS)]
     prepare = {TORCH: Torch(checkpoint, torch.bfloat16).prepared}
-    prepare |= engine_runs(checkpoint, folder, ["w8a8", "int8"])
-    found: dict[str, dict[int, Any]] = {}
-    for axis, works in grown(axes).items():
-        found[axis] = {}
-        for place, work in works.items():
-            given = arrays(work, model_dims(checkpoint))
-            runs = {name: make(given) for name, make in prepare.items()}
-            found[axis][place] = against(alternating(runs, rounds), TORCH)
-            print(work.name, json.dumps(found[axis][place]), file=sys.stderr, flush=True)
-    return found
+    exported(ways, checkpoint.folder, folder)
+    prepare |= engine_runs(ways, folder)
+    model = model_dims(checkpoint)
+    return {
+        axis: {place: measured(work, model, prepare, rounds) for place, work in works.items()}
+        for axis, works in grown(axes).items()
+    }
 
 
 def deep(axes: Axes, small: bool, rounds: int, folder: Path) -> dict[int, Any]:
@@ -90,9 +93,8 @@ def deep(axes: Axes, small: bool, rounds: int, folder: Path) -> dict[int, Any]:
         place = folder / str(count)
         sizes = Shape(replace(narrow, num_hidden_layers=count), dtype=torch.bfloat16)
         checkpoint = open_checkpoint(write_checkpoint(place / "checkpoint", sizes))
-        for _ in export(checkpoint.folder, place / "int8", precision="int8", verify=False):
-            pass
-        options = [checkpoint.folder, place, axes.drawn, 50, rounds]
+        exported([way(DEEP_WAY)], checkpoint.folder, place)
+        options = [checkpoint.folder, place, DEEP_WAY, axes.drawn, 50, rounds]
         run = watched([sys.executable, "-c", DEEP, *map(str, options)])
         taken = json.loads(run["last_line"])
         found[count] = taken | {"peak_anonymous_and_shared_gib": run["peak_anonymous_and_shared_gib"]}
@@ -114,15 +116,15 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
     }
     for panel, (axis, told) in zip(panels[0], axes.items(), strict=True):
         places = list(results[axis])
-        for way in results[axis][places[0]]:
-            panel.plot(places, [results[axis][place][way]["ms"] for place in places], marker="o", label=way)
+        for name in results[axis][places[0]]:
+            panel.plot(places, [results[axis][place][name]["ms"] for place in places], marker="o", label=name)
         panel.set(xlabel=told, ylabel="ms, one layer of the 7B's shape")
         panel.legend()
     layers = results["layers"]
     told = {"denoise": "ms, 1024 latents", "token": "ms, a token", "peak_anonymous_and_shared_gib": "GiB, at most"}
     for panel, (what, label) in zip(panels[1], told.items(), strict=True):
         panel.plot(list(layers), [row[what] for row in layers.values()], marker="o")
-        panel.set(xlabel="layers of 1024, int8", ylabel=label)
+        panel.set(xlabel=f"layers of 1024, {DEEP_WAY}", ylabel=label)
     for panel in panels.flat:
         panel.set_ylim(0, None)
     figure.savefig(path, dpi=100)

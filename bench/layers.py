@@ -1,10 +1,11 @@
 """Is a layer of the 7B faster than in PyTorch, on the same cores?  python bench/layers.py [--small] [--out FILE.json]
 
 One decoder layer of the released shape with random weights, both experts (466 M parameters): PyTorch in bfloat16
-(eager) against the exported step graph on OpenVINO with bfloat16 arithmetic, in several precisions, alternating: a
-denoising branch, a text token, a prefill. Medians in milliseconds per layer, ratios pair by pair, relative errors
-against PyTorch in float32 on random weights without outliers; for a token, the share of the machine's bandwidth at
-which weights are read. Nothing else may run meanwhile. Ends in one JSON line.
+(eager) against the exported step graph on OpenVINO in several ways, alternating: a denoising branch, a text token, a
+prefill. A precision alone is computed in bfloat16; "int8/int8" is int8 weights, and what they multiply rounded too.
+Medians in milliseconds per layer, ratios pair by pair, relative errors against PyTorch in float32 on random weights
+without outliers; for a token, the share of the machine's bandwidth at which weights are read. Nothing else may run
+meanwhile. Ends in one JSON line.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 
 from bagel_engines import Settings, open_engine
-from bagel_export.artefact import export, model_dims
+from bagel_export.artefact import model_dims
 from bagel_export.checkpoint import Checkpoint, open_checkpoint
 from bagel_export.reference.bagel import BagelModel
 from bagel_export.reference.language import GEN, DecoderLayer
@@ -29,9 +30,10 @@ from bagel_export.synthetic import RELEASED, SMALL_LLM, SMALL_VIT, Shape, write_
 from bagel_rt.contract import GEN_STEP, UND_STEP, ModelDims, graph_specs, input_shapes
 from bagel_rt.manifest import read_manifest
 from bench.timing import against, alternating, finish, machine, seconds
+from bench.ways import Way, exported, way
 
 TORCH = "torch bf16"
-PRECISIONS = ("fp32", "int8", "int4", "w8a8")
+WAYS = ("fp32", "int8", "int8/int8", "int4", "int4/int8", "w8a8")
 
 
 @dataclass(frozen=True)
@@ -108,28 +110,22 @@ class Torch:
         return run
 
 
-def engine_runs(
-    checkpoint: Checkpoint, folder: Path, precisions: list[str], exported: bool = False
-) -> dict[str, Callable]:
-    """By precision: what makes a run of the step graph on given arrays. exported: the artefacts are there already."""
+def engine_runs(ways: Sequence[Way], folder: Path) -> dict[str, Callable]:
+    """By way: what makes a run of the step graph on given arrays. folder: where its artefacts are."""
     prepared: dict[str, Callable] = {}
-    for precision in precisions:
-        out = folder / precision.replace(",", "-")
-        if not exported:
-            for _ in export(checkpoint.folder, out, precision=precision, verify=False):
-                pass
-        engine = open_engine("openvino", settings=Settings(arithmetic="bfloat16"))
-        prepared[precision] = on(engine.load(out / f"{GEN_STEP}.onnx"))
+    for each in ways:
+        engine = open_engine("openvino", settings=Settings(arithmetic=each.arithmetic))
+        prepared[str(each)] = on(engine.load(each.artefact(folder) / f"{GEN_STEP}.onnx"))
     return prepared
 
 
-def und_bytes(folder: Path, precisions: list[str]) -> dict[str, int]:
-    """Bytes of the understanding expert's weights, by precision and for PyTorch: what a token's row has to read.
+def und_bytes(folder: Path, ways: Sequence[Way]) -> dict[str, int]:
+    """Bytes of the understanding expert's weights, by way and for PyTorch: what a token's row has to read.
 
     float32 weights are kept in 16 bits where products are computed in them.
     """
-    found = {p: read_manifest(folder / p.replace(",", "-")).weights_of(UND_STEP) for p in precisions}
-    found = {precision: size // 2 if precision == "fp32" else size for precision, size in found.items()}
+    stored = {each: read_manifest(each.artefact(folder)).weights_of(UND_STEP) for each in ways}
+    found = {str(each): size // 2 if each.precision == "fp32" else size for each, size in stored.items()}
     state = BagelModel(open_checkpoint(folder / "checkpoint").config).language_model.model.layers.state_dict()
     return {TORCH: 2 * sum(v.numel() for k, v in state.items() if GEN not in k)} | found
 
@@ -151,21 +147,21 @@ def on(runner) -> Callable:
     return prepare
 
 
-def measured(works, model: ModelDims, prepare: dict[str, Callable], exact: Callable, rounds: int) -> dict:
-    results = {}
-    for work in works:
-        given = arrays(work, model)
-        runs = {name: make(given) for name, make in prepare.items()}
-        row = against(alternating(runs, rounds), TORCH)
-        if work.exact:
-            wanted = exact(given)()[-1]
-            inputs = given["gen" if work.gen else "und"]
-            for name, run in runs.items():  # of what the layer adds to its rows
-                apart = np.linalg.norm(run()[-1] - wanted) / np.linalg.norm(wanted - inputs)
-                row[name]["relative_error"] = round(float(apart), 5)
-        print(work.name, json.dumps(row), file=sys.stderr, flush=True)
-        results[work.name] = row
-    return results
+def measured(
+    work: Work, model: ModelDims, prepare: Mapping[str, Callable], rounds: int, exact: Callable | None = None
+) -> dict[str, dict]:
+    """By way: milliseconds, the ratio to PyTorch and, given what computes exactly, the error where the work asks."""
+    given = arrays(work, model)
+    runs = {name: make(given) for name, make in prepare.items()}
+    row = against(alternating(runs, rounds), TORCH)
+    if exact and work.exact:
+        wanted = exact(given)()[-1]
+        inputs = given["gen" if work.gen else "und"]
+        for name, run in runs.items():  # of what the layer adds to its rows
+            apart = np.linalg.norm(run()[-1] - wanted) / np.linalg.norm(wanted - inputs)
+            row[name]["relative_error"] = round(float(apart), 5)
+    print(work.name, json.dumps(row), file=sys.stderr, flush=True)
+    return row
 
 
 def bandwidth() -> float:
@@ -177,7 +173,7 @@ def bandwidth() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="a small layer: shows that the benchmark runs")
-    parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS), metavar="NAME")
+    parser.add_argument("--ways", nargs="+", type=way, default=[*map(way, WAYS)], metavar="PRECISION[/ARITHMETIC]")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--work", type=Path, help="folder for checkpoint and artefacts (default: a temporary one)")
     parser.add_argument("--out", type=Path, help="also write the result to this file")
@@ -185,12 +181,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         checkpoint = open_checkpoint(write_checkpoint(Path(folder) / "checkpoint", shape(args.small)))
         reference = Torch(checkpoint, torch.bfloat16).prepared
-        runs = {TORCH: reference} | engine_runs(checkpoint, Path(folder), args.precisions)
+        exported(args.ways, checkpoint.folder, Path(folder))
+        runs = {TORCH: reference} | engine_runs(args.ways, Path(folder))
         exact = Torch(checkpoint, torch.float32).prepared
         works = SMALL_WORKS if args.small else WORKS
-        results = measured(works, model_dims(checkpoint), runs, exact, args.rounds)
+        results = {work.name: measured(work, model_dims(checkpoint), runs, args.rounds, exact) for work in works}
         gb_per_s = bandwidth()
-        with_bandwidth(results, works, und_bytes(Path(folder), args.precisions), gb_per_s)
+        with_bandwidth(results, works, und_bytes(Path(folder), args.ways), gb_per_s)
     report = {
         "question": "milliseconds per decoder layer, and the ratio to PyTorch in bfloat16",
         "shape": "small" if args.small else "BAGEL-7B-MoT, one layer, both experts",

@@ -3,9 +3,9 @@
 Text-to-image with the official app's settings (50 points, text guidance 4, image guidance 1.5, interval 0.4 to 1) on
 decoder layers of the 7B's shape with random weights. The official way in PyTorch, bfloat16, eager: three contexts with
 caches of their own (deep copies, the prompt prefilled into two of them), three forwards in a guided step and one in the
-others, 131 in all. bagel-rt's way: `generate` with OpenVINO in bfloat16, with and without the step cache. Alternating;
-medians in seconds, ratios round by round. ViT and VAE are small, so that the decoder is what is compared. Nothing else
-may run meanwhile. Ends in one JSON line.
+others, 131 in all. bagel-rt's ways: `generate` on OpenVINO, with and without the step cache; a precision alone is
+computed in bfloat16, "int8/int8" is int8 weights in int8. Alternating; medians in seconds, ratios round by round. ViT
+and VAE are small, so that the decoder is what is compared. Nothing else may run meanwhile. Ends in one JSON line.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bagel_export.artefact import export
 from bagel_export.checkpoint import VAE_PREFIX, Checkpoint, open_checkpoint
 from bagel_export.reference.bagel import BagelModel
 from bagel_export.reference.inference import TorchContext, TorchInference
@@ -37,7 +36,9 @@ from bagel_rt import presets
 from bagel_rt.api import Bagel, load
 from bagel_rt.manifest import ResizeRule
 from bench.timing import against, alternating, kept, machine, save
+from bench.ways import exported, way
 
+WAYS = ("int8/int8", "int4/int8", "w8a8", "int8")
 OFFICIAL = "official control flow, torch bf16"
 PROMPT = "a red cube on a wooden table beside a window, in the evening light, painted in oil"
 
@@ -113,7 +114,7 @@ def main() -> None:
     parser.add_argument("--sides", type=int, nargs="+", default=[512, 1024], help="of the picture, pixels")
     parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--points", type=int, default=50, help="num_timesteps (the app: 50)")
-    parser.add_argument("--precisions", nargs="+", default=["w8a8", "int8", "int4"], metavar="NAME")
+    parser.add_argument("--ways", nargs="+", type=way, default=[*map(way, WAYS)], metavar="PRECISION[/ARITHMETIC]")
     parser.add_argument("--rounds", type=int, nargs="+", default=[2, 1], help="for each side")
     parser.add_argument("--out", type=Path, help="also write the result to this file, after every side")
     args = parser.parse_args()
@@ -128,11 +129,8 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = open_checkpoint(write_checkpoint(Path(folder) / "checkpoint", shape(args.small, args.layers)))
-        models = {}
-        for precision in args.precisions:
-            for _ in export(checkpoint.folder, Path(folder) / precision, precision=precision, verify=False):
-                pass
-            models[precision] = load(Path(folder) / precision, "openvino", arithmetic="bfloat16")
+        exported(args.ways, checkpoint.folder, Path(folder))
+        models = {w: load(w.artefact(Path(folder)), "openvino", arithmetic=w.arithmetic) for w in args.ways}
         report["engine"] = next(iter(models.values())).engine
         for side, rounds in zip(args.sides, args.rounds, strict=True):
             options = replace(
@@ -140,9 +138,9 @@ def main() -> None:
             )
             official = Official(checkpoint, options)
             runs = {OFFICIAL: official.latents}
-            for precision, bagel in models.items():
-                runs[precision] = drawn(bagel, options, None)
-                runs[f"{precision}, step cache"] = drawn(bagel, options, "taylorseer")
+            for each, bagel in models.items():
+                runs[f"{each}"] = drawn(bagel, options, None)
+                runs[f"{each}, step cache"] = drawn(bagel, options, "taylorseer")
             latents: dict[str, np.ndarray] = {}
             row = against(alternating(kept(runs, latents), rounds, warm=False), OFFICIAL)
             for name, found in latents.items():

@@ -46,12 +46,15 @@ VARIANTS = (
     Variant("fp16", "fp16"),
     Variant("int8", "int8"),
     Variant("int8, OpenVINO in bfloat16", "int8", "openvino", "bfloat16"),
+    Variant("int8, OpenVINO in int8", "int8", "openvino", "int8"),
     Variant("int4", "int4"),
     Variant("int4, OpenVINO in bfloat16", "int4", "openvino", "bfloat16"),
+    Variant("int4, OpenVINO in int8", "int4", "openvino", "int8"),
     Variant("w8a8, OpenVINO in bfloat16", "w8a8", "openvino", "bfloat16"),
     Variant("und=int4,gen=w8a8, OpenVINO in bfloat16", "und=int4,gen=w8a8", "openvino", "bfloat16"),
     Variant("step cache", options={"step_cache": "taylorseer"}),
     Variant("int8, OpenVINO in bfloat16, step cache", "int8", "openvino", "bfloat16", {"step_cache": "taylorseer"}),
+    Variant("int8, OpenVINO in int8, step cache", "int8", "openvino", "int8", {"step_cache": "taylorseer"}),
 )
 
 
@@ -134,17 +137,26 @@ def sheet(rows: dict[str, dict[str, Any]], cases: int) -> str:
     return "\n".join([*lines, ""])
 
 
+def earlier(report: Path, cases: int) -> dict[str, dict[str, Any]]:
+    """Rows of an earlier run over as many cases."""
+    found = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
+    return found["variants"] if found.get("cases") == cases else {}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ckpt", type=Path, required=True)
     parser.add_argument("--limit", type=int, default=30, help="cases per category")
-    parser.add_argument("--variants", nargs="*", metavar="NAME", help="these only, beside the yardstick")
+    parser.add_argument(
+        "--variants", nargs="*", metavar="NAME", help="these only, beside the yardstick; others stay as --out has them"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for quality.md and quality.json")
     args = parser.parse_args()
     cases: dict[str, list[Case]] = {}
     for case in all_cases():
         cases.setdefault(case.category, []).append(case)
     chosen = [case for group in cases.values() for case in group[: args.limit]]
+    kept = earlier(args.out / "quality.json", len(chosen)) if args.variants is not None else {}
     rows: dict[str, dict[str, Any]] = {}
     yardstick: Outcome | None = None
     with tempfile.TemporaryDirectory() as folder:
@@ -159,16 +171,18 @@ def main() -> None:
             yardstick = yardstick or found
             size = (model / "weights.safetensors").stat().st_size
             rows[variant.name] = row(found, yardstick, size)
+            known = kept | rows
+            ordered = {each.name: known[each.name] for each in VARIANTS if each.name in known}
             report = {
                 "question": "what precisions, engines and shortcuts cost bagel-nano",
                 "cases": len(chosen),
-                "variants": rows,
+                "variants": ordered,
                 "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
                 "python": platform.python_version(),
             }
             args.out.mkdir(parents=True, exist_ok=True)
             (args.out / "quality.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-            (args.out / "quality.md").write_text(sheet(rows, len(chosen)), encoding="utf-8")
+            (args.out / "quality.md").write_text(sheet(ordered, len(chosen)), encoding="utf-8")
     print(json.dumps(report))
 
 

@@ -34,7 +34,7 @@ def test_the_layer_benchmark_runs_in_its_small_form(tmp_path):
     command = [sys.executable, "bench/layers.py", "--small", "--rounds", "1", "--work", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     for work, row in json.loads(done.stdout.strip().splitlines()[-1])["results"].items():
-        assert {"torch bf16", "int8", "w8a8"} <= row.keys(), work
+        assert {"torch bf16", "int8", "int8/int8", "w8a8"} <= row.keys(), work
         assert all(found["ms"] > 0 for found in row.values())
     assert list(tmp_path.iterdir()) == []
 
@@ -74,11 +74,11 @@ def test_the_benchmark_of_vit_and_vae_runs_in_its_small_form():
 
 
 def test_the_benchmark_of_a_whole_picture_draws_what_the_official_control_flow_draws():
-    options = ("--sides", "64", "--rounds", "1", "--points", "8", "--layers", "2", "--precisions", "int8")
+    options = ("--sides", "64", "--rounds", "1", "--points", "8", "--layers", "2", "--ways", "int8", "int8/int8")
     (rows,) = small_form("picture", *options)["results"].values()
     official = rows.pop("official control flow, torch bf16")
     assert official["forwards"] == 7 + 2 * 6  # guided down to t = 0.4: six steps of seven
-    assert rows["int8"]["latents_apart"] < 0.1
+    assert all(rows[way]["latents_apart"] < 0.1 for way in ("int8", "int8/int8"))
 
 
 def test_the_benchmark_of_growth_runs_in_its_small_form_and_draws_a_plot(tmp_path):
@@ -91,5 +91,5 @@ def test_the_benchmark_of_the_start_maps_at_the_second_what_the_first_packed():
     done = subprocess.run([sys.executable, "bench/start.py"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.strip().splitlines()[-1])
-    assert set(report["results"]) == {"openvino, bfloat16", "onnxruntime, int8"}
+    assert set(report["results"]) == {"openvino, int8", "onnxruntime, int8"}
     assert report["packed_gb"] > 0

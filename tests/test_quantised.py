@@ -199,8 +199,8 @@ def test_rounded_weights_take_less_room(artefacts, small_artefact, word, share):
     assert read_manifest(artefacts / word).weight_bytes < read_manifest(small_artefact).weight_bytes / 3
 
 
-def drawn(model, **engine):
-    with bagel_rt.load(model, "onnxruntime", **engine) as bagel:
+def drawn(model, backend="onnxruntime", **engine):
+    with bagel_rt.load(model, backend, **engine) as bagel:
         result = bagel.generate("a red circle", seed=3, height=64, width=64, num_timesteps=5)
         return result.latent, result.engine
 
@@ -213,9 +213,11 @@ def test_weights_that_are_too_many_to_be_made_plain_give_the_same_picture(artefa
     np.testing.assert_allclose(fused, plain, rtol=0, atol=1e-4 * np.abs(plain).max())
 
 
-def test_rounding_what_int8_weights_multiply_is_asked_for_and_named(artefacts):
-    exact, _ = drawn(artefacts / "int8")
-    rounded, engine = drawn(artefacts / "int8", arithmetic="int8")
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("word", ["int8", "int4"])
+def test_rounding_what_quantised_weights_multiply_is_asked_for_and_named(artefacts, backend, word):
+    exact, _ = drawn(artefacts / word, backend)
+    rounded, engine = drawn(artefacts / word, backend, arithmetic="int8")
     assert engine.endswith("(cpu, int8)")
     apart = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
     assert 1e-4 < apart < 0.05

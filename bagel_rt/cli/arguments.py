@@ -51,7 +51,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", default="cpu", help="cpu, or cuda or cuda:N with onnxruntime (default: cpu)")
     group.add_argument("--threads", type=int, metavar="N", help="engine threads (default: the engine's choice)")
     group.add_argument(
-        "--arithmetic", help="faster, less exact: bfloat16 (openvino), int8 (onnxruntime; default: the artefact's own)"
+        "--arithmetic",
+        help="faster, less exact: int8 (with int8 and int4 weights), bfloat16 (openvino; default: the artefact's own)",
     )
     group.add_argument("--cuda-graphs", action="store_true", help="capture denoising steps and play them (CUDA)")
     group.add_argument("--cache-tokens", type=int, metavar="N", help="tokens of context the page pool can hold")

@@ -13,10 +13,13 @@ from bagel_engines.needs import openvino_needs
 from bagel_engines.numbers import narrowed
 from bagel_engines.openvino_heads import share_keys
 from bagel_engines.openvino_parts import STACKED, Parts, take_apart
+from bagel_engines.openvino_upsampling import upsample_at_once
 from bagel_engines.runner import Arrays, EngineFailure, EngineInfo, Runner, Tensor, Tensors
 
 POOL = "pool"  # the step graphs' input that lies in the cache
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+ROUNDED = "int8"  # bfloat16, and what 8-bit and 4-bit weights multiply rounded to 8 bits too
+GROUP = 32  # numbers of a row that share a step where they are rounded: larger ones let an outlier spoil more of them
 
 
 class OpenVinoRunner:
@@ -75,23 +78,26 @@ class OpenVinoEngine:
         arithmetic: str = "float32",
         low_memory: bool = False,
     ):
+        """arithmetic: a key of PRECISIONS, or ROUNDED."""
         import openvino
 
         if device != "cpu":
             raise EngineFailure(f"openvino runs on 'cpu' here; device {device!r} is not supported")
-        if arithmetic not in PRECISIONS:
-            raise EngineFailure(f"openvino arithmetic {arithmetic!r} is unknown; allowed: {', '.join(PRECISIONS)}")
+        allowed = (*PRECISIONS, ROUNDED)
+        if arithmetic not in allowed:
+            raise EngineFailure(f"openvino arithmetic {arithmetic!r} is unknown; allowed: {', '.join(allowed)}")
         self._openvino, self._core = openvino, openvino.Core()
-        self._low_memory, self._arithmetic = low_memory, arithmetic
+        self._low_memory, self._arithmetic = low_memory, "bfloat16" if arithmetic == ROUNDED else arithmetic
         # the default precision on CPUs with AMX is bf16: it must be asked for, never taken silently
         self._config: dict[str, object] = {
-            "INFERENCE_PRECISION_HINT": PRECISIONS[arithmetic],
+            "INFERENCE_PRECISION_HINT": PRECISIONS[self._arithmetic],
             "PERFORMANCE_HINT": "LATENCY",
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",  # with int8 weights it would round activations to 8 bits as well
+            # not 0 by default: it must be asked for, too
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(GROUP if arithmetic == ROUNDED else 0),
         }
         if threads:
             self._config["INFERENCE_NUM_THREADS"] = threads
-        self.needs = openvino_needs(arithmetic)
+        self.needs = openvino_needs(self._arithmetic)
         version = openvino.__version__.split("-")[0]
         self.info = EngineInfo("openvino", version, device, arithmetic)
 
@@ -100,6 +106,7 @@ class OpenVinoEngine:
             model = self._core.read_model(str(graph))
             self._narrow_pool(model)
             share_keys(model)
+            upsample_at_once(model)
             parts = take_apart(model, self._arithmetic)
             compiled = self._core.compile_model(model, "CPU", self._config)
         except Exception as error:

@@ -21,8 +21,8 @@ def installed() -> list[str]:
 def open_engine(backend: str = "auto", device: str = "cpu", settings: Settings | None = None) -> Engine:
     """The engine of that name, or the fastest installed for "auto".
 
-    An arithmetic other than the graphs state is "bfloat16" on openvino, or "int8" on onnxruntime's CPU, which rounds
-    what quantised weights multiply to 8 bits too; `info` names what is used, and says where runs are not captured.
+    An arithmetic other than the graphs state is "bfloat16" on openvino, or "int8" on the CPU, which rounds what
+    quantised weights multiply to 8 bits in blocks; `info` names what is used, and says where runs are not captured.
     Raises EngineFailure for an unknown name, a missing package, or what the engine does not support.
     """
     wanted = settings or Settings()

@@ -1,0 +1,36 @@
+"""Ways to run a model on OpenVINO that benchmarks compare: a precision of its weights, and what is computed in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bagel_export.artefact import export
+
+
+@dataclass(frozen=True)
+class Way:
+    """precision: of the artefact; arithmetic: the engine's."""
+
+    precision: str
+    arithmetic: str = "bfloat16"
+
+    def __str__(self) -> str:
+        return self.precision if self == Way(self.precision) else f"{self.precision}/{self.arithmetic}"
+
+    def artefact(self, folder: Path) -> Path:
+        return folder / self.precision.replace(",", "-")
+
+
+def way(text: str) -> Way:
+    """Of "int8" (in bfloat16), or "int8/int8"."""
+    return Way(*text.split("/", 1))
+
+
+def exported(ways: Iterable[Way], checkpoint: Path, folder: Path) -> None:
+    """An artefact for each precision, where it is not there yet."""
+    for each in ways:
+        if not each.artefact(folder).exists():
+            for _ in export(checkpoint, each.artefact(folder), precision=each.precision, verify=False):
+                pass
