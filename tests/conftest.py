@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +26,24 @@ def own_home(tmp_path, monkeypatch):
     monkeypatch.setenv("BAGEL_RT_HOME", str(tmp_path / "bagel-home"))
     monkeypatch.setenv("BAGEL_RT_CACHE", str(tmp_path / "bagel-cache"))
     monkeypatch.delenv("BAGEL_RT_MODEL", raising=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def traced_once() -> Iterator[None]:
+    """Tracing is most of a small export: what is the same in everything, names included, is traced once per run."""
+    from bagel_export import onnx_graph
+
+    trace, found = onnx_graph.trace, {}
+
+    def remembered(module, spec, halves):
+        key = pickle.dumps((module, spec, halves))
+        if key not in found:
+            found[key] = trace(module, spec, halves)
+        return found[key].clone()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_graph, "trace", remembered)
+        yield
 
 
 @pytest.fixture

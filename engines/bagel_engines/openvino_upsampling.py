@@ -53,7 +53,8 @@ def _join(node: Any) -> None:
     from openvino import opset13 as ops
 
     small = node.input_value(0).get_node().input_value(0)
-    weights = ops.transpose(node.input_value(1), np.array([1, 0, 2, 3]))
-    kernel = ops.matmul(ops.matmul(SUMS, weights, False, False), SUMS, False, True)
+    weights = ops.convert(ops.transpose(node.input_value(1), np.array([1, 0, 2, 3])), "f32")
+    sums = ops.matmul(ops.matmul(SUMS, weights, False, False), SUMS, False, True)
+    kernel = ops.convert(sums, small.get_element_type().get_type_name())
     risen = ops.convolution_backprop_data(small, kernel, [2, 2], pads_begin=[1, 1], pads_end=[1, 1])
     node.output(0).replace(risen.output(0))
