@@ -20,6 +20,7 @@ from bagel_rt.marks import Think, beginning
 from bagel_rt.options import ImageOptions, TextOptions, with_values
 from bagel_rt.plans import packed_for, plans_for
 from bagel_rt.pool import CACHE_TOKENS
+from bagel_rt.precision import check_rounding
 from bagel_rt.reading import Item, open_items
 from bagel_rt.results import ImageResult, TextResult
 from bagel_rt.seeds import draw_seed, seeds_of
@@ -58,7 +59,7 @@ def load(
     low_memory: the VAE and the ViT are loaded for each use and given back after it, and so is the working memory of
     every call on a CPU; results are the same.
     packed_weights: onnxruntime on the CPU keeps its packed weights in the user's cache folder (BAGEL_RT_CACHE) and maps
-    them from there; made on the first use, they take once (int8) to twice (float32) the weights' size on the disk.
+    them from there; made on the first use, they take up to twice the weights' size on the disk.
     max_memory: GiB that may be taken on a CPU, None for what is free now; a call that will take more is refused before
     it begins (budget.Budget).
 
@@ -71,6 +72,7 @@ def load(
     check.flag("packed_weights", packed_weights)
     check.positive("max_memory", max_memory, optional=True)
     manifest = read_manifest(artefact_dir)
+    check_rounding(manifest, arithmetic)
     try:
         plans = plans_for(manifest, pool_tokens=cache_tokens) if backend == "tensorrt" else None
         packed = packed_for(manifest) if packed_weights else None

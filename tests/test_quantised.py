@@ -21,6 +21,7 @@ from bagel_export.checkpoint import open_checkpoint
 from bagel_export.precision import precision_named
 from bagel_export.quantize import Layout, dequantize, layout_for, packed, quantize
 from bagel_export.recipe import recipe_for
+from bagel_rt.cli import main
 from bagel_rt.contract import GEN_STEP, TASK_GRAPHS, VAE_DECODER, VIT, graph_specs
 from bagel_rt.examples import example_inputs
 from bagel_rt.manifest import read_manifest
@@ -211,6 +212,15 @@ def test_weights_that_are_too_many_to_be_made_plain_give_the_same_picture(artefa
     monkeypatch.setattr(onnxruntime_engine, "PLAIN_UP_TO", 0)
     fused, _ = drawn(artefacts / word)
     np.testing.assert_allclose(fused, plain, rtol=0, atol=1e-4 * np.abs(plain).max())
+
+
+@pytest.mark.parametrize("command", ["plan --prompt", "generate --prompt"])
+def test_rounding_is_refused_where_no_weights_are_quantised(small_artefact, capsys, command):
+    words = [*command.split(), "a red circle", "--model", str(small_artefact), "--arithmetic", "int8"]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "arithmetic 'int8' rounds what 8-bit and 4-bit weights multiply, and fp32 has none" in said
+    assert "--precision balanced" in said
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])

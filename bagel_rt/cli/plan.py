@@ -17,6 +17,7 @@ from bagel_rt.forecast import Forecast, forecast
 from bagel_rt.locate import find_model
 from bagel_rt.manifest import Manifest, read_manifest
 from bagel_rt.options import ImageOptions, TextOptions, with_values
+from bagel_rt.precision import check_rounding
 from bagel_rt.streaming import finished
 
 PROMPT = "A photograph of a lighthouse on a rocky coast at dusk, warm light in its windows, long exposure of the waves."
@@ -63,6 +64,7 @@ def run_plan(args: argparse.Namespace) -> None:
     check.whole("tokens", args.tokens, least=1)
     check.positive("max_memory", args.max_memory, optional=True)
     manifest = read_manifest(find_model(args.model).folder)
+    check_rounding(manifest, args.arithmetic)
     items, opts = _request(args, manifest)
     room, limit = args.cache_tokens or CACHE_TOKENS, limit_of(args.max_memory)
     found = []
