@@ -92,9 +92,10 @@ def meaning_of(manifest: Manifest) -> Meaning:
 def check_rounding(manifest: Manifest, arithmetic: str | None) -> None:
     """Raise InputError for arithmetic "int8" with an artefact that has no weights it is for."""
     if arithmetic == "int8" and not {"int8", "int4"} & set(meaning_of(manifest).forms.values()):
+        stored = SHORT.get(manifest.precision, manifest.precision)
         raise InputError(
             f"{manifest.folder}: arithmetic 'int8' rounds what 8-bit and 4-bit weights multiply, and"
-            f" {manifest.precision} has none; use bfloat16 (openvino), or export with --precision balanced"
+            f" {stored} has none; use bfloat16 (openvino), or export with --precision balanced"
         )
 
 
