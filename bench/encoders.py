@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,6 @@ import torch
 from bagel_engines import Settings, open_engine
 from bagel_engines.runner import Engine
 from bagel_engines.select import installed
-from bagel_export.artefact import export
 from bagel_export.checkpoint import VAE_PREFIX, Checkpoint, open_checkpoint
 from bagel_export.graphs import build
 from bagel_export.reference.bagel import BagelModel
@@ -32,8 +32,16 @@ from bagel_rt.contract import VAE_BODY, VAE_DECODER, VAE_ENCODER, VAE_STRIPS, VI
 from bagel_rt.manifest import Manifest, read_manifest
 from bagel_rt.strips import decode_in_strips
 from bench.timing import against, alternating, finish, kept, machine
+from bench.ways import Way, exported
 
-ARITHMETICS = {"openvino": ("float32", "bfloat16", "int8"), "onnxruntime": ("float32",)}
+EVERY = (VIT, VAE_DECODER, VAE_ENCODER)
+# by engine and arithmetic; int8 rounds for Linears, and the VAE is convolutions
+GRAPHS = {
+    ("openvino", "float32"): EVERY,
+    ("openvino", "bfloat16"): EVERY,
+    ("openvino", "int8"): (VIT,),
+    ("onnxruntime", "float32"): EVERY,
+}
 DTYPES = {"torch bf16": torch.bfloat16, "torch fp32": torch.float32}
 Inputs = dict[str, np.ndarray]
 Run = Callable[[], np.ndarray]
@@ -97,23 +105,19 @@ def engine_runs(
 ) -> dict[str, dict[str, Run]]:
     """By graph and way: precision of the artefact, engine, arithmetic."""
     found: dict[str, dict[str, Run]] = {name: {} for name in given}
-    for precision in precisions:
-        for _ in export(checkpoint.folder, folder / precision, precision=precision, verify=False):
-            pass
-        for engine in installed():
-            for arithmetic in ARITHMETICS[engine]:
-                opened = open_engine(engine, settings=Settings(arithmetic=arithmetic))
-                way = f"{engine} {arithmetic}, {precision} weights"
-                for name, arrays in given.items():
-                    if arithmetic == "int8" and name != VIT:  # it rounds for Linears; the VAE is convolutions
-                        continue
-                    prime = {k: v[:4] for k, v in arrays.items()} if name == VIT else None
-                    runner = opened.load(folder / precision / f"{name}.onnx", prime)
-                    found[name][way] = _engine_run(runner, arrays)
-                manifest = read_manifest(folder / precision)
-                if VAE_DECODER in given and manifest.has(VAE_BODY) and arithmetic != "int8":
-                    brief = open_engine(engine, settings=Settings(arithmetic=arithmetic, low_memory=True))
-                    found[VAE_DECODER][f"{way}, in strips"] = _strips_run(manifest, brief, given[VAE_DECODER])
+    known = [(engine, arithmetic) for engine, arithmetic in GRAPHS if engine in installed()]
+    for precision, (engine, arithmetic) in product(precisions, known):
+        way = Way(precision, arithmetic)
+        exported([way], checkpoint.folder, folder)
+        graphs = [name for name in given if name in GRAPHS[engine, arithmetic]]
+        manifest, told = read_manifest(way.artefact(folder)), f"{engine} {arithmetic}, {precision} weights"
+        opened = open_engine(engine, settings=Settings(arithmetic=arithmetic))
+        for name in graphs:
+            prime = {k: v[:4] for k, v in given[name].items()} if name == VIT else None
+            found[name][told] = _engine_run(opened.load(manifest.graph_file(name), prime), given[name])
+        if VAE_DECODER in graphs and manifest.has(VAE_BODY):
+            brief = open_engine(engine, settings=Settings(arithmetic=arithmetic, low_memory=True))
+            found[VAE_DECODER][f"{told}, in strips"] = _strips_run(manifest, brief, given[VAE_DECODER])
     return found
 
 
@@ -150,7 +154,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="small networks: shows that the benchmark runs")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precisions", nargs="+", default=["fp32", "int8"], metavar="NAME")
-    parser.add_argument("--only", nargs="+", choices=(VIT, VAE_DECODER, VAE_ENCODER), help="graphs (default: all)")
+    parser.add_argument("--only", nargs="+", choices=EVERY, help="graphs (default: all)")
     parser.add_argument("--out", type=Path, help="also write the result to this file")
     args = parser.parse_args()
     sizes, sides = shape(args.small)

@@ -24,10 +24,10 @@ import numpy as np
 from tqdm import tqdm
 
 import bagel_rt
-from bagel_export.artefact import export
 from bagel_rt.results import ImageResult
 from bench.nano.cases import Case, all_cases
 from bench.nano.score import compare, is_right, result
+from bench.ways import Way, exported
 
 
 @dataclass(frozen=True)
@@ -163,10 +163,9 @@ def main() -> None:
         for variant in VARIANTS:
             if rows and args.variants is not None and variant.name not in args.variants:
                 continue
-            model = Path(folder) / variant.precision.replace(",", "-")
-            if not model.exists():
-                for _ in export(args.ckpt, model, precision=variant.precision, verify=False):
-                    pass
+            way = Way(variant.precision)
+            exported([way], args.ckpt, Path(folder))
+            model = way.artefact(Path(folder))
             found = outcome(variant, model, chosen)
             yardstick = yardstick or found
             size = (model / "weights.safetensors").stat().st_size

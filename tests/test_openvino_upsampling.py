@@ -10,14 +10,14 @@ openvino = pytest.importorskip("openvino")
 from bagel_engines.openvino_upsampling import upsample_at_once  # noqa: E402
 
 
-def resampled(mode: str = "nearest", factors=(1, 1, 2, 2), kernel: int = 3, stride: int = 1, pad: int = 1):
+def resampled(mode="nearest", factors=(1, 1, 2, 2), kernel=3, stride=1, pad=1, taken="floor"):
     """A model that resamples, then convolves 3 channels to 5."""
     from openvino import opset13 as ops
 
     x = ops.parameter([1, 3, -1, -1], np.float32)
     larger = ops.interpolate(
         x, np.array(factors, np.float32), mode, "scales", coordinate_transformation_mode="asymmetric",
-        nearest_mode="floor",
+        nearest_mode=taken,
     )  # fmt: skip
     weights = np.random.default_rng(1).standard_normal((5, 3, kernel, kernel)).astype(np.float32)
     y = ops.convolution(larger, weights, [stride, stride], [pad, pad], [pad, pad], [1, 1])
@@ -41,6 +41,7 @@ def test_one_step_gives_what_two_gave_to_the_border(size):
     "other",
     [
         {"mode": "linear"},
+        {"taken": "ceil"},
         {"factors": (1, 1, 3, 3)},
         {"factors": (1, 1, 2, 1)},
         {"kernel": 5, "pad": 2},

@@ -11,6 +11,12 @@ from typing import Any
 
 import numpy as np
 
+REPEATING = {
+    "mode": "nearest",
+    "shape_calculation_mode": "scales",
+    "coordinate_transformation_mode": "asymmetric",
+    "nearest_mode": "floor",
+}
 # out[2i] = w0 x[i-1] + (w1 + w2) x[i] and out[2i+1] = (w0 + w1) x[i] + w2 x[i+1], as a kernel of four
 SUMS = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float32)
 
@@ -40,13 +46,8 @@ def _doubles(node: Any) -> bool:
     """Whether an Interpolate repeats every pixel twice each way."""
     attributes = node.get_attributes()
     factors = node.input_value(1).get_node()
-    if attributes["mode"] != "nearest" or attributes["shape_calculation_mode"] != "scales":
-        return False
-    return factors.get_type_name() == "Constant" and _last_two(factors.get_data()) == [2.0, 2.0]
-
-
-def _last_two(factors: np.ndarray) -> list[float]:
-    return [] if any(factors[:-2] != 1) else [float(f) for f in factors[-2:]]
+    repeats = all(attributes[name] == value for name, value in REPEATING.items())
+    return repeats and factors.get_type_name() == "Constant" and factors.get_data().tolist() == [1.0, 1.0, 2.0, 2.0]
 
 
 def _join(node: Any) -> None:
