@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,14 +14,15 @@ from bagel_rt.images import to_image, unpatchify
 from bagel_rt.manifest import Manifest
 from bagel_rt.segments import Grid
 from bagel_rt.streaming import Turn
-from bagel_rt.strips import decode_in_strips, in_strips
+from bagel_rt.strips import decode_in_strips, in_strips, large
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
 class Decoder:
-    """The VAE's decoder. Large pictures are decoded strip by strip where memory is the machine's own (strips.py)."""
+    """The VAE's decoder. In the machine's own memory, what decodes a large picture is given back after it, and works
+    strip by strip where that takes much less (strips.py)."""
 
     def __init__(self, manifest: Manifest, graphs: Graphs):
         self._manifest, self._graphs = manifest, graphs
@@ -35,8 +37,9 @@ class Decoder:
             pixels = yield from self._strips(planes)
         else:
             yield Progress("decoding", 0, 1)
-            with self._graphs.lent(contract.VAE_DECODER):
-                (pixels,) = self._graphs(contract.VAE_DECODER, latent=planes)
+            brief = large(self._graphs.engine.needs, *size)
+            with self._graphs.one_at_a_time() if brief else nullcontext(self._graphs) as run:
+                (pixels,) = run(contract.VAE_DECODER, latent=planes)
             yield Progress("decoding", 1, 1)
         return to_image(pixels[0])
 

@@ -9,7 +9,7 @@ from bagel_engines.needs import Needs
 from bagel_rt.contract import GEN_STEP, LM_HEAD, UND_STEP, VAE_DECODER, VAE_ENCODER, VIT
 from bagel_rt.graphs import BRIEF
 from bagel_rt.manifest import Manifest, Widths
-from bagel_rt.strips import in_strips, strips_memory
+from bagel_rt.strips import in_strips, large, strips_memory
 from bagel_rt.tally import Call
 from bagel_rt.workload import Workload
 
@@ -32,15 +32,16 @@ def memory(manifest: Manifest, widths: Widths, work: Workload, needs: Needs, low
     """At the peak of a workload, where everything is held that was loaded and worked in.
 
     With low_memory the VAE, the ViT and every call's working memory are given back, so only the largest of each counts.
-    A picture that is decoded in strips gives its memory back in any case.
+    What decodes a large picture is given back in any case.
     """
-    striped = any(in_strips(manifest, needs, *_size(manifest, call)) for call in work.of(VAE_DECODER))
+    sizes = [_size(manifest, call) for call in work.of(VAE_DECODER)]
     weights = {graph: _weights(manifest, graph, needs, work) for graph in work.graphs}
     packing = weights.get(LM_HEAD, 0) if needs.lazy else 0  # by far the largest single weight
     working = {graph: max(_working(manifest, widths, call, needs) for call in work.of(graph)) for graph in work.graphs}
-    if striped:
-        weights[VAE_DECODER] = 0
-    given_back = set(BRIEF) if low_memory else {VAE_DECODER} if striped else set()
+    if any(in_strips(manifest, needs, *size) for size in sizes):
+        weights[VAE_DECODER] = 0  # part of what is measured
+    once = {VAE_DECODER} if any(large(needs, *size) for size in sizes) else set()
+    given_back = set(BRIEF) if low_memory else once
     steady = [graph for graph in work.graphs if graph not in given_back]
     brief = [weights[graph] + working[graph] for graph in work.graphs if graph in given_back]
     lasting = [working[graph] for graph in steady]
@@ -87,8 +88,7 @@ def _working(manifest: Manifest, widths: Widths, call: Call, needs: Needs) -> in
         high, wide = _size(manifest, call)
         if in_strips(manifest, needs, high, wide):
             return strips_memory(high, wide, widths.vae)
-        pixels = high * wide
-        return int(needs.decoder_pixel * widths.vae * pixels + needs.decoder_channels * widths.vae**2)
+        return needs.decoder(high * wide, widths.vae)
     if call.graph == VAE_ENCODER:
         return int(needs.encoder_pixel * widths.vae * call["height"] * call["width"])
     return 0  # a row or a number of them, against gigabytes

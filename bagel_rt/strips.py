@@ -26,21 +26,30 @@ from bagel_rt.contract import (
 from bagel_rt.manifest import Manifest
 
 STRIP = 64  # rows of pixels
-LARGEST_WHOLE = 512 * 512  # pixels
+WHOLE_UP_TO = 512 * 512  # pixels: up to so many, neither memory nor time is worth a choice
+WORTH = 0.75  # of the whole decoder's memory: strips that take more are not worth the time that they cost
 Run = Callable[..., tuple[Any, ...]]  # a graph by its contract name
 Norm = dict[str, np.ndarray]  # mean and rate, as strip graphs take them
 
 
+def large(needs: Needs | None, height: int, width: int) -> bool:
+    """Whether what decodes a picture of that size is given back after it: much, and of the machine's own memory."""
+    return height * width > WHOLE_UP_TO and needs is not None
+
+
 def in_strips(manifest: Manifest, needs: Needs | None, height: int, width: int) -> bool:
-    """Whether a picture of that size is decoded so: large, in the machine's own memory, by an artefact that can."""
-    return height * width > LARGEST_WHOLE and needs is not None and manifest.has(VAE_BODY)
+    """Whether a picture of that size is decoded so: by an artefact that can, where it saves much memory."""
+    widths = manifest.widths
+    if needs is None or widths is None or not large(needs, height, width) or not manifest.has(VAE_BODY):
+        return False
+    return strips_memory(height, width, widths.vae) < WORTH * needs.decoder(height * width, widths.vae)
 
 
 def strips_memory(height: int, width: int, channels: int) -> int:
     """Bytes at most while a picture is decoded so: between two parts, and in one of them (measured). channels: the
     decoder's first width."""
     between = 3 * channels * height * width  # numbers: twice the channels before the first block, and its result
-    within = 8 * 2 * channels * (STRIP + 2) * width
+    within = 8 * 2 * channels * min(STRIP + 2, height) * width
     return 4 * (between + within)
 
 

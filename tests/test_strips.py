@@ -10,6 +10,7 @@ import pytest
 
 import bagel_rt
 from bagel_engines import Settings, installed, open_engine
+from bagel_engines.needs import onnxruntime_needs, openvino_needs
 from bagel_rt import strips
 from bagel_rt.contract import VAE_BODY, VAE_DECODER, VAE_STRIPS
 from bagel_rt.graphs import Graphs
@@ -69,7 +70,8 @@ def test_only_one_part_is_loaded_at_a_time_and_none_is_kept(artefact):
 
 @pytest.mark.parametrize("engine", installed())
 def test_a_large_picture_is_decoded_in_strips_and_a_small_one_whole(artefact, engine, monkeypatch):
-    monkeypatch.setattr(strips, "LARGEST_WHOLE", 64 * 64)
+    monkeypatch.setattr(strips, "WHOLE_UP_TO", 64 * 64)
+    monkeypatch.setattr(strips, "WORTH", np.inf)
     how = {"num_timesteps": 2, "seed": 1, "width": 64}
     with bagel_rt.load(artefact, engine) as bagel:
         small, large = bagel.generate("a", height=64, **how), bagel.generate("a", height=96, **how)
@@ -90,6 +92,26 @@ def test_an_artefact_of_small_pictures_has_no_parts(small_artefact):
     assert not in_strips(manifest, open_engine("onnxruntime").needs, 1024, 1024)
 
 
+def test_strips_are_for_engines_whose_whole_decoder_takes_much_more(artefact):
+    manifest = read_manifest(artefact)
+    assert in_strips(manifest, onnxruntime_needs(plain=True, mapped=False), 1024, 1024)
+    assert in_strips(manifest, openvino_needs("float32"), 1024, 1024)
+    assert not in_strips(manifest, openvino_needs("bfloat16"), 1024, 1024)
+    assert not in_strips(manifest, None, 1024, 1024)
+
+
+def test_a_large_picture_decoded_whole_gives_the_decoder_back(artefact, monkeypatch):
+    monkeypatch.setattr(strips, "WHOLE_UP_TO", 64 * 64)
+    monkeypatch.setattr(strips, "WORTH", 0)
+    how = {"num_timesteps": 2, "seed": 1, "width": 64}
+    with bagel_rt.load(artefact, "onnxruntime") as bagel:
+        bagel.generate("a", height=64, **how)
+        assert VAE_DECODER in bagel.graphs.opened
+        bagel.generate("a", height=96, **how)
+        assert VAE_DECODER not in bagel.graphs.opened
+        assert bagel.graphs.calls[VAE_DECODER] == 2
+
+
 def test_a_plan_counts_what_strips_take_and_what_the_whole_decoder_would(artefact):
     manifest, engine = read_manifest(artefact), open_engine("onnxruntime")
     sizes = {}
@@ -102,17 +124,17 @@ def test_a_plan_counts_what_strips_take_and_what_the_whole_decoder_would(artefac
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("engine", installed())
-def test_a_picture_of_a_megapixel_takes_the_memory_that_is_planned(artefact, engine):
+@pytest.mark.parametrize(("engine", "arithmetic"), ENGINES)
+def test_a_picture_of_a_megapixel_takes_the_memory_that_is_planned(artefact, engine, arithmetic):
     from bench.watch import watched
 
     script = (
         "import sys; from bagel_rt.api import load\n"
-        "with load(sys.argv[1], sys.argv[2]) as bagel:\n"
+        "with load(sys.argv[1], sys.argv[2], arithmetic=sys.argv[3]) as bagel:\n"
         "    bagel.generate('a', height=1024, width=1024, num_timesteps=2, cfg_text_scale=1, seed=1)"
     )
-    taken = watched([sys.executable, "-c", script, str(artefact), engine])["peak_anonymous_and_shared_gib"]
-    manifest, opened = read_manifest(artefact), open_engine(engine)
+    taken = watched([sys.executable, "-c", script, str(artefact), engine, arithmetic])["peak_anonymous_and_shared_gib"]
+    manifest, opened = read_manifest(artefact), open_engine(engine, settings=Settings(arithmetic=arithmetic))
     opts = ImageOptions(height=1024, width=1024, num_timesteps=2, cfg_text_scale=1)
     work = workload(manifest, ["a"], opts, opened.takes_zero_rows, 8192)
     planned = memory(manifest, manifest.widths, work, opened.needs).total / 2**30

@@ -60,6 +60,10 @@ class Needs:
     def weights(self, form: str, stored: int) -> int:
         return int(stored * self.kept.get(form, self.kept["float"]))
 
+    def decoder(self, pixels: int, channels: int) -> int:
+        """Of the VAE's whole decoder, of that first width."""
+        return int(self.decoder_pixel * channels * pixels + self.decoder_channels * channels**2)
+
 
 def openvino_needs(arithmetic: str) -> Needs:
     """At 16 bits most is half as large."""

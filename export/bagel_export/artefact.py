@@ -40,7 +40,7 @@ from bagel_rt.contract import (
 )
 from bagel_rt.errors import ExportError
 from bagel_rt.manifest import MANIFEST, Widths, model_section, sha256
-from bagel_rt.strips import LARGEST_WHOLE
+from bagel_rt.strips import WHOLE_UP_TO
 
 Step = TypeVar("Step")
 Result = TypeVar("Result")
@@ -155,7 +155,7 @@ def _extras(checkpoint: Checkpoint) -> tuple[str, ...]:
     if checkpoint.task != "full":
         return ()
     dims = model_dims(checkpoint)
-    large = (dims.max_latent_size * dims.latent_stride) ** 2 > LARGEST_WHOLE
+    large = (dims.max_latent_size * dims.latent_stride) ** 2 > WHOLE_UP_TO
     return EXTRAS if large else (LAYER,)
 
 
