@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from bagel_engines import Engine, Tensor
 from bagel_rt.contract import GraphSpec, input_shapes
 
 SIZES = {
@@ -50,3 +51,12 @@ def example_inputs(
         else:
             arrays[tensor.name] = random.standard_normal(shape).astype(np.float32)
     return arrays
+
+
+def cached(engine: Engine, pool: np.ndarray, halves: int) -> Tensor:
+    """A page pool (halves * slots, heads, dim) where an engine keeps it: given as an array, it may be converted in
+    every call."""
+    by_half = pool.reshape(halves, -1, *pool.shape[1:])
+    cache = engine.cache(halves, by_half.shape[1], (pool.shape[1], pool.shape[2]), pool.dtype)
+    cache.write(np.arange(by_half.shape[1]), by_half)
+    return cache.tensor

@@ -28,6 +28,7 @@ from bagel_export.reference.bagel import BagelModel
 from bagel_export.reference.language import GEN, DecoderLayer
 from bagel_export.synthetic import RELEASED, SMALL_LLM, SMALL_VIT, Shape, write_checkpoint
 from bagel_rt.contract import GEN_STEP, UND_STEP, ModelDims, graph_specs, input_shapes
+from bagel_rt.examples import cached
 from bagel_rt.manifest import read_manifest
 from bench.timing import against, alternating, finish, machine, seconds
 from bench.ways import Way, exported, way
@@ -144,11 +145,8 @@ def on(engine: Engine, runner: Runner) -> Callable:
 
     def prepare(given: dict[str, np.ndarray]) -> Callable[[], list[np.ndarray]]:
         names = ("und_out", "gen_out") if len(given["gen"]) else ("und_out",)
-        slots = max(1, len(given["slots"]))
-        pool = given["pool"].reshape(-1, slots, *given["pool"].shape[1:])
-        cache = engine.cache(len(pool), slots, (pool.shape[2], pool.shape[3]), pool.dtype)
-        cache.write(np.arange(slots), pool)
-        return lambda: list(runner.run(given | {"pool": cache.tensor}, names).values())
+        pool = cached(engine, given["pool"], len(given["pool"]) // max(1, len(given["slots"])))
+        return lambda: list(runner.run(given | {"pool": pool}, names).values())
 
     return prepare
 
