@@ -1,9 +1,10 @@
 """Are ViT and VAE faster than in PyTorch, on the same cores?  python bench/encoders.py [--small] [--out FILE.json]
 
 Random weights of the released widths: an image of 980 x 980 through the ViT (4900 patches, 26 layers; the connector
-leads to a small decoder), and the VAE's decoder (whole, and in strips) and encoder at 1024 x 1024. PyTorch in bfloat16
-and float32 (eager) against every engine and arithmetic of the exported graphs, alternating. Medians in milliseconds,
-ratios round by round to PyTorch in bfloat16. Nothing else may run meanwhile. Ends in one JSON line.
+leads to a small decoder), and the VAE's encoder and decoder at 1024 x 1024 (also in strips, where pictures of that size
+are decoded so). PyTorch in bfloat16 and float32 (eager) against every engine and arithmetic of the exported graphs,
+alternating. Medians in milliseconds, ratios round by round to PyTorch in bfloat16. Nothing else may run meanwhile. Ends
+in one JSON line.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ import numpy as np
 import torch
 
 from bagel_engines import Settings, open_engine
-from bagel_engines.runner import Engine
 from bagel_engines.select import installed
 from bagel_export.checkpoint import VAE_PREFIX, Checkpoint, open_checkpoint
 from bagel_export.graphs import build
 from bagel_export.reference.bagel import BagelModel
 from bagel_export.reference.vae import AutoEncoder
 from bagel_export.synthetic import RELEASED, Shape, write_checkpoint
-from bagel_rt.contract import VAE_BODY, VAE_DECODER, VAE_ENCODER, VAE_STRIPS, VIT
-from bagel_rt.manifest import Manifest, read_manifest
-from bagel_rt.strips import decode_in_strips
+from bagel_rt.contract import VAE_DECODER, VAE_ENCODER, VIT
+from bagel_rt.graphs import Graphs
+from bagel_rt.manifest import read_manifest
+from bagel_rt.strips import decode_in_strips, in_strips
 from bench.timing import against, alternating, finish, kept, machine
 from bench.ways import Way, exported
 
@@ -115,21 +116,20 @@ def engine_runs(
         for name in graphs:
             prime = {k: v[:4] for k, v in given[name].items()} if name == VIT else None
             found[name][told] = _engine_run(opened.load(manifest.graph_file(name), prime), given[name])
-        if VAE_DECODER in graphs and manifest.has(VAE_BODY):
-            brief = open_engine(engine, settings=Settings(arithmetic=arithmetic, low_memory=True))
-            found[VAE_DECODER][f"{told}, in strips"] = _strips_run(manifest, brief, given[VAE_DECODER])
+        if VAE_DECODER in graphs and in_strips(manifest, opened.needs, *_side(given)):
+            found[VAE_DECODER][f"{told}, in strips"] = _strips_run(Graphs(manifest, opened), given[VAE_DECODER])
     return found
 
 
-def _strips_run(manifest: Manifest, engine: Engine, arrays: Inputs) -> Run:
-    runners = {name: engine.load(manifest.graph_file(name)) for name in (VAE_BODY, *VAE_STRIPS)}
+def _side(given: Mapping[str, Inputs]) -> tuple[int, int]:
+    high, wide = given[VAE_DECODER]["latent"].shape[2:]
+    return 8 * high, 8 * wide
 
-    def part(name: str, **inputs: np.ndarray) -> tuple[np.ndarray, ...]:
-        runner = runners[name]
-        return tuple(runner.run(inputs, runner.outputs).values())
 
+def _strips_run(graphs: Graphs, arrays: Inputs) -> Run:
     def run() -> np.ndarray:
-        *_, (_, _, pixels) = decode_in_strips(part, arrays["latent"])
+        with graphs.one_at_a_time() as part:
+            *_, (_, _, pixels) = decode_in_strips(part, arrays["latent"])
         return pixels
 
     return run
