@@ -60,8 +60,8 @@ def load(
     every call on a CPU; results are the same.
     packed_weights: onnxruntime on the CPU keeps its packed weights in the user's cache folder (BAGEL_RT_CACHE) and maps
     them from there; made on the first use, they take up to twice the weights' size on the disk.
-    max_memory: GiB that may be taken on a CPU, None for what is free now; a call that will take more is refused before
-    it begins (budget.Budget).
+    max_memory: GiB that may be taken on a CPU, None for what is free now; a call or a session's turn that will take
+    more is refused before it begins (budget.Budget).
 
     Raises ArtefactError for the folder, EngineUnavailableError for the engine, InputError for an option.
     """
@@ -238,7 +238,7 @@ class Bagel:
 
     def session(self, seed: int | None = None, think: Think = None) -> Session:
         """A conversation that keeps its contexts; use it in a `with` block, or close() it. See session.Session."""
-        return Session(self._gate, beginning(self._turns, seed, think))
+        return Session(self._gate, beginning(self._turns, seed, think), self._budget)
 
     def _text(self, items: list, defaults: Any, values: dict[str, Any]) -> Generator[Event, None, None]:
         opts = with_values(defaults, values)
@@ -247,7 +247,7 @@ class Bagel:
 
     def _check_memory(self, items: list, opts: ImageOptions | TextOptions) -> None:
         if self._budget is not None:
-            self._budget.check(items, opts)
+            self._budget.check(self._budget.call(items), opts)
 
     def _image(self, items: list, defaults: ImageOptions, values: dict[str, Any]) -> Generator[Event, None, None]:
         images, seed = values.pop("images", None), values.pop("seed", defaults.seed)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bagel_engines import Engine
 from bagel_engines.needs import Needs
@@ -13,10 +13,15 @@ from bagel_rt.machine import free_memory
 from bagel_rt.manifest import Manifest
 from bagel_rt.memory import memory
 from bagel_rt.options import ImageOptions, TextOptions
-from bagel_rt.workload import Workload, workload
+from bagel_rt.workload import Workload, turn_workload, workload
+
+if TYPE_CHECKING:
+    from bagel_rt.marks import Mark
+    from bagel_rt.session import Session
 
 GIB = 2**30
-Options = ImageOptions | TextOptions
+Options = ImageOptions | TextOptions | None  # None: nothing is made, only read
+Request = Callable[[Any], Workload]  # what is asked for, but for its options
 
 
 @dataclass(frozen=True)
@@ -45,32 +50,41 @@ class Budget:
         self._manifest, self._engine, self._room, self._low_memory = manifest, engine, room, low_memory
         self.limit = limit
 
-    def check(self, items: Sequence[Any], opts: Options) -> None:
+    def call(self, items: Sequence[Any]) -> Request:
+        """One call for `items` (texts, opened images)."""
+        return lambda opts: workload(self._manifest, items, opts, self._engine.takes_zero_rows, self._room)
+
+    def turn(self, mark: Mark, take: Callable[[Session, Any], object]) -> Request:
+        """The turn that a session at `mark` takes with some options."""
+        zero = self._engine.takes_zero_rows
+        return lambda opts: turn_workload(mark, lambda session: take(session, opts), zero, self._room)
+
+    def check(self, request: Request, opts: Options) -> None:
         """Raise InputError for a request that will take more than the limit."""
         needs, widths = self._engine.needs, self._manifest.widths
         if needs is None or widths is None:
             return
         try:
-            work = self._work(items, opts)
+            work = _counted(request, opts)
         except BagelError:  # what is wrong with the request is for the request itself to say
             return
         found = memory(self._manifest, widths, work, needs, self._low_memory)
         if found.total <= self.limit.size:
             return
         told = ", ".join(f"{name} {size / GIB:.2f}" for name, size in found.parts.items())
-        instead = "; ".join(self.alternatives(items, opts, needs)) or "take a machine with more memory"
+        instead = "; ".join(self.alternatives(request, opts, needs)) or "take a machine with more memory"
         raise InputError(
             f"this takes about {found.total / GIB:.2f} GiB of memory ({told}), and {self.limit}. Instead: {instead};"
             " or allow more with max_memory"
         )
 
-    def alternatives(self, items: Sequence[Any], opts: Options, needs: Needs) -> Iterator[str]:
+    def alternatives(self, request: Request, opts: Options, needs: Needs) -> Iterator[str]:
         """What would fit, or is worth a try."""
         widths = self._manifest.widths
         assert widths is not None
 
         def total(changed: Options, low_memory: bool) -> int:
-            return memory(self._manifest, widths, self._work(items, changed), needs, low_memory).total
+            return memory(self._manifest, widths, _counted(request, changed), needs, low_memory).total
 
         if not self._low_memory and (size := total(opts, True)) <= self.limit.size:
             yield f"low_memory ({size / GIB:.2f} GiB)"
@@ -87,15 +101,18 @@ class Budget:
     def _side(self, opts: ImageOptions) -> int:
         return max(opts.height or 0, opts.width or 0) or self._manifest.vae_transform.max_size
 
-    def _work(self, items: Sequence[Any], opts: Options) -> Workload:
-        """The workload with as few steps and tokens as show its largest calls; the tokens left out are added."""
-        short, more = _shortened(opts)
-        work = workload(self._manifest, items, short, self._engine.takes_zero_rows, self._room)
-        return replace(work, tokens=work.tokens + more)
+
+def _counted(request: Request, opts: Options) -> Workload:
+    """The workload with as few steps and tokens as show its largest calls; the tokens left out are added."""
+    short, more = _shortened(opts)
+    work = request(short)
+    return replace(work, tokens=work.tokens + more)
 
 
 def _shortened(opts: Options) -> tuple[Options, int]:
     """Options for fewer calls of the same sizes, and how many tokens less they write."""
+    if opts is None:
+        return opts, 0
     if isinstance(opts, TextOptions):
         return replace(opts, max_tokens=min(2, opts.max_tokens)), max(0, opts.max_tokens - 2)
     short = opts if opts.step_cache else replace(opts, num_timesteps=2)  # its forecasts pile up over many steps

@@ -63,7 +63,7 @@ def forecast(
     if timed:
         seconds = yield from _seconds(manifest, engine, work)
     budget = Budget(manifest, engine, limit, room, low_memory)
-    instead = () if found.total <= limit.size else tuple(budget.alternatives(items, opts, needs))
+    instead = () if found.total <= limit.size else tuple(budget.alternatives(budget.call(items), opts, needs))
     return Forecast(str(engine.info), found, limit, instead, seconds)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,12 @@ from bagel_rt.images import ImageInput, open_image
 from bagel_rt.marks import Drawn, Kind, Mark
 from bagel_rt.options import Encoding, ImageOptions, TextOptions, with_values
 from bagel_rt.results import ImageResult, TextResult
-from bagel_rt.streaming import Gate, OnProgress, Turn, drain, stream
+from bagel_rt.streaming import Gate, OnProgress, Turn, drain, finished, stream
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from bagel_rt.budget import Budget
 
 
 class Session:
@@ -31,8 +33,8 @@ class Session:
     prompt stands at the beginning. One call at a time; sessions of a model may be used from several threads.
     """
 
-    def __init__(self, gate: Gate, mark: Mark):
-        self._turns, self._gate = mark.turns, gate
+    def __init__(self, gate: Gate, mark: Mark, budget: Budget | None = None):
+        self._turns, self._gate, self._budget = mark.turns, gate, budget
         self._busy, self._closed = False, False
         self._lease = self._turns.tree.lease()
         with gate.enter():
@@ -66,6 +68,7 @@ class Session:
     def add_text(self, text: str) -> None:
         """Say something."""
         check.text("text", text)
+        self._check_memory(lambda session, _: session.add_text(text), None)
         with self._gate.enter():
             self._check_free()
             here = self._settled()
@@ -83,6 +86,7 @@ class Session:
         if vae and self._turns.manifest.task != "full":
             raise InputError("this model was exported with --task understand: it has no VAE; add images with vae=False")
         opened = open_image(image)
+        self._check_memory(lambda session, _: session.add_image(opened, vae, vit, vae_sample), None)
         with self._gate.enter():
             self._check_free()
             here = self._settled()
@@ -102,7 +106,9 @@ class Session:
     def stream_text(self, **text_options: Any) -> Generator[Event, None, None]:
         """As generate_text, as a generator of events that ends with Done(result). Closing it undoes the turn."""
         _refuse(text_options, "seed", "think")
-        return self._stream(self._answer(with_values(options.ANSWER, text_options)))
+        opts = with_values(options.ANSWER, text_options)
+        self._check_memory(lambda session, opts: finished(session._answer(opts)), opts)
+        return self._stream(self._answer(opts))
 
     def stream_image(self, **image_options: Any) -> Generator[Event, None, None]:
         """As generate_image, as a generator of events. The turn stands once ImageReady was given out."""
@@ -113,6 +119,7 @@ class Session:
             raise InputError('think needs the system prompt at the beginning: open the session with think="image"')
         self._turns.check_draws()
         self._turns.sizes.check_asked(opts)
+        self._check_memory(lambda session, opts: finished(session._draw(opts)), opts)
         return self._stream(self._draw(opts))
 
     def mark(self) -> Mark:
@@ -137,7 +144,7 @@ class Session:
         with self._gate.enter():
             self._check_free()
             here = self._settled()
-        return Session(self._gate, here if seed is None else here.with_seed(seed))
+        return Session(self._gate, here if seed is None else here.with_seed(seed), self._budget)
 
     def _answer(self, opts: TextOptions) -> Turn[TextResult]:
         here = self._spoken()
@@ -215,6 +222,11 @@ class Session:
         if not here.reading.texts and here.reading.size is None:
             raise InputError("nothing was said in this session yet: add a text or an image first")
         return here
+
+    def _check_memory(self, take: Callable[[Session, Any], object], opts: Any) -> None:
+        """Raise InputError when a turn from here, with what was read before, will take more than the model may."""
+        if self._budget is not None:
+            self._budget.check(self._budget.turn(self._mark, take), opts)
 
     def _check_free(self) -> None:
         self._check_open()

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bagel_rt.errors import ArtefactError, InputError
 from bagel_rt.manifest import SPECIAL_TOKENS, Manifest
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 
 class TextCodec:
     def __init__(self, manifest: Manifest):
-        from tokenizers import Tokenizer
-
         path: Path = manifest.folder / manifest.tokenizer_file
         try:
-            self._tokenizer = Tokenizer.from_file(str(path))
+            self._tokenizer = _tokenizer(str(path), path.stat().st_mtime_ns)
         except Exception as error:  # the library raises bare Exception
             raise ArtefactError(f"{path}: not a tokenizer file ({error}); export the model again") from None
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
         self._vocab_size = manifest.model.vocab_size
         self.im_start, self.im_end, self.vision_start, self.vision_end = (
             manifest.special_ids[name] for name in ("im_start", "im_end", "vision_start", "vision_end")
@@ -44,3 +45,14 @@ class TextCodec:
         before_end = self.decode(ids).split(SPECIAL_TOKENS["im_end"])[0]
         parts = before_end.split(SPECIAL_TOKENS["im_start"])
         return parts[1] if len(parts) > 1 else ""
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(path: str, changed: int) -> Tokenizer:
+    """Read once, until the file changes: every request is first counted by a runtime of its own."""
+    from tokenizers import Tokenizer
+
+    found = Tokenizer.from_file(path)
+    found.no_truncation()
+    found.no_padding()
+    return found

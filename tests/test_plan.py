@@ -13,14 +13,15 @@ import bagel_rt
 from bagel_engines import open_engine
 from bagel_engines.needs import MIB, openvino_needs
 from bagel_rt import options, pace
+from bagel_rt.budget import Limit
 from bagel_rt.cli import main
-from bagel_rt.contract import GEN_STEP, LAYER, LM_HEAD, UND_STEP, VAE_DECODER, graph_specs
+from bagel_rt.contract import GEN_STEP, LAYER, LM_HEAD, UND_STEP, VAE_DECODER, VAE_ENCODER, VIT, graph_specs
 from bagel_rt.errors import InputError
 from bagel_rt.examples import SIZES, example_inputs
 from bagel_rt.manifest import read_manifest
 from bagel_rt.memory import memory
 from bagel_rt.tally import Call
-from bagel_rt.workload import workload
+from bagel_rt.workload import turn_workload, workload
 
 SMALL = {"height": 64, "width": 64, "num_timesteps": 9}
 REQUESTS = {
@@ -110,6 +111,42 @@ def test_what_does_not_fit_is_refused_with_numbers_before_anything_is_loaded(sma
             calls[call]()
         assert not bagel.graphs.opened
         assert bagel.free_tokens == 32768
+
+
+def test_a_sessions_turn_that_does_not_fit_is_refused_and_the_session_stands_where_it_stood(small_artefact, photo):
+    with bagel_rt.load(small_artefact, max_memory=64) as bagel, bagel.session(seed=1) as session:
+        session.add_text("a ring")
+        bagel._budget.limit = Limit(20 * MIB, "are allowed")
+        turns = [
+            lambda: session.add_text("and a cube"),
+            lambda: session.add_image(photo),
+            session.stream_text,
+            session.stream_image,
+            lambda: session.fork().stream_image(),
+        ]
+        for turn in turns:
+            with pytest.raises(InputError, match=r"takes about 0\.\d+ GiB .* 0\.02 GiB are allowed"):
+                turn()
+        assert session.mark().reading.texts == ("a ring",)
+        assert session.mark().reading.size is None
+
+
+def test_a_turn_counts_what_the_session_read_before_it(small_artefact, photo):
+    manifest = read_manifest(small_artefact)
+    answer = lambda session: session.generate_text(max_tokens=2)  # noqa: E731
+    with bagel_rt.load(small_artefact, max_memory=64) as bagel, bagel.session(seed=1) as session:
+        session.add_text("what?")
+        plain = turn_workload(session.mark(), answer, True, 4096)
+        session.add_image(photo)
+        calls = dict(bagel.graphs.calls)
+        shown = turn_workload(session.mark(), answer, True, 4096)
+        assert bagel.graphs.calls == calls  # counting calls nothing
+    assert {VAE_ENCODER, VIT} <= set(shown.graphs)
+    assert VAE_ENCODER not in plain.graphs
+    assert shown.tokens > plain.tokens
+    needs = openvino_needs("float32")
+    sizes = [memory(manifest, manifest.widths, work, needs).total for work in (plain, shown)]
+    assert sizes[1] > sizes[0]
 
 
 def test_a_smaller_picture_that_fits_is_named(golden_artefact, monkeypatch):
