@@ -80,7 +80,7 @@ def _working(manifest: Manifest, widths: Widths, call: Call, needs: Needs) -> in
     if call.graph in (UND_STEP, GEN_STEP):
         rows = call["und_rows"] + call["gen_rows"]
         sizes = (widths.inner, model.hidden_size, model.num_hidden_layers, model.num_attention_heads)
-        return needs.step.size(rows, rows + call["past"], *sizes)
+        return needs.step.size(rows, rows + call["past"], *sizes, 2 * model.num_key_value_heads * model.head_dim)
     if call.graph == VIT:
         rows = call["patches"]
         return needs.vit.size(rows, rows, widths.vit_inner, widths.vit_hidden, 1, widths.vit_heads)
