@@ -24,17 +24,17 @@ from bagel_rt.version import __version__
 
 if TYPE_CHECKING:
     from bagel_rt.api import Bagel, load
+    from bagel_rt.conversation.marks import Mark
+    from bagel_rt.conversation.session import Session
     from bagel_rt.events import Done, ImageReady, Progress, Step, TextPiece
-    from bagel_rt.marks import Mark
     from bagel_rt.results import ImageResult, TextResult
-    from bagel_rt.session import Session
 
 _MODULES = {
     "api": ("Bagel", "load"),
     "events": ("Done", "ImageReady", "Progress", "Step", "TextPiece"),
     "results": ("ImageResult", "TextResult"),
-    "marks": ("Mark",),
-    "session": ("Session",),
+    "conversation.marks": ("Mark",),
+    "conversation.session": ("Session",),
 }
 _LAZY = {name: module for module, names in _MODULES.items() for name in names}
 

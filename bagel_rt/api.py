@@ -8,25 +8,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from bagel_engines import EngineFailure, Settings, open_engine
-from bagel_rt import check, options, presets
-from bagel_rt.budget import Budget, limit_of
-from bagel_rt.calls import Calls
+from bagel_rt.artefact.manifest import Manifest, read_manifest
+from bagel_rt.artefact.precision import check_rounding
+from bagel_rt.conversation.calls import Calls, rehearsal
+from bagel_rt.conversation.marks import Think, beginning
+from bagel_rt.conversation.session import Session
+from bagel_rt.conversation.streaming import Gate, drain, stream
 from bagel_rt.errors import EngineUnavailableError, InputError
-from bagel_rt.events import Event, Step
-from bagel_rt.graphs import Graphs
-from bagel_rt.images import ImageInput, open_image
-from bagel_rt.manifest import Manifest, read_manifest
-from bagel_rt.marks import Think, beginning
-from bagel_rt.options import ImageOptions, TextOptions, with_values
-from bagel_rt.plans import packed_for, plans_for
-from bagel_rt.pool import CACHE_TOKENS
-from bagel_rt.precision import check_rounding
-from bagel_rt.reading import Item, open_items
+from bagel_rt.estimate.admission import Admission, limit_of
+from bagel_rt.events import Event, OnProgress, Step
+from bagel_rt.generation.reader import Item, open_items
+from bagel_rt.generation.turns import Turns
+from bagel_rt.inputs.images import ImageInput, open_image
+from bagel_rt.kv_cache.page_pool import CACHE_TOKENS
+from bagel_rt.model.graphs import Graphs
+from bagel_rt.options import checks, options, presets
+from bagel_rt.options.options import ImageOptions, TextOptions, with_values
+from bagel_rt.options.seeds import draw_seed, seeds_of
 from bagel_rt.results import ImageResult, TextResult
-from bagel_rt.seeds import draw_seed, seeds_of
-from bagel_rt.session import Session
-from bagel_rt.streaming import Gate, OnProgress, drain, stream
-from bagel_rt.turns import Turns
+from bagel_rt.tensorrt.stores import packed_for, plans_for
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -61,16 +61,16 @@ def load(
     packed_weights: onnxruntime on the CPU keeps its packed weights in the user's cache folder (BAGEL_RT_CACHE) and maps
     them from there; made on the first use, they take up to twice the weights' size on the disk.
     max_memory: GiB that may be taken on a CPU, None for what is free now; a call or a session's turn that will take
-    more is refused before it begins (budget.Budget).
+    more is refused before it begins (budget.Admission).
 
     Raises ArtefactError for the folder, EngineUnavailableError for the engine, InputError for an option.
     """
-    check.whole("threads", threads, least=1, optional=True)
-    check.flag("cuda_graphs", cuda_graphs)
-    check.whole("cache_tokens", cache_tokens, least=1)
-    check.flag("low_memory", low_memory)
-    check.flag("packed_weights", packed_weights)
-    check.positive("max_memory", max_memory, optional=True)
+    checks.whole("threads", threads, least=1, optional=True)
+    checks.flag("cuda_graphs", cuda_graphs)
+    checks.whole("cache_tokens", cache_tokens, least=1)
+    checks.flag("low_memory", low_memory)
+    checks.flag("packed_weights", packed_weights)
+    checks.positive("max_memory", max_memory, optional=True)
     manifest = read_manifest(artefact_dir)
     check_rounding(manifest, arithmetic)
     try:
@@ -89,8 +89,8 @@ def load(
         engine = open_engine(backend, device, settings)
     except EngineFailure as error:
         raise EngineUnavailableError(str(error)) from error
-    budget = Budget(manifest, engine, limit_of(max_memory), cache_tokens, low_memory)
-    return Bagel(manifest, Graphs(manifest, engine, low_memory), cache_tokens, budget)
+    admission = Admission(manifest, engine, limit_of(max_memory), cache_tokens, low_memory)
+    return Bagel(manifest, Graphs(manifest, engine, low_memory), cache_tokens, admission)
 
 
 class Bagel:
@@ -101,9 +101,9 @@ class Bagel:
     """
 
     def __init__(
-        self, manifest: Manifest, graphs: Graphs, cache_tokens: int = CACHE_TOKENS, budget: Budget | None = None
+        self, manifest: Manifest, graphs: Graphs, cache_tokens: int = CACHE_TOKENS, admission: Admission | None = None
     ):
-        self.manifest, self.graphs, self._budget = manifest, graphs, budget
+        self.manifest, self.graphs, self._admission = manifest, graphs, admission
         self._turns = Turns(manifest, graphs, cache_tokens)
         self._calls = Calls(self._turns)
         self._gate = Gate()
@@ -151,7 +151,7 @@ class Bagel:
         `images=n`, or a list as `seed`, returns a list: one picture per seed, counted up from `seed`; the contexts are
         computed once. Each is the picture its seed alone gives.
         """
-        check.text("prompt", prompt)
+        checks.text("prompt", prompt)
         return drain(self._image([prompt], presets.defaults(presets.GENERATE, preset), values), on_progress)
 
     @overload
@@ -172,7 +172,7 @@ class Bagel:
         `images=n`, or a list as `seed`, as in generate. The image is encoded once, with the first seed's noise: alone,
         edit(seed=s, vae_seed=first) gives the same picture.
         """
-        check.text("prompt", prompt)
+        checks.text("prompt", prompt)
         items = [open_image(image), prompt]
         return drain(self._image(items, presets.defaults(presets.EDIT, preset), values), on_progress)
 
@@ -186,7 +186,7 @@ class Bagel:
         **text_options: Any,
     ) -> TextResult:
         """Answer a question about images, or without any. The images come first, as in the official code."""
-        check.text("prompt", prompt)
+        checks.text("prompt", prompt)
         several: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
         items = [*(open_image(image) for image in several), prompt]
         return drain(self._text(items, presets.defaults(presets.ASK, preset), text_options), on_progress)
@@ -223,7 +223,7 @@ class Bagel:
         Between two events the model is free for other calls, so a preview may be decoded or a question asked. Closing
         the generator cancels the call and gives everything back.
         """
-        check.choice("output", output, ("image", "text"))
+        checks.choice("output", output, ("image", "text"))
         items = open_items([inputs] if isinstance(inputs, str) else inputs)
         pictures = not all(isinstance(item, str) for item in items)
         if output == "text":
@@ -238,7 +238,7 @@ class Bagel:
 
     def session(self, seed: int | None = None, think: Think = None) -> Session:
         """A conversation that keeps its contexts; use it in a `with` block, or close() it. See session.Session."""
-        return Session(self._gate, beginning(self._turns, seed, think), self._budget)
+        return Session(self._gate, beginning(self._turns, seed, think), self._admission and self._admission.check)
 
     def _text(self, items: list, defaults: Any, values: dict[str, Any]) -> Generator[Event, None, None]:
         opts = with_values(defaults, values)
@@ -246,8 +246,8 @@ class Bagel:
         return stream(self._gate, self._calls.answer(items, opts, draw_seed(opts.seed)))
 
     def _check_memory(self, items: list, opts: ImageOptions | TextOptions) -> None:
-        if self._budget is not None:
-            self._budget.check(self._budget.call(items), opts)
+        if self._admission is not None:
+            self._admission.check(rehearsal(items), opts)
 
     def _image(self, items: list, defaults: ImageOptions, values: dict[str, Any]) -> Generator[Event, None, None]:
         images, seed = values.pop("images", None), values.pop("seed", defaults.seed)

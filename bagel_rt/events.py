@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -73,3 +74,18 @@ class Done:
 
 
 Event = TextPiece | Step | Progress | ImageReady | Done
+
+Result = TypeVar("Result")
+Turn = Generator[Event, None, Result]  # yields events, returns the result
+OnProgress = Callable[[Event], object] | None
+
+
+def finished(turn: Generator[Event, None, Result], on_event: OnProgress = None) -> Result:
+    """Run a turn to its end, outside of any stream, and return what it returns."""
+    while True:
+        try:
+            event = next(turn)
+        except StopIteration as end:
+            return end.value
+        if on_event is not None:
+            on_event(event)

@@ -23,15 +23,15 @@ import torch
 
 from bagel_engines import Settings, open_engine
 from bagel_engines.select import installed
-from bagel_export.checkpoint import VAE_PREFIX, Checkpoint, open_checkpoint
-from bagel_export.graphs import build
+from bagel_export.checkpoint.open import VAE_PREFIX, Checkpoint, open_checkpoint
+from bagel_export.checkpoint.synthetic import RELEASED, Shape, write_checkpoint
+from bagel_export.onnx.wrappers import build
 from bagel_export.reference.bagel import BagelModel
 from bagel_export.reference.vae import AutoEncoder
-from bagel_export.synthetic import RELEASED, Shape, write_checkpoint
-from bagel_rt.contract import VAE_DECODER, VAE_ENCODER, VIT
-from bagel_rt.graphs import Graphs
-from bagel_rt.manifest import read_manifest
-from bagel_rt.strips import decode_in_strips, in_strips
+from bagel_rt.artefact.contract import VAE_DECODER, VAE_ENCODER, VIT
+from bagel_rt.artefact.manifest import read_manifest
+from bagel_rt.model.graphs import Graphs
+from bagel_rt.model.vae_strips import decode_in_strips, in_strips
 from bench.timing import against, alternating, finish, kept, machine
 from bench.ways import Way, exported
 

@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 
 from bagel_engines import installed
-from bagel_export.artefact import export
-from bagel_export.synthetic import Shape, write_checkpoint
+from bagel_export.artefact.export import export
+from bagel_export.checkpoint.synthetic import Shape, write_checkpoint
 from bagel_rt.api import load
-from bagel_rt.manifest import ResizeRule
+from bagel_rt.artefact.manifest import ResizeRule
 
 ROUNDS = 5
 

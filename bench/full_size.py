@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bagel_export.synthetic import RELEASED, Shape, write_checkpoint
+from bagel_export.checkpoint.synthetic import RELEASED, Shape, write_checkpoint
 from bench.memory import planned
 from bench.timing import machine, save
 from bench.watch import watched

@@ -26,17 +26,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from bagel_export import graphs
-from bagel_export.artefact import export, model_dims
-from bagel_export.checkpoint import open_checkpoint
+from bagel_export.artefact.export import export, model_dims
+from bagel_export.checkpoint.open import open_checkpoint
+from bagel_export.checkpoint.shards import VAE_WEIGHTS, WEIGHTS
+from bagel_export.checkpoint.synthetic import RELEASED, SMALL_LLM, SMALL_VIT, byte_tokenizer, write_configs
 from bagel_export.config import BagelConfig, LLMConfig, ViTConfig
+from bagel_export.onnx import wrappers
 from bagel_export.reference.bagel import BagelModel
 from bagel_export.reference.vae import AutoEncoder
-from bagel_export.shards import VAE_WEIGHTS, WEIGHTS
-from bagel_export.synthetic import RELEASED, SMALL_LLM, SMALL_VIT, byte_tokenizer, write_configs
-from bagel_rt import contract
-from bagel_rt.contract import ModelDims, graph_specs, input_shapes
-from bagel_rt.manifest import ResizeRule
+from bagel_rt.artefact import contract
+from bagel_rt.artefact.contract import ModelDims, graph_specs, input_shapes
+from bagel_rt.artefact.manifest import ResizeRule
 
 DEVIATION = 0.02  # of the random weights
 ROUNDS = 5
@@ -216,7 +216,7 @@ def torch_part(
 ) -> None:
     for name, graph, at in cases(sizes):
         inputs = step_inputs(dims, graph, at)
-        module = graphs.build(graph, model, vae)
+        module = wrappers.build(graph, model, vae)
         spec = graph_specs(dims, "bfloat16")[graph]
         given = [torch.from_numpy(inputs[t.name]).to(clock.device) for t in spec.inputs]
         given = [g.bfloat16() if t.dtype == "bfloat16" else g for g, t in zip(given, spec.inputs, strict=True)]
@@ -243,10 +243,10 @@ def torch_part(
 def opened(model: Path, device: str, cuda_graphs: bool = False):
     """The artefact on ONNX Runtime: on CUDA, or the same engine over the machine's own memory."""
     import bagel_rt
-    from bagel_engines.onnxruntime_device import on_host
+    from bagel_engines.onnxruntime.device_engine import on_host
     from bagel_rt.api import Bagel
-    from bagel_rt.graphs import Graphs
-    from bagel_rt.manifest import read_manifest
+    from bagel_rt.artefact.manifest import read_manifest
+    from bagel_rt.model.graphs import Graphs
 
     if device != "cpu":
         with bagel_rt.load(model, "onnxruntime", device, cache_tokens=16384, cuda_graphs=cuda_graphs) as bagel:

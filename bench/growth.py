@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 
-from bagel_export.artefact import model_dims
-from bagel_export.checkpoint import open_checkpoint
-from bagel_export.synthetic import RELEASED, SMALL_LLM, Shape, write_checkpoint
+from bagel_export.artefact.export import model_dims
+from bagel_export.checkpoint.open import open_checkpoint
+from bagel_export.checkpoint.synthetic import RELEASED, SMALL_LLM, Shape, write_checkpoint
 from bench.layers import TORCH, Torch, Work, engine_runs, measured, shape
 from bench.timing import finish, machine
 from bench.watch import watched

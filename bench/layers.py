@@ -22,14 +22,14 @@ import numpy as np
 import torch
 
 from bagel_engines import Engine, Runner, Settings, open_engine
-from bagel_export.artefact import model_dims
-from bagel_export.checkpoint import Checkpoint, open_checkpoint
+from bagel_export.artefact.export import model_dims
+from bagel_export.checkpoint.open import Checkpoint, open_checkpoint
+from bagel_export.checkpoint.synthetic import RELEASED, SMALL_LLM, SMALL_VIT, Shape, write_checkpoint
 from bagel_export.reference.bagel import BagelModel
 from bagel_export.reference.language import GEN, DecoderLayer
-from bagel_export.synthetic import RELEASED, SMALL_LLM, SMALL_VIT, Shape, write_checkpoint
-from bagel_rt.contract import GEN_STEP, UND_STEP, ModelDims, graph_specs, input_shapes
-from bagel_rt.examples import cached
-from bagel_rt.manifest import read_manifest
+from bagel_rt.artefact.contract import GEN_STEP, UND_STEP, ModelDims, graph_specs, input_shapes
+from bagel_rt.artefact.example_inputs import cached
+from bagel_rt.artefact.manifest import read_manifest
 from bench.timing import against, alternating, finish, machine, seconds
 from bench.ways import Way, exported, way
 

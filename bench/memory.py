@@ -19,9 +19,9 @@ from typing import Any
 import psutil
 
 from bagel_engines.select import installed
-from bagel_export.artefact import export
-from bagel_export.synthetic import RELEASED, write_checkpoint
-from bagel_rt.locate import BUNDLED
+from bagel_export.artefact.export import export
+from bagel_export.checkpoint.synthetic import RELEASED, write_checkpoint
+from bagel_rt.artefact.folders import BUNDLED
 from bench.timing import finish, machine
 from bench.watch import watched
 

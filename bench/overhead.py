@@ -22,8 +22,8 @@ import numpy as np
 
 from bagel_engines import open_engine
 from bagel_rt.api import Bagel
-from bagel_rt.graphs import Graphs
-from bagel_rt.manifest import read_manifest
+from bagel_rt.artefact.manifest import read_manifest
+from bagel_rt.model.graphs import Graphs
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
 
@@ -59,7 +59,7 @@ class TimedEngine:
 
 def golden_artefact(folder: Path) -> Path:
     """The recorded runs' checkpoint, exported."""
-    from bagel_export.artefact import export
+    from bagel_export.artefact.export import export
 
     checkpoint = folder / "checkpoint"
     shutil.copytree(GOLDEN / "checkpoint", checkpoint)

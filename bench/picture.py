@@ -25,16 +25,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bagel_export.checkpoint import VAE_PREFIX, Checkpoint, open_checkpoint
+from bagel_export.checkpoint.open import VAE_PREFIX, Checkpoint, open_checkpoint
+from bagel_export.checkpoint.synthetic import RELEASED, SMALL_LLM, Shape, write_checkpoint
+from bagel_export.checkpoint.tokenizer import load_tokenizer
 from bagel_export.reference.bagel import BagelModel
 from bagel_export.reference.inference import TorchContext, TorchInference
 from bagel_export.reference.language import Rope
 from bagel_export.reference.sampling import guided, scales, schedule
-from bagel_export.synthetic import RELEASED, SMALL_LLM, Shape, write_checkpoint
-from bagel_export.tokenizer import load_tokenizer
-from bagel_rt import presets
 from bagel_rt.api import Bagel, load
-from bagel_rt.manifest import ResizeRule
+from bagel_rt.artefact.manifest import ResizeRule
+from bagel_rt.options import presets
 from bench.timing import against, alternating, kept, machine, save
 from bench.ways import exported, way
 

@@ -16,8 +16,8 @@ import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper
 
-from bagel_engines.onnxruntime_engine import EXACT, PLAIN, ROUNDED
-from bagel_export.quantize import Layout, packed, quantize
+from bagel_engines.onnxruntime.cpu_engine import EXACT, PLAIN, ROUNDED
+from bagel_export.quantization.quantize import Layout, packed, quantize
 
 OUTPUTS, INPUTS, ROUNDS = 4736, 3584, 15
 LAYOUTS = {"int8, blocks of 128": Layout("int8", 128), "int4, blocks of 64": Layout("int4", 64)}

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bagel_rt.locate import BUNDLED
+from bagel_rt.artefact.folders import BUNDLED
 from bench.timing import finish, machine
 from bench.watch import watched
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import onnx
 
-from bagel_engines.tensorrt_check import build, lint
-from bagel_rt.contract import graph_specs
-from bagel_rt.manifest import read_manifest
-from bagel_rt.profiles import largest, profiles
+from bagel_engines.tensorrt.lint import build, lint
+from bagel_rt.artefact.contract import graph_specs
+from bagel_rt.artefact.manifest import read_manifest
+from bagel_rt.tensorrt.profiles import largest, profiles
 
 ARCHITECTURES = ("SM86", "SM89", "SM120")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bagel_export.artefact import export
+from bagel_export.artefact.export import export
 
 
 @dataclass(frozen=True)

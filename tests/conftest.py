@@ -31,9 +31,9 @@ def own_home(tmp_path, monkeypatch):
 @pytest.fixture(scope="session", autouse=True)
 def traced_once() -> Iterator[None]:
     """Tracing is most of a small export: what is the same in everything, names included, is traced once per run."""
-    from bagel_export import onnx_graph
+    from bagel_export.onnx import tracing
 
-    trace, found = onnx_graph.trace, {}
+    trace, found = tracing.trace, {}
 
     def remembered(module, spec, halves):
         key = pickle.dumps((module, spec, halves))
@@ -42,7 +42,7 @@ def traced_once() -> Iterator[None]:
         return found[key].clone()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_graph, "trace", remembered)
+        patch.setattr(tracing, "trace", remembered)
         yield
 
 
@@ -64,7 +64,7 @@ def golden_checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def golden_artefact(golden_checkpoint, tmp_path_factory) -> Path:
     """The recorded runs' checkpoint, exported with parity checks."""
-    from bagel_export.artefact import export
+    from bagel_export.artefact.export import export
 
     out = tmp_path_factory.mktemp("artefact") / "golden"
     for _ in export(golden_checkpoint, out):
@@ -75,7 +75,7 @@ def golden_artefact(golden_checkpoint, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory) -> Path:
     """A random checkpoint of the default synthetic shape (128 px pictures). Copy it before changing it."""
-    from bagel_export.synthetic import write_checkpoint
+    from bagel_export.checkpoint.synthetic import write_checkpoint
 
     return write_checkpoint(tmp_path_factory.mktemp("small") / "checkpoint")
 
@@ -83,7 +83,7 @@ def small_checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def quick_checkpoint(tmp_path_factory) -> Path:
     """The smallest checkpoint there is, one layer of everything: for tests about files, not about numbers."""
-    from bagel_export.synthetic import SMALL_VIT, Shape, write_checkpoint
+    from bagel_export.checkpoint.synthetic import SMALL_VIT, Shape, write_checkpoint
 
     shape = replace(Shape().with_llm(num_hidden_layers=1), vit=replace(SMALL_VIT, num_hidden_layers=2))
     return write_checkpoint(tmp_path_factory.mktemp("quick") / "checkpoint", shape)
@@ -92,10 +92,21 @@ def quick_checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def small_artefact(small_checkpoint, tmp_path_factory) -> Path:
     """The random checkpoint, exported."""
-    from bagel_export.artefact import export
+    from bagel_export.artefact.export import export
 
     out = tmp_path_factory.mktemp("artefact") / "small"
     for _ in export(small_checkpoint, out, verify=False):
+        pass
+    return out
+
+
+@pytest.fixture(scope="session")
+def bf16_artefact(small_checkpoint, tmp_path_factory) -> Path:
+    """The random checkpoint in bfloat16."""
+    from bagel_export.artefact.export import export
+
+    out = tmp_path_factory.mktemp("artefact") / "bf16"
+    for _ in export(small_checkpoint, out, precision="bf16", verify=False):
         pass
     return out
 

@@ -30,7 +30,7 @@ def test_no_file_of_the_runtime_imports_torch_or_transformers():
 
 
 def test_every_graph_of_the_contract_is_described_in_the_architecture():
-    from bagel_rt.contract import TASK_GRAPHS
+    from bagel_rt.artefact.contract import TASK_GRAPHS
 
     text = (ROOT / "ARCHITECTURE.md").read_text()
     assert [name for name in TASK_GRAPHS["full"] if f"`{name}`" not in text] == []

@@ -9,8 +9,8 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bagel_rt.locate import find_model
-from bagel_rt.presets import PRESETS
+from bagel_rt.artefact.folders import find_model
+from bagel_rt.options.presets import PRESETS
 
 if TYPE_CHECKING:
     from bagel_rt.api import Bagel

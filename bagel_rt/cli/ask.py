@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bagel_rt import options, presets
 from bagel_rt.cli.arguments import (
     TEXT_FLAGS,
     TEXT_HELP,
@@ -16,7 +15,8 @@ from bagel_rt.cli.arguments import (
     open_model,
 )
 from bagel_rt.cli.progress import show
-from bagel_rt.options import with_values
+from bagel_rt.options import options, presets
+from bagel_rt.options.options import with_values
 
 
 def register(commands) -> None:

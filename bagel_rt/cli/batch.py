@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bagel_rt.batch import RESULTS, Batch, read_requests
 from bagel_rt.cli.arguments import add_model_arguments, open_model
+from bagel_rt.cli.batch_requests import RESULTS, Batch, read_requests
 from bagel_rt.cli.progress import Bars
 from bagel_rt.errors import BagelError, InputError
 from bagel_rt.events import Progress
-from bagel_rt.presets import PRESETS
+from bagel_rt.options.presets import PRESETS
 
 
 def register(commands) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from bagel_rt.artefact.folders import find_model
+from bagel_rt.artefact.manifest import read_manifest
 from bagel_rt.cli.precision import check_precision
 from bagel_rt.cli.progress import Bars
 from bagel_rt.errors import EngineUnavailableError, InputError
-from bagel_rt.locate import find_model
-from bagel_rt.manifest import read_manifest
 
 
 def register(commands) -> None:
@@ -38,12 +38,14 @@ def register(commands) -> None:
 
 
 def run_build(args: argparse.Namespace) -> None:
-    from bagel_engines import EngineFailure, cuda, tensorrt_build
-    from bagel_engines.tensorrt_engine import plan_file
-    from bagel_engines.tensorrt_plans import Target, record_of, standing
-    from bagel_rt.failures import named_failures
-    from bagel_rt.plans import limits_of, plans_for
-    from bagel_rt.pool import CACHE_TOKENS
+    from bagel_engines import EngineFailure
+    from bagel_engines.device import cuda
+    from bagel_engines.tensorrt import plan_builder
+    from bagel_engines.tensorrt.engine import plan_file
+    from bagel_engines.tensorrt.plan_store import Target, record_of, standing
+    from bagel_rt.engine_errors import named_failures
+    from bagel_rt.kv_cache.page_pool import CACHE_TOKENS
+    from bagel_rt.tensorrt.stores import limits_of, plans_for
 
     manifest = read_manifest(find_model(args.model).folder)
     if args.precision is not None:
@@ -57,7 +59,7 @@ def run_build(args: argparse.Namespace) -> None:
     limits = limits_of(manifest, args.max_height, args.max_width, args.max_context, pool_tokens)
     budget = None if args.weight_budget is None else int(args.weight_budget * 2**30)
     try:
-        found = tensorrt_build.flavour("tensorrt-rtx" if args.sm else None)
+        found = plan_builder.flavour("tensorrt-rtx" if args.sm else None)
         targets = (
             {sm: Target.across(sm) for sm in args.sm} if args.sm else {None: Target.at_hand(cuda.device_index("cuda"))}
         )

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bagel_rt import options
 from bagel_rt.cli.arguments import (
     IMAGE_HELP,
     TEXT_FLAGS,
@@ -21,11 +20,12 @@ from bagel_rt.cli.arguments import (
 )
 from bagel_rt.cli.progress import show
 from bagel_rt.errors import BagelError, InputError
-from bagel_rt.options import with_values
+from bagel_rt.options import options
+from bagel_rt.options.options import with_values
 
 if TYPE_CHECKING:
     from bagel_rt.api import Bagel
-    from bagel_rt.marks import Mark
+    from bagel_rt.conversation.marks import Mark
     from bagel_rt.results import ImageResult
 
 HELP = """\

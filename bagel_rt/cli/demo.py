@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bagel_rt.artefact.folders import BUNDLED
+from bagel_rt.cli.contact_sheet import Card, contact_sheet
 from bagel_rt.cli.progress import Bars
 from bagel_rt.errors import InputError
-from bagel_rt.locate import BUNDLED
-from bagel_rt.sheet import Card, contact_sheet
 
 if TYPE_CHECKING:
     from bagel_rt.api import Bagel

@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bagel_rt.artefact.contract import TASK_GRAPHS
+from bagel_rt.artefact.folders import default_export_folder, remember_export
 from bagel_rt.cli.interrupt import Interrupts
 from bagel_rt.cli.progress import Bars
-from bagel_rt.contract import TASK_GRAPHS
 from bagel_rt.errors import InputError
-from bagel_rt.locate import default_export_folder, remember_export
 
 if TYPE_CHECKING:
-    from bagel_export.lora import Lora
+    from bagel_export.checkpoint.lora import Lora
 
 
 def register(commands) -> None:
@@ -67,7 +67,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, required: bool) ->
 
 def chosen_lora(args: argparse.Namespace) -> Lora | None:
     """The adapter of add_checkpoint_arguments; needs the exporter."""
-    from bagel_export.lora import Lora
+    from bagel_export.checkpoint.lora import Lora
 
     if args.lora is None:
         if args.lora_scale is not None:
@@ -79,15 +79,15 @@ def chosen_lora(args: argparse.Namespace) -> Lora | None:
 def require_exporter() -> None:
     """Raise InputError naming the extra to install when the exporter's packages are missing."""
     try:
-        import bagel_export.artefact  # noqa: F401
+        import bagel_export.artefact.export  # noqa: F401
     except ModuleNotFoundError as error:
         raise InputError(f"export needs {error.name}; run: pip install 'bagel-rt[export]'") from None
 
 
 def run_export(args: argparse.Namespace) -> None:
     require_exporter()
-    from bagel_export.artefact import export
-    from bagel_export.checkpoint import open_checkpoint
+    from bagel_export.artefact.export import export
+    from bagel_export.checkpoint.open import open_checkpoint
 
     out, lora = args.out, chosen_lora(args)
     if out is None:

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bagel_rt import check, presets
 from bagel_rt.cli.arguments import (
     IMAGE_FLAGS,
     IMAGE_HELP,
@@ -20,9 +19,10 @@ from bagel_rt.cli.arguments import (
 )
 from bagel_rt.cli.progress import show
 from bagel_rt.errors import InputError
-from bagel_rt.images import open_image
-from bagel_rt.options import with_values
-from bagel_rt.seeds import draw_seed
+from bagel_rt.inputs.images import open_image
+from bagel_rt.options import checks, presets
+from bagel_rt.options.options import with_values
+from bagel_rt.options.seeds import draw_seed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,8 +51,8 @@ def register(commands) -> None:
 def run_frames(args: argparse.Namespace) -> None:
     opts = given_options(args, *IMAGE_HELP, *IMAGE_FLAGS)
     defaults = with_values(presets.defaults(presets.EDIT, args.preset), opts)
-    check.whole("count", args.count, least=1)
-    check.whole("duration", args.duration, least=1)
+    checks.whole("count", args.count, least=1)
+    checks.whole("duration", args.duration, least=1)
     first = open_image(args.image)
     _prepare(args.out)
     seed = draw_seed(defaults.seed)

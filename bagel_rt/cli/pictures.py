@@ -6,7 +6,6 @@ import argparse
 from itertools import islice
 from pathlib import Path
 
-from bagel_rt import presets
 from bagel_rt.cli.arguments import (
     IMAGE_FLAGS,
     IMAGE_HELP,
@@ -18,9 +17,10 @@ from bagel_rt.cli.arguments import (
     open_model,
 )
 from bagel_rt.cli.progress import show
-from bagel_rt.options import ImageOptions, with_values
+from bagel_rt.options import presets
+from bagel_rt.options.options import ImageOptions, with_values
+from bagel_rt.options.seeds import seeds_of
 from bagel_rt.results import ImageResult, check_image_target
-from bagel_rt.seeds import seeds_of
 
 
 def register(commands) -> None:

@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from bagel_engines import Engine, EngineFailure, Settings, open_engine
-from bagel_rt import check, presets
+from bagel_rt.artefact.folders import find_model
+from bagel_rt.artefact.manifest import Manifest, read_manifest
+from bagel_rt.artefact.precision import check_rounding
 from bagel_rt.cli.arguments import add_preset_argument
 from bagel_rt.cli.progress import Bars
+from bagel_rt.conversation.calls import rehearsal
 from bagel_rt.errors import EngineUnavailableError, InputError
-from bagel_rt.forecast import Forecast, forecast
-from bagel_rt.locate import find_model
-from bagel_rt.manifest import Manifest, read_manifest
-from bagel_rt.options import ImageOptions, TextOptions, with_values
-from bagel_rt.precision import check_rounding
-from bagel_rt.streaming import finished
+from bagel_rt.estimate.forecast import Forecast, forecast
+from bagel_rt.events import finished
+from bagel_rt.options import checks, presets
+from bagel_rt.options.options import ImageOptions, TextOptions, with_values
 
 PROMPT = "A photograph of a lighthouse on a rocky coast at dusk, warm light in its windows, long exposure of the waves."
 GIB = 2**30
@@ -58,11 +59,11 @@ def register(commands) -> None:
 
 def run_plan(args: argparse.Namespace) -> None:
     from bagel_engines import select
-    from bagel_rt.budget import limit_of
-    from bagel_rt.pool import CACHE_TOKENS
+    from bagel_rt.estimate.admission import limit_of
+    from bagel_rt.kv_cache.page_pool import CACHE_TOKENS
 
-    check.whole("tokens", args.tokens, least=1)
-    check.positive("max_memory", args.max_memory, optional=True)
+    checks.whole("tokens", args.tokens, least=1)
+    checks.positive("max_memory", args.max_memory, optional=True)
     manifest = read_manifest(find_model(args.model).folder)
     check_rounding(manifest, args.arithmetic)
     items, opts = _request(args, manifest)
@@ -72,7 +73,7 @@ def run_plan(args: argparse.Namespace) -> None:
         with Bars() as bars:
             engine = _engine(backend, args, manifest)
             how = {"low_memory": args.low_memory, "timed": args.time}
-            found.append(finished(forecast(manifest, engine, items, opts, limit, room, **how), bars))
+            found.append(finished(forecast(manifest, engine, rehearsal(items), opts, limit, room, **how), bars))
     if args.json:
         print(json.dumps([_as_json(one) for one in found], indent=1))
         return

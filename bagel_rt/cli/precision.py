@@ -6,10 +6,10 @@ import shlex
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+from bagel_rt.artefact.folders import default_export_folder
+from bagel_rt.artefact.manifest import Manifest
+from bagel_rt.artefact.precision import SHORT, meaning, meaning_of
 from bagel_rt.errors import InputError
-from bagel_rt.locate import default_export_folder
-from bagel_rt.manifest import Manifest
-from bagel_rt.precision import SHORT, meaning, meaning_of
 
 
 def check_precision(manifest: Manifest, name: str, arithmetic: str | None, command: Sequence[str]) -> None:

@@ -8,18 +8,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from bagel_rt.artefact.manifest import Manifest
 from bagel_rt.cli.arguments import add_model_arguments, open_model
 from bagel_rt.cli.export import add_checkpoint_arguments, chosen_lora, require_exporter
 from bagel_rt.cli.progress import Bars
 from bagel_rt.errors import ArtefactError, InputError
-from bagel_rt.manifest import Manifest
 from bagel_rt.version import __version__
 
 if TYPE_CHECKING:
-    from bagel_engines.tensorrt_engine import TensorRtEngine
+    from bagel_engines.tensorrt.engine import TensorRtEngine
     from bagel_export.proof.findings import Finding
     from bagel_rt.api import Bagel
-    from bagel_rt.plancheck import PlanFinding
+    from bagel_rt.tensorrt.compare_plans import PlanFinding
 
 
 def register(commands) -> None:
@@ -34,7 +34,7 @@ def register(commands) -> None:
     add_model_arguments(verify)
     add_checkpoint_arguments(verify, required=False)
     verify.add_argument("--layers", action="store_true", help="stream a checkpoint larger than memory layer by layer")
-    verify.add_argument("--record", type=Path, metavar="FILE.npz", help="a run recorded by bagel_export.record")
+    verify.add_argument("--record", type=Path, metavar="FILE.npz", help="a run recorded by bagel_export.proof.record")
     verify.add_argument("--json", type=Path, metavar="FILE", help="write the findings here too")
     verify.set_defaults(run=run_verify)
 
@@ -60,9 +60,9 @@ def run_verify(args: argparse.Namespace) -> int:
 
 def _check_plans(bagel: Bagel, cache_tokens: int | None) -> list[PlanFinding]:
     """Every graph's TensorRT plan, built where there is none, against ONNX Runtime; told one by one."""
-    from bagel_rt.plancheck import check_plans
-    from bagel_rt.plans import limits_of
-    from bagel_rt.pool import CACHE_TOKENS
+    from bagel_rt.kv_cache.page_pool import CACHE_TOKENS
+    from bagel_rt.tensorrt.compare_plans import check_plans
+    from bagel_rt.tensorrt.stores import limits_of
 
     limits = limits_of(bagel.manifest, None, None, None, CACHE_TOKENS if cache_tokens is None else cache_tokens)
     found = []
@@ -123,8 +123,8 @@ def _write_json(args: argparse.Namespace, bagel: Bagel, **findings: Any) -> None
 
 
 def _check_hashes(manifest: Manifest) -> None:
+    from bagel_rt.artefact.manifest import sha256
     from bagel_rt.events import Progress
-    from bagel_rt.manifest import sha256
 
     with Bars(bytes_in=tuple(manifest.files)) as bars:
         for name, stated in manifest.files.items():

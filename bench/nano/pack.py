@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from bagel_export.config import BagelConfig
-from bagel_rt.images import patchify, position_ids, resize, to_pixels
-from bagel_rt.manifest import SPECIAL_TOKENS, ResizeRule
+from bagel_rt.artefact.manifest import SPECIAL_TOKENS, ResizeRule
+from bagel_rt.inputs.images import patchify, position_ids, resize, to_pixels
 from bench.nano.render import render
 from bench.nano.tasks import Part, Sample
 from bench.nano.world import Scene

@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 import bagel_rt
 from bagel_rt.api import Bagel
+from bagel_rt.cli.contact_sheet import Card, contact_sheet
 from bagel_rt.results import ImageResult, TextResult
-from bagel_rt.sheet import Card, contact_sheet
 from bench.nano.cases import AIMS, Case, all_cases
 from bench.nano.checker import Seen, fulfils, keeps, look, shows
 from bench.nano.render import render

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from bagel_export.shards import VAE_WEIGHTS, WEIGHTS
-from bagel_export.synthetic import write_configs
-from bagel_rt.manifest import ResizeRule
+from bagel_export.checkpoint.shards import VAE_WEIGHTS, WEIGHTS
+from bagel_export.checkpoint.synthetic import write_configs
+from bagel_rt.artefact.manifest import ResizeRule
 from bench.nano.train import CONFIG, PATCH, model_config
 from bench.nano.world import SIDE
 

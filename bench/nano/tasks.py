@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from bagel_rt.prompts import THINK_THEN_ANSWER, THINK_THEN_DRAW
+from bagel_rt.inputs.system_prompts import THINK_THEN_ANSWER, THINK_THEN_DRAW
 from bench.nano import words
 from bench.nano.world import (
     BACKGROUNDS,

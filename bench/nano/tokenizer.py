@@ -6,8 +6,8 @@ import random
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from bagel_export.synthetic import SPLIT
-from bagel_rt.manifest import SPECIAL_TOKENS
+from bagel_export.checkpoint.synthetic import SPLIT
+from bagel_rt.artefact.manifest import SPECIAL_TOKENS
 from bench.nano.tasks import TASKS
 
 CORPUS = 30_000

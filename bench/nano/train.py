@@ -18,9 +18,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from bagel_export.config import BagelConfig, LLMConfig, ViTConfig
-from bagel_export.reference.unified import BagelForUnifiedMultimodal
 from bagel_export.reference.vae import SCALE, SHIFT, AutoEncoder
-from bagel_rt.manifest import ResizeRule
+from bagel_export.training.unified import BagelForUnifiedMultimodal
+from bagel_rt.artefact.manifest import ResizeRule
 from bench.nano import train_vae
 from bench.nano.pack import Packer, Stored
 from bench.nano.state import Average, State, stop_when_told

@@ -10,10 +10,11 @@ from typing import Any, cast
 
 import numpy as np
 
-from bagel_engines import cuda, tensorrt_build
-from bagel_engines.runner import Engine, EngineFailure, Held
+from bagel_engines.device import cuda
+from bagel_engines.device.linear_sums import SUM_GRAPHS, Sums
+from bagel_engines.protocol import Engine, EngineFailure, Held
 from bagel_engines.select import open_engine
-from bagel_engines.sums import SUM_GRAPHS, Sums
+from bagel_engines.tensorrt import plan_builder
 
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "cuda-python", "torch")
 COMBINATIONS = (("openvino", "cpu"), ("onnxruntime", "cpu"), ("onnxruntime", "cuda"))
@@ -42,7 +43,7 @@ def packages() -> dict[str, str]:
 
 def backends() -> list[Finding]:
     tried = [_tried(backend, device) for backend, device in COMBINATIONS]
-    return tried + [_tensorrt(flavour) for flavour in tensorrt_build.MODULES]
+    return tried + [_tensorrt(flavour) for flavour in plan_builder.MODULES]
 
 
 def _tensorrt(name: str) -> Finding:
@@ -52,11 +53,11 @@ def _tensorrt(name: str) -> Finding:
         return Finding(name, "cuda", False, detail)
 
     try:
-        found = tensorrt_build.flavour(name)
+        found = plan_builder.flavour(name)
     except EngineFailure as error:
         return lacking(str(error))
     except (ImportError, OSError) as error:  # the package is there, its library is not, or does not fit
-        return lacking(f"{name} is installed and its library does not load: {error}; {tensorrt_build.INSTALL}")
+        return lacking(f"{name} is installed and its library does not load: {error}; {plan_builder.INSTALL}")
     there = f"{name} {found.version} is installed and loads"
     try:
         cuda.device_count()
@@ -74,7 +75,7 @@ def _tensorrt(name: str) -> Finding:
 
 def _executed(flavour: str) -> tuple[bool, str]:
     """Whether a plan of two operators, built and run here, computes 1 + 2 * 3; and on what."""
-    from bagel_engines.tensorrt_engine import Plans, on_cuda
+    from bagel_engines.tensorrt.engine import Plans, on_cuda
 
     shape = ((1, 4), (2, 4), (4, 4))
     with tempfile.TemporaryDirectory() as folder:

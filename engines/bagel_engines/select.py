@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from bagel_engines.runner import Engine, EngineFailure
+from bagel_engines.protocol import Engine, EngineFailure
 from bagel_engines.settings import Settings
 
 # fastest first: what "auto" takes
@@ -62,21 +62,21 @@ def _check(backend: str, device: str, wanted: Settings) -> None:
 
 def _opened(backend: str, device: str, wanted: Settings, arithmetic: str) -> Engine:
     if backend == "tensorrt":
-        from bagel_engines import tensorrt_engine
+        from bagel_engines.tensorrt import engine
 
         if wanted.plans is None:
             raise EngineFailure(
                 "tensorrt builds plans and must be told where to keep them: open it through bagel_rt.load"
             )
-        return tensorrt_engine.on_cuda(device, arithmetic, wanted.weights, wanted.plans, wanted.cuda_graphs)
+        return engine.on_cuda(device, arithmetic, wanted.weights, wanted.plans, wanted.cuda_graphs)
     if backend == "openvino":
-        from bagel_engines.openvino_engine import OpenVinoEngine
+        from bagel_engines.openvino.engine import OpenVinoEngine
 
         return OpenVinoEngine(device, wanted.threads, arithmetic, wanted.low_memory)
     if device != "cpu":
-        from bagel_engines.onnxruntime_device import on_cuda
+        from bagel_engines.onnxruntime.device_engine import on_cuda
 
         return on_cuda(device, wanted.threads, arithmetic, wanted.weights, wanted.cuda_graphs)
-    from bagel_engines.onnxruntime_engine import OnnxRuntimeEngine
+    from bagel_engines.onnxruntime.cpu_engine import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(device, wanted.threads, arithmetic, wanted.low_memory, wanted.packed, wanted.weights)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bagel_engines.packed_weights import PackedStore
-    from bagel_engines.tensorrt_engine import Plans
+    from bagel_engines.onnxruntime.packed_weights import PackedStore
+    from bagel_engines.tensorrt.engine import Plans
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bagel_export.config import BagelConfig
     from bagel_export.reference.bagel import BagelModel
-    from bagel_export.reference.unified import BagelForUnifiedMultimodal
+    from bagel_export.training.unified import BagelForUnifiedMultimodal
 
 _LAZY = {
     "BagelConfig": "config",
-    "BagelForUnifiedMultimodal": "reference.unified",
+    "BagelForUnifiedMultimodal": "training.unified",
     "BagelModel": "reference.bagel",
 }
 

@@ -5,8 +5,8 @@ from copy import deepcopy
 import torch
 from modeling.bagel.qwen2_navit import NaiveCache
 
-from bagel_rt.images import open_image, to_image, unpatchify
-from bagel_rt.prompts import THINK_THEN_ANSWER, THINK_THEN_DRAW
+from bagel_rt.inputs.images import open_image, to_image, unpatchify
+from bagel_rt.inputs.system_prompts import THINK_THEN_ANSWER, THINK_THEN_DRAW
 
 
 class InterleaveInferencer:

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bagel_rt import options
-from bagel_rt.manifest import Manifest
-from bagel_rt.options import ImageOptions, TextOptions, with_values
+from bagel_rt.artefact.manifest import Manifest
+from bagel_rt.options import options
+from bagel_rt.options.options import ImageOptions, TextOptions, with_values
 
 Trace = dict[str, np.ndarray]  # what a run computed, under the keys of the recorded runs (proof/records.py)
 

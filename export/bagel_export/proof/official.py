@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from bagel_export.checkpoint import Checkpoint
+from bagel_export.checkpoint.open import Checkpoint
+from bagel_export.checkpoint.shards import VAE_WEIGHTS
 from bagel_export.config import read_json
-from bagel_export.shards import VAE_WEIGHTS
 from bagel_rt.errors import InputError
 
 FILES = ("inferencer.py", "modeling/bagel", "modeling/autoencoder.py", "modeling/qwen2", "data/transforms.py")

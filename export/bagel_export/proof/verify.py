@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bagel_export.proof.artefact import Artefact, check_same_model
 from bagel_export.proof.cases import Case, Trace, built_in
 from bagel_export.proof.findings import Finding, Limits, compared
+from bagel_export.proof.of_artefact import Artefact, check_same_model
 from bagel_export.proof.records import read_record
 from bagel_rt.api import Bagel
+from bagel_rt.artefact.manifest import Manifest
 from bagel_rt.errors import InputError
-from bagel_rt.manifest import Manifest
 
 if TYPE_CHECKING:
-    from bagel_export.lora import Lora
+    from bagel_export.checkpoint.lora import Lora
 
 ENCODERS = ("moments", "latent", "out", "connector")
 
@@ -47,9 +47,9 @@ def referenced(
 
     Raises CheckpointError for the checkpoint, InputError when it is not the artefact's or does not fit in memory.
     """
-    from bagel_export.artefact import model_dims
-    from bagel_export.checkpoint import open_checkpoint
-    from bagel_export.proof.reference import opened
+    from bagel_export.artefact.export import model_dims
+    from bagel_export.checkpoint.open import open_checkpoint
+    from bagel_export.proof.of_reference import opened
 
     checkpoint = open_checkpoint(ckpt, manifest.task, lora)
     check_same_model(manifest.model, model_dims(checkpoint), checkpoint.name)

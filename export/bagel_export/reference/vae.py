@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bagel_rt.contract import NORM_EPSILON, NORM_GROUPS
+from bagel_rt.artefact.contract import NORM_EPSILON, NORM_GROUPS
 
 CHANNEL_MULTIPLIERS = (1, 2, 4, 4)
 SCALE, SHIFT = 0.3611, 0.1159

@@ -2,8 +2,8 @@
 
 import torch
 
-from bagel_rt.images import resize, to_pixels
-from bagel_rt.manifest import ResizeRule
+from bagel_rt.artefact.manifest import ResizeRule
+from bagel_rt.inputs.images import resize, to_pixels
 
 
 class ImageTransform:

@@ -9,8 +9,8 @@ from torch import nn
 from bagel_export.reference.bagel import PositionEmbedding, TimestepEmbedder
 from bagel_export.reference.sampling import guided, scales, schedule
 from bagel_export.reference.vision import GeluMLP
-from bagel_rt.images import patchify, position_ids
-from bagel_rt.options import ImageOptions
+from bagel_rt.inputs.images import patchify, position_ids
+from bagel_rt.options.options import ImageOptions
 
 
 class BagelConfig(SimpleNamespace):

@@ -1,0 +1,207 @@
+"""bagel_rt.json: what an artefact folder says about itself, read and checked before any graph is opened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from bagel_engines.number_formats import KEPT_AS
+from bagel_rt.artefact.contract import CONTRACT_VERSION, FORMAT_VERSION, TASK_GRAPHS, ModelDims
+from bagel_rt.errors import ArtefactError
+
+MANIFEST = "bagel_rt.json"
+SPECIAL_TOKENS = {
+    "im_start": "<|im_start|>",
+    "im_end": "<|im_end|>",
+    "vision_start": "<|vision_start|>",
+    "vision_end": "<|vision_end|>",
+}
+
+
+@dataclass(frozen=True)
+class ResizeRule:
+    """The official ImageTransform's limits in pixels (bagel-spec section 10.1)."""
+
+    max_size: int
+    min_size: int
+    stride: int
+    max_pixels: int = 14 * 14 * 9 * 1024
+
+
+@dataclass(frozen=True)
+class TableRef:
+    """A matrix inside a file of the artefact; dtype is a key of numbers.KEPT_AS."""
+
+    file: str
+    offset: int
+    shape: tuple[int, int]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Inner sizes that only memory depends on: of the decoder's and the ViT's layers, and the VAE's first width."""
+
+    inner: int
+    vit_inner: int
+    vit_hidden: int
+    vit_heads: int
+    vae: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    folder: Path
+    task: str
+    precision: str
+    arithmetic: str  # inside the step graphs, and of the cached keys and values: a key of numbers.KEPT_AS
+    model: ModelDims
+    vae_transform: ResizeRule
+    vit_transform: ResizeRule
+    tokenizer_file: str
+    special_ids: Mapping[str, int]
+    embeddings: TableRef
+    graphs: Mapping[str, Mapping[str, Any]]
+    files: Mapping[str, Mapping[str, Any]]
+    raw: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The checkpoint's name, for people."""
+        return str(self.raw.get("source", self.folder.name))
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash of everything the manifest states, files' hashes included: names the model in results."""
+        return hashlib.sha256(json.dumps(self.raw, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the files that hold the weights of every graph."""
+        return sum(int(entry["size"]) for name, entry in self.files.items() if name.endswith(".safetensors"))
+
+    def has(self, graph: str) -> bool:
+        """Whether a graph is there: those of the task are, contract.EXTRAS where the exporter knew them."""
+        return graph in self.graphs or graph in self.extras
+
+    @property
+    def extras(self) -> Mapping[str, Mapping[str, Any]]:
+        """The entries of contract.EXTRAS."""
+        return self.raw.get("extra_graphs", {})
+
+    def graph_file(self, name: str) -> Path:
+        return self.folder / self._entry(name)["file"]
+
+    def weights_of(self, graph: str) -> int:
+        """Bytes of weights that a graph reads."""
+        return int(self._entry(graph).get("weight_bytes", 0))
+
+    def _entry(self, graph: str) -> Mapping[str, Any]:
+        return self.graphs[graph] if graph in self.graphs else self.extras[graph]
+
+    @property
+    def widths(self) -> Widths | None:
+        """None for an artefact that was exported before they were stated."""
+        stated = self.raw.get("widths")
+        return None if stated is None else Widths(**{f.name: int(stated[f.name]) for f in fields(Widths)})
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Read and check an artefact folder: versions, required keys, and that every file is there with its size.
+
+    Raises ArtefactError naming the folder or file, the key, and what to do.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST
+    if not path.is_file():
+        hint = " (this is a checkpoint: run bagel-rt export first)" if (folder / "ema.safetensors").exists() else ""
+        raise ArtefactError(f"{folder}: not a bagel-rt artefact, {MANIFEST} is missing{hint}")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ArtefactError(f"{path}: not readable as JSON ({error}); export the model again") from None
+    _check_version(path, raw, "format_version", FORMAT_VERSION)
+    _check_version(path, raw, "contract_version", CONTRACT_VERSION)
+    try:
+        manifest = _parse(folder, raw)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtefactError(f"{path}: key missing or malformed: {error}; export the model again") from None
+    _check_files(manifest)
+    return manifest
+
+
+def _check_version(path: Path, raw: Any, key: str, known: int) -> None:
+    seen = raw.get(key) if isinstance(raw, dict) else None
+    if isinstance(seen, bool) or not isinstance(seen, int):
+        raise ArtefactError(f"{path}: key '{key}' must be an integer, found {seen!r}; export the model again")
+    if seen != known:
+        what = "a newer bagel-rt is needed" if seen > known else "export the model again"
+        raise ArtefactError(f"{path}: {key} is {seen}, this version reads {known}: {what}")
+
+
+def _parse(folder: Path, raw: Mapping[str, Any]) -> Manifest:
+    if raw["task"] not in TASK_GRAPHS:
+        raise ValueError(f"task {raw['task']!r}, allowed: {', '.join(TASK_GRAPHS)}")
+    missing = [g for g in TASK_GRAPHS[raw["task"]] if g not in raw["graphs"]]
+    if missing:
+        raise KeyError(f"graphs.{missing[0]}")
+    missing = [t for t in SPECIAL_TOKENS if t not in raw["tokenizer"]["special_ids"]]
+    if missing:
+        raise KeyError(f"tokenizer.special_ids.{missing[0]}")
+    if raw["arithmetic"] not in KEPT_AS:
+        raise ValueError(f"arithmetic {raw['arithmetic']!r}, allowed: {', '.join(KEPT_AS)}")
+    table = raw["embeddings"]
+    return Manifest(
+        folder=folder,
+        task=raw["task"],
+        precision=raw["precision"],
+        arithmetic=raw["arithmetic"],
+        model=ModelDims(**{f.name: raw["model"][f.name] for f in fields(ModelDims)}),
+        vae_transform=ResizeRule(**raw["transforms"]["vae"]),
+        vit_transform=ResizeRule(**raw["transforms"]["vit"]),
+        tokenizer_file=raw["tokenizer"]["file"],
+        special_ids={name: int(raw["tokenizer"]["special_ids"][name]) for name in SPECIAL_TOKENS},
+        embeddings=TableRef(table["file"], int(table["offset"]), tuple(table["shape"]), table["dtype"]),
+        graphs=raw["graphs"],
+        files=raw["files"],
+        raw=raw,
+    )
+
+
+def _check_files(manifest: Manifest) -> None:
+    for name, stated in manifest.files.items():
+        path = manifest.folder / name
+        if not path.is_file():
+            raise ArtefactError(f"{path}: file is missing; export the model again")
+        size = path.stat().st_size
+        if size != stated["size"]:
+            raise ArtefactError(
+                f"{path}: {size} bytes, the manifest says {stated['size']}: the file is damaged; export the model again"
+            )
+    needed = {manifest.tokenizer_file, manifest.embeddings.file, *_graph_files(manifest)}
+    for name in sorted(needed - set(manifest.files)):
+        raise ArtefactError(f"{manifest.folder / MANIFEST}: {name} is used but not listed in 'files'")
+
+
+def _graph_files(manifest: Manifest) -> Iterator[str]:
+    for entry in (*manifest.graphs.values(), *manifest.extras.values()):
+        yield entry["file"]
+
+
+def sha256(path: Path, chunk: int = 1 << 22) -> Iterator[int | str]:
+    """Yield the bytes read so far after each chunk (for progress), then the digest in hex."""
+    digest, done = hashlib.sha256(), 0
+    with path.open("rb") as stream:
+        while block := stream.read(chunk):
+            digest.update(block)
+            done += len(block)
+            yield done
+    yield digest.hexdigest()
+
+
+def model_section(dims: ModelDims) -> dict[str, Any]:
+    return asdict(dims)

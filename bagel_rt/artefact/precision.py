@@ -1,0 +1,119 @@
+"""Names of precisions: how the weights of each part are stored, and what the graphs compute in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bagel_rt.errors import InputError
+
+if TYPE_CHECKING:
+    from bagel_rt.artefact.manifest import Manifest
+
+PARTS = ("und", "gen", "vit", "head", "vae")
+FLOAT = "float"  # the form of weights that are not quantised
+
+# how a Linear's weight is stored and used
+FORMS = {
+    FLOAT: "as the graphs compute",
+    "int8": "8 bits in blocks",
+    "int4": "4 bits in blocks",
+    "w8a8": "8 bits per output, and the rows it multiplies rounded to 8 bits as well",
+    "fp8": "8-bit floating point per output, and the rows it multiplies too",
+}
+# the weights beside the two experts are few: they stay at 8 bits where the experts go lower
+_INT8_BESIDE = {"vit": "int8", "head": "int8", "vae": "int8"}
+_WORDS: dict[str, dict[str, str]] = {
+    "fp32": {},
+    "bf16": {},
+    "fp16": {},
+    "int8": {"und": "int8", "gen": "int8", **_INT8_BESIDE},
+    "int4": {"und": "int4", "gen": "int4", **_INT8_BESIDE},
+    "w8a8": {"und": "w8a8", "gen": "w8a8", **_INT8_BESIDE},
+    "fp8": {"und": "fp8", "gen": "fp8"},
+}
+PROFILES = {"exact": "fp32", "balanced": "int8", "small": "int4"}
+ARITHMETICS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+SHORT = {long: short for short, long in ARITHMETICS.items()}
+ALLOWED = ", ".join([*_WORDS, *PROFILES]) + f"; or PART=FORM,... with parts {', '.join(PARTS)}"
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a name comes to. `stated` is how the manifest spells it; forms: a key of FORMS for each of PARTS.
+
+    settled: whether the name, or whoever gave it, says what the graphs compute in; else arithmetic is the default.
+    """
+
+    stated: str
+    arithmetic: str
+    forms: Mapping[str, str]
+    settled: bool
+
+    def met_by(self, seen: Meaning) -> bool:
+        """Whether an artefact of that precision is what this name asks for, however either is spelled.
+
+        Names of quantised weights leave open what the graphs compute in, unless it is settled.
+        """
+        open_to_any = not self.settled and set(self.forms.values()) != {FLOAT}
+        return dict(self.forms) == dict(seen.forms) and (open_to_any or self.arithmetic == seen.arithmetic)
+
+
+def meaning(name: str, arithmetic: str | None = None) -> Meaning:
+    """Of "int8", "small", or "und=int4,gen=w8a8" (what is not named is as in int8).
+
+    arithmetic: a key of ARITHMETICS; None is float32, or what the word itself says. Raises InputError for what is
+    unknown or does not go together.
+    """
+    word, overrides = _split(PROFILES.get(name, name))
+    own = "bf16" if "fp8" in (word, *overrides.values()) else word if word in ARITHMETICS else "fp32"
+    chosen = own if arithmetic is None else arithmetic
+    if chosen not in ARITHMETICS:
+        raise InputError(f"arithmetic {arithmetic!r} is unknown; allowed: {', '.join(ARITHMETICS)}")
+    if word in ARITHMETICS and chosen != word:
+        raise InputError(
+            f"precision {name!r} computes in {word}; leave the arithmetic {arithmetic!r} out, or name a quantised"
+            " precision beside it"
+        )
+    forms = dict.fromkeys(PARTS, FLOAT) | _WORDS[word] | overrides
+    if "fp8" in forms.values() and chosen == "fp32":
+        raise InputError(f"precision {name!r} has fp8, which goes with arithmetic bf16 or fp16, not {chosen}")
+    stated = ARITHMETICS[word] if name == word and word in ARITHMETICS else name
+    return Meaning(stated, ARITHMETICS[chosen], forms, arithmetic is not None or word in ARITHMETICS)
+
+
+def meaning_of(manifest: Manifest) -> Meaning:
+    """What an artefact is of. One from before forms were recorded was made of a single word."""
+    forms = manifest.raw.get("weight_forms") or meaning(SHORT.get(manifest.precision, manifest.precision)).forms
+    return Meaning(manifest.precision, manifest.arithmetic, forms, settled=True)
+
+
+def check_rounding(manifest: Manifest, arithmetic: str | None) -> None:
+    """Raise InputError for arithmetic "int8" with an artefact that has no weights it is for."""
+    if arithmetic == "int8" and not {"int8", "int4"} & set(meaning_of(manifest).forms.values()):
+        stored = SHORT.get(manifest.precision, manifest.precision)
+        raise InputError(
+            f"{manifest.folder}: arithmetic 'int8' rounds what 8-bit and 4-bit weights multiply, and"
+            f" {stored} has none; use bfloat16 (openvino), or export with --precision balanced"
+        )
+
+
+def _split(name: str) -> tuple[str, dict[str, str]]:
+    """The word for everything, and the parts that differ from it."""
+    word, overrides = "int8", {}
+    for i, item in enumerate(name.split(",")):
+        part, equals, form = item.strip().partition("=")
+        if not equals and i == 0 and part in _WORDS:
+            word = part
+        elif equals and part in PARTS and form in _allowed(part):
+            overrides[part] = form
+        else:
+            seen = f"{item.strip()!r} in precision {name!r}" if name != item else f"precision {name!r}"
+            hint = f"; {part} can be {', '.join(_allowed(part))}" if equals and part in PARTS else ""
+            raise InputError(f"{seen} is unknown{hint}; allowed: {ALLOWED}")
+    return word, overrides
+
+
+def _allowed(part: str) -> tuple[str, ...]:
+    return (FLOAT, "int8") if part == "vae" else tuple(FORMS)

@@ -1,0 +1,1 @@
+"""One user's calls and sessions, and how they share a model with others."""

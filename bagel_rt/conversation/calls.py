@@ -1,0 +1,64 @@
+"""One-shot calls as turns: everything is read, an answer or pictures are made, nothing stays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bagel_rt.events import ImageReady, Turn, finished
+from bagel_rt.generation.reader import skip_encoding
+from bagel_rt.generation.turns import Rehearsal, Turns
+from bagel_rt.inputs.system_prompts import THINK_THEN_ANSWER, THINK_THEN_DRAW
+from bagel_rt.options.options import ImageOptions, TextOptions
+from bagel_rt.options.seeds import text_random
+from bagel_rt.results import ImageResult, TextResult
+from bagel_rt.sampling.torch_noise import TorchNoise
+
+
+class Calls:
+    """`items` are texts (str) and opened images, in order."""
+
+    def __init__(self, turns: Turns):
+        self._turns = turns
+
+    def answer(self, items: list, opts: TextOptions, seed: int) -> Turn[TextResult]:
+        turns = self._turns
+        with turns.tree.lease() as contexts:
+            system = THINK_THEN_ANSWER if opts.think else None
+            reading = turns.reader.read(items, system, opts.encoding, TorchNoise(seed))
+            ids = yield from turns.write(contexts, reading.histories.cond, opts, text_random(seed), "answering")
+        return TextResult(turns.codec.text(ids), ids, seed)
+
+    def draw_one(self, items: list, opts: ImageOptions, seed: int) -> Turn[ImageResult]:
+        return (yield from self.draw(items, opts, [seed]))[0]
+
+    def draw(self, items: list, opts: ImageOptions, seeds: list[int]) -> Turn[list[ImageResult]]:
+        """A picture per seed. Images are encoded with the noise of opts.vae_seed, else of the first seed."""
+        turns, results = self._turns, []
+        with turns.tree.lease() as contexts:
+            encoding_noise = TorchNoise(seeds[0] if opts.vae_seed is None else opts.vae_seed)
+            system = THINK_THEN_DRAW if opts.think else None
+            reading = turns.reader.read(items, system, opts.encoding, encoding_noise)
+            grid = turns.sizes.grid(turns.sizes.choose(opts, reading.size))
+            histories, thought = reading.histories, None
+            for seed in seeds:
+                noise = TorchNoise(seed)
+                if opts.vae_sample:
+                    skip_encoding(noise, reading)
+                start = turns.start(opts, grid, noise)
+                if not results or opts.do_sample:  # a greedy plan does not depend on the seed
+                    histories, thought = yield from turns.plan(contexts, reading.histories, opts, text_random(seed))
+                painting = yield from turns.paint(contexts, histories, opts, start, grid)
+                results.append(turns.result(opts, reading, painting, thought, seed))
+                yield ImageReady(results[-1], len(results), len(seeds))
+        return results
+
+
+def rehearsal(items: Sequence[Any]) -> Rehearsal:
+    """One call for `items` (texts, opened images): a picture for ImageOptions, else an answer."""
+
+    def rehearse(turns: Turns, opts: Any) -> None:
+        calls, given = Calls(turns), list(items)
+        finished(calls.draw(given, opts, [0]) if isinstance(opts, ImageOptions) else calls.answer(given, opts, 0))
+
+    return rehearse

@@ -1,0 +1,264 @@
+"""Conversations that keep their contexts: texts, images, answers and pictures in any order."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bagel_rt.artefact.contract import VAE_ENCODER
+from bagel_rt.conversation.marks import Drawn, Kind, Mark
+from bagel_rt.conversation.streaming import Gate, drain, stream
+from bagel_rt.errors import BagelError, InputError
+from bagel_rt.events import Event, ImageReady, OnProgress, Turn, finished
+from bagel_rt.generation.turns import Rehearsal, Turns
+from bagel_rt.inputs.images import ImageInput, open_image
+from bagel_rt.inputs.segments import Latents
+from bagel_rt.options import checks, options
+from bagel_rt.options.options import Encoding, ImageOptions, TextOptions, with_values
+from bagel_rt.results import ImageResult, TextResult
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+Admit = Callable[[Rehearsal, Any], None]  # of a turn and its options; raises InputError for what may not begin
+
+
+class Session:
+    """A conversation with a model: give texts and images, have texts and pictures made, and go on from there.
+
+    Everything said stays in the contexts: an answer as a text, a finished picture as an input image. All noise comes
+    from one stream of the seed, in the order of the calls; so does the randomness of sampled text. A call that fails
+    or is cancelled leaves the session as it was. Use it in a `with` block, or close() it.
+
+    think: "image" (or True) makes it plan before every picture, "text" reason in its answers; the official system
+    prompt stands at the beginning. One call at a time; sessions of a model may be used from several threads.
+    """
+
+    def __init__(self, gate: Gate, mark: Mark, admit: Admit | None = None):
+        self._turns, self._gate, self._admit = mark.turns, gate, admit
+        self._busy, self._closed = False, False
+        self._lease = self._turns.tree.lease()
+        with gate.enter():
+            self._stand(mark)
+
+    @property
+    def seed(self) -> int:
+        """What its random numbers began with."""
+        return self._mark.seed
+
+    @property
+    def think(self) -> Kind:
+        """What it thinks before."""
+        return self._mark.think
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back what this session alone holds. A turn that is being streamed ends at its next step."""
+        self._closed = True
+        self._gate.leave(lambda: self._lease.close())  # the lease of that moment
+
+    def __del__(self) -> None:  # a forgotten session keeps no memory
+        if not self._closed:
+            self.close()
+
+    def add_text(self, text: str) -> None:
+        """Say something."""
+        checks.text("text", text)
+        self._check_memory(lambda session, _: session.add_text(text), None)
+        with self._gate.enter():
+            self._check_free()
+            here = self._settled()
+            self._stand(replace(here, reading=self._turns.reader.add_text(here.reading, text)))
+
+    def add_image(self, image: ImageInput, vae: bool = True, vit: bool = True, vae_sample: bool = True) -> None:
+        """Show an image: through the VAE (for drawing), then through the ViT (for understanding).
+
+        vae_sample=False encodes it as the posterior's mean, without noise.
+        """
+        for name, value in (("vae", vae), ("vit", vit), ("vae_sample", vae_sample)):
+            checks.flag(name, value)
+        if not vae and not vit:
+            raise InputError("vae and vit are both False, so nothing of the image would enter")
+        if vae and self._turns.manifest.task != "full":
+            raise InputError("this model was exported with --task understand: it has no VAE; add images with vae=False")
+        opened = open_image(image)
+        self._check_memory(lambda session, _: session.add_image(opened, vae, vit, vae_sample), None)
+        with self._gate.enter():
+            self._check_free()
+            here = self._settled()
+            self._stand(self._shown(here, opened, Encoding(vae, vit, vae_sample)))
+
+    def generate_text(self, *, on_progress: OnProgress = None, **text_options: Any) -> TextResult:
+        """Write an answer, which enters the session as a text. Options: options.ANSWER; its seed is the session's."""
+        return drain(self.stream_text(**text_options), on_progress)
+
+    def generate_image(self, *, on_progress: OnProgress = None, **image_options: Any) -> ImageResult:
+        """Draw a picture, which enters the session as an image. Options: options.INTERLEAVE; the seed is the session's.
+
+        The size follows the last image, a drawn one too.
+        """
+        return drain(self.stream_image(**image_options), on_progress)
+
+    def stream_text(self, **text_options: Any) -> Generator[Event, None, None]:
+        """As generate_text, as a generator of events that ends with Done(result). Closing it undoes the turn."""
+        _refuse(text_options, "seed", "think")
+        opts = with_values(options.ANSWER, text_options)
+        self._check_memory(lambda session, opts: finished(session._answer(opts)), opts)
+        return self._stream(self._answer(opts))
+
+    def stream_image(self, **image_options: Any) -> Generator[Event, None, None]:
+        """As generate_image, as a generator of events. The turn stands once ImageReady was given out."""
+        _refuse(image_options, "seed", "vae_seed")
+        plans = self.think == "image"
+        opts = with_values(options.INTERLEAVE, {"think": plans, **image_options})
+        if opts.think and not plans:
+            raise InputError('think needs the system prompt at the beginning: open the session with think="image"')
+        self._turns.check_draws()
+        self._turns.sizes.check_asked(opts)
+        self._check_memory(lambda session, opts: finished(session._draw(opts)), opts)
+        return self._stream(self._draw(opts))
+
+    def mark(self) -> Mark:
+        """Where the session stands now, for rollback()."""
+        self._check_open()
+        return self._mark
+
+    def rollback(self, mark: Mark) -> None:
+        """Go back to a mark of this session or of one it shares its past with, random numbers included."""
+        if not isinstance(mark, Mark) or mark.turns is not self._turns:
+            raise InputError("rollback needs what mark() of a session of this model returned")
+        with self._gate.enter():
+            self._check_free()
+            self._stand(mark)
+
+    def fork(self, seed: int | None = None) -> Session:
+        """Another session with the same past, which shares its memory. It draws what this one would have drawn.
+
+        With a seed, its random numbers start afresh.
+        """
+        checks.whole("seed", seed, least=None, optional=True)
+        with self._gate.enter():
+            self._check_free()
+            here = self._settled()
+        return Session(self._gate, here if seed is None else here.with_seed(seed), self._admit)
+
+    def _answer(self, opts: TextOptions) -> Turn[TextResult]:
+        here = self._spoken()
+        random = copy.deepcopy(here.random)
+        with self._turns.tree.lease() as contexts:
+            ids = yield from self._turns.write(contexts, here.reading.histories.cond, opts, random, "answering")
+            text = self._turns.codec.text(ids)
+            self._stand(replace(here, reading=self._turns.reader.add_text(here.reading, text), random=random))
+        return TextResult(text, ids, self.seed)
+
+    def _draw(self, opts: ImageOptions) -> Turn[ImageResult]:
+        turns, here = self._turns, self._spoken()
+        noise, random = here.noise.copy(), copy.deepcopy(here.random)
+        with turns.tree.lease() as contexts:
+            grid = turns.sizes.grid(turns.sizes.choose(opts, here.reading.size))
+            start = turns.start(opts, grid, noise)
+            histories, thought = yield from turns.plan(contexts, here.reading.histories, opts, random)
+            painting = yield from turns.paint(contexts, histories, opts, start, grid)
+            result = turns.result(opts, here.reading, painting, thought, self.seed)
+            reading = here.reading
+            if thought is not None:
+                reading = replace(reading, histories=reading.histories.with_thought(turns.reader.text(thought)))
+            drawn = Drawn(painting.image, opts.encoding)
+            self._stand(replace(here, reading=reading, noise=noise, random=random, drawn=drawn))
+        yield ImageReady(result)
+        return result
+
+    def _shown(self, here: Mark, image: Image, how: Encoding) -> Mark:
+        """The mark after an image was read."""
+        noise = here.noise.copy()
+        return replace(here, reading=self._turns.reader.add_image(here.reading, image, how, noise), noise=noise)
+
+    def _stand(self, mark: Mark) -> None:
+        """Move to a mark: compute the context that is not there yet, then let go of what only the old place needs."""
+        self._check_open()
+        histories, lease = mark.reading.histories, self._turns.tree.lease()
+        try:
+            lease.open(histories.cond)
+            lease.keep(histories.cfg_text)
+            lease.keep(histories.cfg_img)
+        except BaseException:
+            lease.close()
+            raise
+        self._lease.close()
+        self._lease, self._mark = lease, mark
+
+    def _stream(self, turn: Turn) -> Generator[Event, None, None]:
+        return stream(self._gate, self._guarded(turn))
+
+    def _guarded(self, turn: Turn) -> Turn:
+        """The turn, with the session to itself until it ends."""
+        self._check_free()
+        self._busy = True
+        try:
+            while True:
+                self._check_open()
+                yield next(turn)
+        except StopIteration as end:
+            return end.value
+        finally:
+            turn.close()
+            self._busy = False
+
+    def _settled(self) -> Mark:
+        """Where the session stands, with a picture drawn before encoded."""
+        here = self._mark
+        if here.drawn is not None:
+            here = self._shown(replace(here, drawn=None), here.drawn.image, here.drawn.how)
+            self._stand(here)
+        return here
+
+    def _spoken(self) -> Mark:
+        """Where the session stands, ready for a turn of the model. Raises InputError when nothing was said."""
+        here = self._settled()
+        if not here.reading.texts and here.reading.size is None:
+            raise InputError("nothing was said in this session yet: add a text or an image first")
+        return here
+
+    def _check_memory(self, take: Callable[[Session, Any], object], opts: Any) -> None:
+        """Raise InputError when a turn from here, with what was read before, will take more than the model may."""
+        if self._admit is not None:
+            self._admit(rehearsal(self._mark, take), opts)
+
+    def _check_free(self) -> None:
+        self._check_open()
+        if self._busy:
+            raise BagelError("this session is in the middle of a turn: read its stream to the end, or close it, first")
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BagelError("this session was closed; open another")
+
+
+def _refuse(values: dict[str, Any], *names: str) -> None:
+    for name in names:
+        if name in values:
+            raise InputError(f"{name} is chosen once for a session: give it to session() or fork(), not to a turn")
+
+
+def rehearsal(mark: Mark, take: Callable[[Session, Any], object]) -> Rehearsal:
+    """The turn that a session at `mark` takes, and all that was read before it: what that took is still held."""
+
+    def rehearse(turns: Turns, opts: Any) -> None:
+        for segment in mark.reading.histories.cond:
+            if isinstance(segment, Latents):  # of an image that was encoded when it was shown
+                high, wide = (turns.manifest.model.latent_stride * cells for cells in segment.grid)
+                turns.graphs(VAE_ENCODER, pixels=np.broadcast_to(np.float32(0), (1, 3, high, wide)))
+        with Session(Gate(), replace(mark, turns=turns)) as alike:
+            take(alike, opts)
+
+    return rehearse

@@ -1,0 +1,108 @@
+"""Whether a request fits the machine: said before the work begins, with the numbers and what to do instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from bagel_engines import Engine
+from bagel_engines.memory_needs import Needs
+from bagel_rt.artefact.manifest import Manifest
+from bagel_rt.errors import BagelError, InputError
+from bagel_rt.estimate.free_memory import free_memory
+from bagel_rt.estimate.memory import memory
+from bagel_rt.estimate.workload import Workload, workload
+from bagel_rt.options.options import ImageOptions, TextOptions
+
+if TYPE_CHECKING:
+    from bagel_rt.generation.turns import Rehearsal
+
+GIB = 2**30
+Options = ImageOptions | TextOptions | None  # None: nothing is made, only read
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Bytes that may be taken, and in words whose limit that is."""
+
+    size: int
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.size / GIB:.2f} GiB {self.why}"
+
+
+def limit_of(max_memory: float | None) -> Limit:
+    """max_memory in GiB, or what the machine has free now."""
+    if max_memory is None:
+        return Limit(free_memory(), "are free")
+    return Limit(int(max_memory * GIB), "are allowed")
+
+
+class Admission:
+    """The limit of one loaded model. What an engine needs must be known, and the artefact say how wide it is: an engine
+    on another device, or an artefact of an older version, is not limited here."""
+
+    def __init__(self, manifest: Manifest, engine: Engine, limit: Limit, room: int, low_memory: bool = False):
+        self._manifest, self._engine, self._room, self._low_memory = manifest, engine, room, low_memory
+        self.limit = limit
+
+    def check(self, request: Rehearsal, opts: Options) -> None:
+        """Raise InputError for a request that will take more than the limit."""
+        needs, widths = self._engine.needs, self._manifest.widths
+        if needs is None or widths is None:
+            return
+        try:
+            work = self._counted(request, opts)
+        except BagelError:  # what is wrong with the request is for the request itself to say
+            return
+        found = memory(self._manifest, widths, work, needs, self._low_memory)
+        if found.total <= self.limit.size:
+            return
+        told = ", ".join(f"{name} {size / GIB:.2f}" for name, size in found.parts.items())
+        instead = "; ".join(self.alternatives(request, opts, needs)) or "take a machine with more memory"
+        raise InputError(
+            f"this takes about {found.total / GIB:.2f} GiB of memory ({told}), and {self.limit}. Instead: {instead};"
+            " or allow more with max_memory"
+        )
+
+    def alternatives(self, request: Rehearsal, opts: Options, needs: Needs) -> Iterator[str]:
+        """What would fit, or is worth a try."""
+        widths = self._manifest.widths
+        assert widths is not None
+
+        def total(changed: Options, low_memory: bool) -> int:
+            return memory(self._manifest, widths, self._counted(request, changed), needs, low_memory).total
+
+        if not self._low_memory and (size := total(opts, True)) <= self.limit.size:
+            yield f"low_memory ({size / GIB:.2f} GiB)"
+        if isinstance(opts, ImageOptions):
+            for side in (1024, 768, 512, 256):
+                smaller = replace(opts, height=side, width=side)
+                if side < self._side(opts) and (size := total(smaller, True)) <= self.limit.size:
+                    yield f"height and width {side} with low_memory ({size / GIB:.2f} GiB)"
+                    break
+        forms = set(self._manifest.raw.get("weight_forms", {}).values())
+        if "int4" not in forms:
+            yield f"an export with --precision {'small' if 'int8' in forms or 'w8a8' in forms else 'balanced or small'}"
+
+    def _counted(self, request: Rehearsal, opts: Options) -> Workload:
+        """The workload with as few steps and tokens as show its largest calls; the tokens left out are added."""
+        short, more = _shortened(opts)
+        work = workload(self._manifest, request, short, self._engine.takes_zero_rows, self._room)
+        return replace(work, tokens=work.tokens + more)
+
+    def _side(self, opts: ImageOptions) -> int:
+        return max(opts.height or 0, opts.width or 0) or self._manifest.vae_transform.max_size
+
+
+def _shortened(opts: Options) -> tuple[Options, int]:
+    """Options for fewer calls of the same sizes, and how many tokens less they write."""
+    if opts is None:
+        return opts, 0
+    if isinstance(opts, TextOptions):
+        return replace(opts, max_tokens=min(2, opts.max_tokens)), max(0, opts.max_tokens - 2)
+    short = opts if opts.step_cache else replace(opts, num_timesteps=2)  # its forecasts pile up over many steps
+    left = max(0, opts.max_think_tokens - 2) if opts.think else 0
+    return replace(short, max_think_tokens=min(2, opts.max_think_tokens)), left

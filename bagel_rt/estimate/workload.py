@@ -1,0 +1,46 @@
+"""What a request will do, before anything is loaded: the real request, run on an engine that only counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bagel_rt.artefact.manifest import Manifest
+from bagel_rt.estimate.counting_engine import Call, CountingEngine
+from bagel_rt.model.graphs import Graphs
+
+if TYPE_CHECKING:
+    from bagel_rt.generation.turns import Rehearsal
+
+
+@dataclass(frozen=True)
+class Workload:
+    """calls: how often each graph is called at which sizes; tokens: of context in the page pool; held: bytes of results
+    that wait for later steps (step caching)."""
+
+    calls: Mapping[Call, int]
+    tokens: int
+    held: int
+
+    def of(self, graph: str) -> dict[Call, int]:
+        """The calls of one graph."""
+        return {call: times for call, times in self.calls.items() if call.graph == graph}
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """The graphs that are called, in the order of their first call."""
+        return tuple(dict.fromkeys(call.graph for call in self.calls))
+
+
+def workload(manifest: Manifest, rehearse: Rehearsal, opts: Any, takes_zero_rows: bool, room: int) -> Workload:
+    """What a rehearsal with some options does, on an engine that only counts.
+
+    A text that the model writes counts as long as the options allow. room: tokens of the page pool. Raises InputError
+    or CacheFullError as the request itself would.
+    """
+    from bagel_rt.generation.turns import Turns
+
+    counting = CountingEngine(manifest.model, manifest.arithmetic, takes_zero_rows)
+    rehearse(Turns(manifest, Graphs(manifest, counting), room), opts)
+    return Workload(dict(counting.calls), counting.tokens, counting.held)

@@ -1,0 +1,56 @@
+"""Text decoding: the official loop, stop rule and length rule (bagel-spec section 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from bagel_rt.artefact import contract
+from bagel_rt.model.context_tree import Context, Lease
+from bagel_rt.model.graphs import Graphs
+from bagel_rt.model.step_graphs import Experts
+from bagel_rt.model.token_embeddings import TokenEmbeddings
+from bagel_rt.options.options import TextOptions
+from bagel_rt.sampling.token_choice import drawn, likeliest
+
+
+def next_token(logits: np.ndarray, options: TextOptions, random: np.random.Generator) -> int:
+    """The next token from logits (vocab,), as the options say."""
+    if not options.do_sample:
+        return likeliest(logits)
+    return drawn(logits, random, options.text_temperature, options.top_k, options.top_p)
+
+
+class TextDecoder:
+    def __init__(self, graphs: Graphs, experts: Experts, embeddings: TokenEmbeddings, im_start: int, im_end: int):
+        self._graphs, self._experts, self._embeddings = graphs, experts, embeddings
+        self._im_start, self._im_end = im_start, im_end
+
+    def write(
+        self, contexts: Lease, context: Context, options: TextOptions, random: np.random.Generator
+    ) -> Iterator[int]:
+        """Yield the official returned ids one by one: im_start, then tokens up to, and without, im_end.
+
+        At most options.max_tokens ids in all. The official code evaluates one more token and drops it; that is not
+        computed here.
+        """
+        token, scratch = self._im_start, contexts.branch(context)
+        for count in range(1, options.max_tokens + 1):
+            yield token
+            if count == options.max_tokens:
+                return
+            token = next_token(self._next_logits(contexts, scratch, token), options, random)
+            if token == self._im_end:
+                return
+
+    def _next_logits(self, contexts: Lease, scratch: Context, token: int) -> np.ndarray:
+        contexts.check_position(scratch.position)
+        rope = self._experts.rope.at(np.array([scratch.position]))
+        mask = np.ones((1, scratch.length + 1), bool)
+        rows = self._embeddings.rows((token,))
+        out, new_kv = self._experts.und(rows, rope, contexts.pool, scratch.sequence, mask)
+        contexts.pool.append(scratch.sequence, new_kv)
+        scratch.position += 1
+        (logits,) = self._graphs(contract.LM_HEAD, und_out=out)
+        return logits[0]

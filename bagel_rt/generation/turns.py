@@ -1,0 +1,140 @@
+"""What a model does in one turn: read, write a text, plan and paint a picture. Calls and sessions are made of these.
+
+A turn is a generator: it yields events and returns its result. The contexts it needs are in the lease it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bagel_rt.artefact.manifest import Manifest
+from bagel_rt.errors import InputError
+from bagel_rt.events import TextPiece, Turn, finished
+from bagel_rt.generation.flow_sampler import FlowSampler
+from bagel_rt.generation.reader import Reader, Reading
+from bagel_rt.generation.text_decoder import TextDecoder
+from bagel_rt.inputs.detokenizer import TextPieces
+from bagel_rt.inputs.picture_sizes import Sizes
+from bagel_rt.inputs.segments import Grid, Histories, History
+from bagel_rt.inputs.tokenizer import TextCodec
+from bagel_rt.kv_cache.page_pool import PagePool
+from bagel_rt.model.context_tree import ContextTree, Lease
+from bagel_rt.model.graphs import Graphs
+from bagel_rt.model.prefill import Prefill
+from bagel_rt.model.step_graphs import Experts
+from bagel_rt.model.token_embeddings import TokenEmbeddings
+from bagel_rt.model.vae_decoder import VaeDecoder
+from bagel_rt.options.options import ImageOptions, TextOptions
+from bagel_rt.results import ImageResult
+from bagel_rt.sampling.torch_noise import TorchNoise
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Painting:
+    """A picture with the latent (h * w, 64) it was decoded from."""
+
+    latent: np.ndarray
+    image: Image
+
+
+class Turns:
+    """The parts of a loaded model, put together: what reads, thinks, writes and paints over one page pool."""
+
+    def __init__(self, manifest: Manifest, graphs: Graphs, cache_tokens: int):
+        self.manifest, self.graphs = manifest, graphs
+        self.pool = PagePool(manifest.model, cache_tokens, manifest.arithmetic, make_cache=graphs.engine.cache)
+        self.codec = TextCodec(manifest)
+        self.reader = Reader(manifest, graphs, self.codec)
+        self.sizes = Sizes(manifest)
+        embeddings = TokenEmbeddings(manifest)
+        experts = Experts(manifest, graphs, embeddings.markers)
+        prefill = Prefill(manifest, graphs, experts, embeddings)
+        self.tree = ContextTree(self.pool, prefill, manifest.model.max_position_embeddings)
+        self._writer = TextDecoder(graphs, experts, embeddings, self.codec.im_start, self.codec.im_end)
+        self._painter = FlowSampler(graphs, experts, prefill)
+        self._decoder = VaeDecoder(manifest, graphs)
+
+    def check_draws(self) -> None:
+        """Raise InputError for an artefact that only understands."""
+        if self.manifest.task != "full":
+            raise InputError(
+                f"{self.manifest.folder}: exported with --task understand, it answers but cannot draw; export with"
+                " --task full"
+            )
+
+    def write(
+        self, contexts: Lease, history: History, opts: TextOptions, random: np.random.Generator, stage: str
+    ) -> Turn[list[int]]:
+        """The ids of a text behind a history, as the official code returns them."""
+        ids: list[int] = []
+        pieces, total = TextPieces(self.codec), opts.max_tokens - 1
+        for token in self._writer.write(contexts, contexts.open(history), opts, random):
+            ids.append(token)
+            yield TextPiece(stage, len(ids) - 1, total, pieces.push(token))
+        if rest := pieces.finish():
+            yield TextPiece(stage, len(ids) - 1, total, rest)
+        return ids
+
+    def plan(
+        self, contexts: Lease, histories: Histories, opts: ImageOptions, random: np.random.Generator
+    ) -> Turn[tuple[Histories, str | None]]:
+        """The contexts a picture is guided by: the plan written, where there is one, and what the options change."""
+        thought = None
+        if opts.think:
+            ids = yield from self.write(contexts, histories.cond, opts.text, random, "thinking")
+            thought = self.codec.text(ids)
+            plan = self.reader.text(thought)
+            histories = histories.with_thought(plan)
+            if opts.cfg_img_thought:
+                histories = histories.with_cfg_img_text(plan)
+            if not opts.cfg_text_system:
+                histories = histories.without_system_in_cfg_text()
+        if opts.negative_prompt is not None:
+            histories = histories.with_negative(self.reader.text(opts.negative_prompt))
+        return histories, thought
+
+    def paint(
+        self, contexts: Lease, histories: Histories, opts: ImageOptions, start: np.ndarray, grid: Grid
+    ) -> Turn[Painting]:
+        """The latent that noise `start` becomes, and its picture."""
+        latent = start
+        for step in self._painter.draw(contexts, histories, start, grid, opts):
+            latent = step.x
+            yield step
+        image = yield from self._decoder.run(latent, grid)
+        return Painting(latent, image)
+
+    def start(self, opts: ImageOptions, grid: Grid, noise: TorchNoise) -> np.ndarray:
+        """The noise (h * w, 64) that a picture begins with."""
+        shape = (grid[0] * grid[1], self.manifest.model.latent_width)
+        if opts.noise is None:
+            return noise.normal(*shape)
+        if opts.noise.shape != shape:
+            raise InputError(f"noise has shape {opts.noise.shape}; {shape} is expected for this size")
+        return opts.noise.astype(np.float32)
+
+    def decode(self, latent: np.ndarray, grid: Grid) -> Image:
+        """The picture of latents (h * w, 64)."""
+        return finished(self._decoder.run(latent, grid))
+
+    def result(
+        self, opts: ImageOptions, reading: Reading, painting: Painting, thought: str | None, seed: int
+    ) -> ImageResult:
+        """A picture with the record of how it came about."""
+        image, latent = painting.image, painting.latent
+        filled = {"height": image.height, "width": image.width, "seed": seed}
+        used = replace(opts, **filled).describe()
+        model = f"{self.manifest.name} {self.manifest.fingerprint}"
+        return ImageResult(image, thought, latent, seed, used, reading.prompt, model, str(self.graphs.engine.info))
+
+
+# Does a call, or a session's turn, on the turns it is given, with some options. On turns over the counting engine
+# nothing is computed, and it is learned which calls of which sizes will be made.
+Rehearsal = Callable[[Turns, Any], object]

@@ -1,0 +1,1 @@
+"""Pictures and words become segments of a context; tokens become words again."""

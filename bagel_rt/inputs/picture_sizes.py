@@ -1,0 +1,41 @@
+"""Which height and width a picture gets, and which can be drawn at all."""
+
+from __future__ import annotations
+
+from bagel_rt.artefact.manifest import Manifest
+from bagel_rt.errors import InputError
+from bagel_rt.inputs.segments import Grid
+from bagel_rt.options.options import ImageOptions
+
+
+class Sizes:
+    def __init__(self, manifest: Manifest):
+        self._stride = manifest.model.latent_stride
+        self._most = self._stride * manifest.model.max_latent_size
+        self._default = manifest.vae_transform.max_size
+
+    def choose(self, opts: ImageOptions, image_size: tuple[int, int] | None) -> tuple[int, int]:
+        """(height, width): as asked for, else the last image's, else the largest square; checked."""
+        height, width = image_size or (self._default, self._default)
+        return self.check(opts.height or height, opts.width or width)
+
+    def check_asked(self, opts: ImageOptions) -> None:
+        """Refuse what was asked for before any work; a side that was not is taken to be like the other."""
+        height, width = opts.height or opts.width, opts.width or opts.height
+        if height is not None and width is not None:
+            self.check(height, width)
+
+    def check(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) as given. Raises InputError naming the nearest size that can be drawn."""
+        stride, most = self._stride, self._most
+        near = [min(max(round(side / stride), 1) * stride, most) for side in (height, width)]
+        if [height, width] != near:
+            raise InputError(
+                f"height {height}, width {width} cannot be drawn: both must be multiples of {stride} up to {most};"
+                f" the nearest is height {near[0]}, width {near[1]}"
+            )
+        return height, width
+
+    def grid(self, size: tuple[int, int]) -> Grid:
+        """(rows, columns) of latent cells of a picture (height, width)."""
+        return size[0] // self._stride, size[1] // self._stride

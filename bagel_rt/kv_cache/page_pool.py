@@ -1,0 +1,76 @@
+"""The page pool: the page table, and the engine's memory behind it for the keys and values of every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from bagel_engines import Cache, HostCache, OutOfDeviceMemory, Tensor
+from bagel_engines.number_formats import KEPT_AS
+from bagel_rt.artefact.contract import ModelDims
+from bagel_rt.engine_errors import named_failures
+from bagel_rt.errors import InputError
+from bagel_rt.kv_cache.page_table import PageTable, Sequence
+
+PAGE_SIZE = 16  # tokens
+CACHE_TOKENS = 32768  # room in a pool when nobody says how much
+
+
+def slots_for(tokens: int, page_size: int = PAGE_SIZE) -> int:
+    """Slots of a pool with room for so many tokens: whole pages."""
+    return -(-tokens // page_size) * page_size
+
+
+class PagePool:
+    """Keys and values of up to `tokens` tokens, dtype as contract.graph_specs, in what make_cache gives (Engine.cache).
+
+    Raises InputError for a budget that the machine, or the device, cannot give.
+    """
+
+    def __init__(
+        self,
+        model: ModelDims,
+        tokens: int,
+        dtype: str = "float32",
+        page_size: int = PAGE_SIZE,
+        make_cache: Callable[..., Cache] = HostCache,
+    ):
+        pages = slots_for(tokens, page_size) // page_size
+        halves, row = 2 * model.num_hidden_layers, (model.num_key_value_heads, model.head_dim)
+        try:
+            self._cache = make_cache(halves, pages * page_size, row, KEPT_AS[dtype])
+        except (MemoryError, OutOfDeviceMemory):
+            size = halves * tokens * int(np.prod(row)) * KEPT_AS[dtype].itemsize
+            raise InputError(
+                f"cache_tokens {tokens} needs {size / 2**30:.1f} GiB, which this machine does not give; ask for fewer"
+            ) from None
+        self.table = PageTable(pages, page_size)
+
+    @property
+    def tensor(self) -> Tensor:
+        """What the step graphs read (contract: pool)."""
+        return self._cache.tensor
+
+    def slots(self, sequence: Sequence) -> np.ndarray:
+        """(length,) int64, the contract's `slots`."""
+        size = self.table.page_size
+        starts = np.asarray(sequence.pages, np.int64)[:, None] * size
+        return (starts + np.arange(size)).ravel()[: sequence.length]
+
+    def append(self, sequence: Sequence, new_kv: Tensor, order: np.ndarray | None = None) -> None:
+        """Write new_kv (2 * layers, tokens, kv heads, head dim) behind a sequence's tokens.
+
+        order: the place of each of its tokens in the sequence, where the graph has them in another order.
+        """
+        appended = self.table.append(sequence, new_kv.shape[1])
+        slots = np.asarray(appended.slots, np.int64)
+        with named_failures():
+            for source, target, count in appended.copies:
+                self._cache.move(source, target, count)
+            self._cache.write(slots if order is None else slots[order], new_kv)
+
+    def read(self, sequence: Sequence) -> np.ndarray:
+        """The cached keys and values (2 * layers, length, kv heads, head dim), copied out."""
+        with named_failures():
+            return self._cache.read(self.slots(sequence))

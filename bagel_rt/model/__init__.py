@@ -1,0 +1,1 @@
+"""Graphs loaded and called: rows in, rows out; the tree of contexts; the VAE."""

@@ -1,0 +1,59 @@
+"""From a segment to the keys and values it adds to a context."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bagel_engines import Tensor
+from bagel_rt.artefact import contract
+from bagel_rt.artefact.manifest import Manifest
+from bagel_rt.inputs.images import position_ids
+from bagel_rt.inputs.segments import Gap, Grid, Latents, Patches, Segment, Text
+from bagel_rt.kv_cache.page_pool import PagePool
+from bagel_rt.kv_cache.page_table import Sequence
+from bagel_rt.model.graphs import Graphs
+from bagel_rt.model.step_graphs import Experts, causal_mask
+from bagel_rt.model.token_embeddings import TokenEmbeddings
+
+
+class Prefill:
+    def __init__(self, manifest: Manifest, graphs: Graphs, experts: Experts, embeddings: TokenEmbeddings):
+        self._model = manifest.model
+        self._graphs, self._experts, self._embeddings = graphs, experts, embeddings
+
+    def run(self, segment: Segment, pool: PagePool, past: Sequence, position: int) -> Tensor:
+        """new_kv (2 * layers, tokens, kv heads, head dim) of a segment that has tokens, in the graph's order."""
+        match segment:
+            case Text():
+                return self._text(segment, pool, past, position)
+            case Latents():
+                rows = self.latent_rows(segment.rows, np.float32(0.0), segment.grid)
+                return self._experts.image_kv(rows, self._experts.frame(position, len(segment.rows), pool, past))
+            case Patches():
+                return self._patches(segment, pool, past, position)
+            case Gap():
+                raise ValueError("a gap has no tokens to compute")
+
+    def latent_rows(self, latents: np.ndarray, t: np.float32, grid: Grid) -> Tensor:
+        """Latents (n, 64) at time t -> rows for the generation expert (n, hidden), which may stay with the engine."""
+        (rows,) = self._graphs(
+            contract.FLOW_EMBED,
+            held=("gen",),
+            latents=latents,
+            time=np.array([t], np.float32),
+            position_ids=position_ids(grid, self._model.max_latent_size),
+        )
+        return rows
+
+    def _text(self, segment: Text, pool: PagePool, past: Sequence, position: int) -> Tensor:
+        rope = self._experts.rope.at(np.arange(position, position + segment.tokens))
+        mask = causal_mask(past.length, segment.tokens)
+        return self._experts.und_kv(self._embeddings.rows(segment.ids), rope, pool, past, mask)
+
+    def _patches(self, segment: Patches, pool: PagePool, past: Sequence, position: int) -> Tensor:
+        ids = position_ids(segment.grid, self._model.vit_grid)
+        (rows,) = self._graphs(contract.VIT, patches=segment.rows, position_ids=ids)
+        markers = self._embeddings.markers
+        rows = np.concatenate([markers[:1], rows, markers[1:]])
+        mask = np.ones((len(rows), past.length + len(rows)), bool)
+        return self._experts.und_kv(rows, self._experts.rope.constant(position, len(rows)), pool, past, mask)

@@ -1,0 +1,28 @@
+"""The token table, read row by row from the mapped weight file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bagel_engines.number_formats import KEPT_AS, widened
+from bagel_rt.artefact.manifest import Manifest
+from bagel_rt.errors import ArtefactError
+
+
+class TokenEmbeddings:
+    def __init__(self, manifest: Manifest):
+        table = manifest.embeddings
+        if table.dtype not in KEPT_AS:
+            raise ArtefactError(
+                f"{table.file}: the embedding table is {table.dtype}; this version reads {', '.join(KEPT_AS)}"
+            )
+        path = manifest.folder / table.file
+        self._table, self._dtype = np.memmap(path, KEPT_AS[table.dtype], "r", table.offset, table.shape), table.dtype
+        ids = manifest.special_ids
+        self.markers = self.rows((ids["vision_start"], ids["vision_end"]))  # (2, hidden)
+
+    def rows(self, ids: Sequence[int]) -> np.ndarray:
+        """(len(ids), hidden) float32."""
+        return widened(np.array(self._table[list(ids)]), self._dtype)

@@ -1,0 +1,57 @@
+"""Settings of the official scripts by name, as option values per kind of call (bagel-spec section 10.2).
+
+What a preset cannot bring is the scripts' arithmetic: GenEval prefills its text under fp16 autocast, all of them draw
+noise on a GPU, and most seed once per run instead of once per picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bagel_rt.errors import InputError
+from bagel_rt.options import options
+from bagel_rt.options.options import with_values
+
+GENERATE, EDIT, ASK = "generate", "edit", "ask"
+DEFAULTS: dict[str, Any] = {
+    GENERATE: options.GENERATE,
+    EDIT: options.EDIT,
+    ASK: options.ANSWER,
+}
+
+RAW_VIT = {"vit_raw": True, "vit_min_size": 378}  # the evaluations resize the original for the ViT, by another rule
+SAMPLED_PLAN = {"do_sample": True, "text_temperature": 0.3, "max_think_tokens": 2048}
+SCRIPT_THINK = {"think": True, "cfg_img_thought": True, **SAMPLED_PLAN}
+SEED = {"seed": 42}  # of every evaluation script
+
+PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "notebook": {GENERATE: {}, EDIT: {}, ASK: {}},
+    "app": {
+        GENERATE: {"cfg_img_scale": 1.5, "max_think_tokens": 1024},
+        EDIT: {"max_think_tokens": 1024},
+        ASK: {"max_tokens": 512},
+    },
+    "geneval": {GENERATE: {"cfg_interval": (0.0, 1.0), **SEED}},
+    "wise": {GENERATE: {"think": True, "cfg_text_system": False, **SAMPLED_PLAN, **SEED}},
+    "gedit": {EDIT: {"cfg_img_scale": 1.5, "cfg_interval": (0.4, 1.0), **RAW_VIT, **SEED}},
+    "kris": {EDIT: {"cfg_img_scale": 1.5, **SCRIPT_THINK, **RAW_VIT, **SEED}},
+    "rise": {EDIT: {"cfg_img_scale": 2.0, **SCRIPT_THINK, **RAW_VIT, **SEED}},
+    "imgedit": {EDIT: {"cfg_img_scale": 1.5, **RAW_VIT, **SEED}},
+    "vlm": {ASK: {"vit_max_pixels": 2_007_040, **RAW_VIT}},
+}
+
+
+def defaults(task: str, preset: str | None) -> Any:
+    """The options of a kind of call ("generate", "edit", "ask") under a preset, or without one.
+
+    Raises InputError for an unknown preset, or one that has no settings for this kind of call.
+    """
+    if preset is None:
+        return DEFAULTS[task]
+    if preset not in PRESETS:
+        raise InputError(f"preset is {preset!r}; allowed: {', '.join(PRESETS)}")
+    if task not in PRESETS[preset]:
+        fitting = ", ".join(name for name, tasks in PRESETS.items() if task in tasks)
+        raise InputError(f"preset {preset} is for {', '.join(PRESETS[preset])}; those for {task} are {fitting}")
+    return with_values(DEFAULTS[task], PRESETS[preset][task])

@@ -1,0 +1,1 @@
+"""The mathematics of drawing and writing, on plain arrays: schedule, guidance, step cache, token choice, noise."""

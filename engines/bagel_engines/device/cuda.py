@@ -1,0 +1,182 @@
+"""What the engines need of CUDA itself: which devices there are, room on them, and copies. Through cuda-python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from bagel_engines.protocol import EngineFailure, OutOfDeviceMemory
+
+INSTALL = "pip install 'bagel-rt[cuda]'"
+
+
+def runtime() -> Any:
+    """cuda-python's runtime bindings. Raises EngineFailure when they are not installed."""
+    if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
+        raise EngineFailure(f"cuda-python is not installed; run: {INSTALL}")
+    from cuda.bindings import runtime as bindings  # type: ignore[import-not-found]
+
+    return bindings
+
+
+def checked(result: tuple, what: str) -> Any:
+    """The value of a call's (status, values...). Raises EngineFailure, or OutOfDeviceMemory, in CUDA's own words."""
+    status, *values = result
+    if int(status) != 0:
+        words = runtime().cudaGetErrorString(status)[1].decode()
+        kind = OutOfDeviceMemory if int(status) == 2 else EngineFailure
+        raise kind(f"CUDA cannot {what}: {words} ({status.name})")
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+def versions() -> tuple[int, int]:
+    """(driver, runtime) as CUDA counts them, 13050 for 13.5; the driver's is 0 where there is none."""
+    bindings = runtime()
+    driver = checked(bindings.cudaDriverGetVersion(), "tell the driver's version")
+    return driver, checked(bindings.cudaRuntimeGetVersion(), "tell its own version")
+
+
+def device_count() -> int:
+    """Raises EngineFailure where the driver is missing or older than the runtime."""
+    driver, own = versions()
+    if driver == 0:
+        raise EngineFailure("no NVIDIA driver was found; install one that supports CUDA " + dotted(own))
+    return checked(runtime().cudaGetDeviceCount(), "count devices")
+
+
+def dotted(version: int) -> str:
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
+def device_index(device: str) -> int:
+    """N of "cuda:N", 0 of "cuda"; the device is there. Raises EngineFailure for another word or a missing device."""
+    name, _, number = device.partition(":")
+    if name != "cuda" or (number and not number.isdecimal()):
+        raise EngineFailure(f"device {device!r} is unknown; allowed: cpu, cuda, cuda:N")
+    index, count = int(number or 0), device_count()
+    if index >= count:
+        raise EngineFailure(f"device cuda:{index} is not there; this machine has {count} CUDA device(s)")
+    return index
+
+
+def check_room(index: int, needed: int) -> None:
+    """Raises EngineFailure when a device has less free memory than the weights alone take."""
+    bindings = runtime()
+    checked(bindings.cudaSetDevice(index), f"use device {index}")
+    free, total = checked(bindings.cudaMemGetInfo(), "tell the free memory")
+    if needed > free:
+        raise EngineFailure(
+            f"cuda:{index} has {free / 2**30:.1f} of {total / 2**30:.1f} GiB free, the model's weights take"
+            f" {needed / 2**30:.1f}: export with a smaller --precision, or choose another device"
+        )
+
+
+def describe(index: int) -> str:
+    """A device's name, memory and compute capability."""
+    found = checked(runtime().cudaGetDeviceProperties(index), f"describe device {index}")
+    name = found.name.decode() if isinstance(found.name, bytes) else found.name
+    return f"{name}, {found.totalGlobalMem / 2**30:.0f} GiB, compute capability {found.major}.{found.minor}"
+
+
+class CudaStream:
+    """A device.Stream. It waits for the default stream and the default stream for it, so plain copies keep their order.
+
+    Capturing is written after CUDA's documentation; it was not executed on a GPU.
+    """
+
+    def __init__(self) -> None:
+        self._cuda = runtime()
+        self._stream = checked(self._cuda.cudaStreamCreate(), "make a stream")
+        self.handle = int(self._stream)
+
+    def wait(self) -> None:
+        checked(self._cuda.cudaStreamSynchronize(self._stream), "finish a run")
+
+    def capture(self, work: Callable[[], None]) -> CudaReplay:
+        mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal  # other threads may use the device
+        checked(self._cuda.cudaStreamBeginCapture(self._stream, mode), "begin to capture")
+        try:
+            work()
+        except BaseException:
+            self._cuda.cudaStreamEndCapture(self._stream)  # what failed is told; the stream must not stay capturing
+            raise
+        graph = checked(self._cuda.cudaStreamEndCapture(self._stream), "capture a run")
+        try:
+            executable = checked(self._cuda.cudaGraphInstantiate(graph, 0), "make a graph of a captured run")
+        finally:
+            checked(self._cuda.cudaGraphDestroy(graph), "give a graph back")
+        return CudaReplay(self._cuda, executable, self._stream)
+
+
+class CudaReplay:
+    """A device.Replay: a CUDA graph on the stream it was captured from."""
+
+    def __init__(self, bindings: Any, executable: Any, stream: Any):
+        self._cuda, self._executable, self._stream = bindings, executable, stream
+
+    def __call__(self) -> None:
+        checked(self._cuda.cudaGraphLaunch(self._executable, self._stream), "start a captured run")
+        checked(self._cuda.cudaStreamSynchronize(self._stream), "finish a captured run")
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._executable is not None:
+            self._cuda.cudaGraphExecDestroy(self._executable)
+            self._executable = None
+
+
+class CudaMemory:
+    """A device.Memory: one CUDA device. What is given back is kept for the next taker of that size."""
+
+    def __init__(self, index: int):
+        self._cuda, self._kinds = runtime(), runtime().cudaMemcpyKind
+        self._sizes: dict[int, int] = {}
+        self._spare: dict[int, list[int]] = {}
+        checked(self._cuda.cudaSetDevice(index), f"use device {index}")
+
+    def take(self, size: int) -> int:
+        if spare := self._spare.get(size):
+            return spare.pop()
+        address = int(checked(self._cuda.cudaMalloc(max(1, size)), f"take {size} bytes"))
+        self._sizes[address] = size
+        return address
+
+    def give(self, address: int) -> None:
+        self._spare.setdefault(self._sizes[address], []).append(address)
+
+    def free(self, address: int) -> None:
+        checked(self._cuda.cudaFree(address), "give memory back")
+        del self._sizes[address]
+
+    def upload(self, target: int, array: np.ndarray) -> None:
+        kind = self._kinds.cudaMemcpyHostToDevice
+        checked(self._cuda.cudaMemcpy(target, array.ctypes.data, array.nbytes, kind), f"upload {array.nbytes} bytes")
+        self._wait()  # from pageable memory it returns before the bytes are there, and engines' streams do not wait
+
+    def download(self, array: np.ndarray, source: int) -> None:
+        kind = self._kinds.cudaMemcpyDeviceToHost
+        checked(self._cuda.cudaMemcpy(array.ctypes.data, source, array.nbytes, kind), f"download {array.nbytes} bytes")
+
+    def clear(self, target: int, size: int) -> None:
+        checked(self._cuda.cudaMemset(target, 0, size), f"clear {size} bytes")
+        self._wait()
+
+    def copy(self, pieces: Sequence[tuple[int, int, int]]) -> None:
+        kind = self._kinds.cudaMemcpyDeviceToDevice
+        for target, source, size in pieces:
+            checked(self._cuda.cudaMemcpy(target, source, size, kind), f"copy {size} bytes")
+        self._wait()
+
+    def blocks(self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, count: int) -> None:
+        kind = self._kinds.cudaMemcpyDeviceToDevice
+        copied = self._cuda.cudaMemcpy2D(target, target_pitch, source, source_pitch, width, count, kind)
+        checked(copied, f"copy {count} x {width} bytes")
+        self._wait()
+
+    def _wait(self) -> None:
+        checked(self._cuda.cudaStreamSynchronize(0), "finish")  # within the device, calls return before they are done

@@ -1,0 +1,139 @@
+"""Runs that come again with the same shapes are recorded once and played: CUDA graphs, whatever engine makes them.
+
+A caller marks such runs (`repeating`). The first of a kind runs plainly and tells the shapes of its results; the second
+is recorded; later ones are played. A recording reads and writes arrays of its own: what is given is copied in before
+it is played and results are copied out, so callers own what they get and may give arrays from anywhere. Only arrays
+that are `lasting` (the cache) are read where they lie, and their addresses belong to the recording's key.
+
+A graph that cannot be recorded is run plainly ever after, and the engine's info says why. Written against the bindings
+of CUDA, TensorRT and ONNX Runtime and tried over a stand-in; not executed on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from bagel_engines.device.arrays import DeviceArray, Memory
+from bagel_engines.protocol import Engine, EngineFailure
+
+KEPT = 8  # recordings; each holds its inputs and results on the device
+REMEMBERED = 64  # runs seen once, by key
+
+
+@runtime_checkable
+class RepeatsRuns(Protocol):
+    """An engine that can make something of runs that are marked as repeated."""
+
+    def repeating(self) -> AbstractContextManager[None]: ...
+
+
+def repeating(engine: Engine) -> AbstractContextManager[None]:
+    """Mark the runs inside: each will come again, many times, with inputs of the same shapes."""
+    return engine.repeating() if isinstance(engine, RepeatsRuns) else nullcontext()
+
+
+@dataclass
+class Recording:
+    """A run that can be played. inputs: what is copied in before; outputs: what is copied out after."""
+
+    inputs: Mapping[str, DeviceArray]
+    outputs: Mapping[str, DeviceArray]
+    play: Callable[[], None]
+    drop: Callable[[], None] = lambda: None  # gives back what the engine keeps of it
+
+
+Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype]]
+
+
+class Repeats:
+    """The recordings of one engine, the least used given up first.
+
+    tell: called with words for the engine's info whenever they change.
+    """
+
+    def __init__(self, memory: Memory, tell: Callable[[str], None], kept: int = KEPT):
+        self._memory, self._tell, self._kept = memory, tell, kept
+        self._recordings: OrderedDict[Hashable, Recording] = OrderedDict()
+        self._seen: OrderedDict[Hashable, Shapes] = OrderedDict()
+        self._marked = 0
+        self._refused: dict[str, str] = {}
+        tell("CUDA graphs")
+
+    def active(self, graph: str) -> bool:
+        """Whether a graph's runs of now are marked, and recording them was not given up."""
+        return self._marked > 0 and graph not in self._refused
+
+    @contextmanager
+    def marked(self) -> Iterator[None]:
+        self._marked += 1
+        try:
+            yield
+        finally:
+            self._marked -= 1
+
+    def run(
+        self,
+        graph: str,
+        outputs: tuple[str, ...],
+        given: Mapping[str, Any],
+        plain: Callable[[], Mapping[str, Any]],
+        record: Callable[[Mapping[str, DeviceArray], Shapes], Recording],
+    ) -> Mapping[str, Any]:
+        """Those outputs of a marked run of a graph, the caller's own. given: each with shape, dtype and address.
+
+        record: makes a Recording whose inputs are these arrays, for results of these shapes; raises EngineFailure.
+        """
+        fixed = {n for n, tensor in given.items() if getattr(tensor, "lasting", False)}
+        shapes = tuple((n, tuple(t.shape), t.address if n in fixed else 0) for n, t in sorted(given.items()))
+        key = (graph, outputs, shapes)
+        if key not in self._recordings:
+            if key not in self._seen:
+                results = plain()
+                self._remember(key, {n: (tuple(r.shape), r.dtype) for n, r in results.items()})
+                return results
+            if not self._recorded(graph, key, {n: t for n, t in given.items() if n not in fixed}, record):
+                return plain()
+        self._recordings.move_to_end(key)
+        return self._played(self._recordings[key], given)
+
+    def close(self) -> None:
+        """Give every recording back."""
+        while self._recordings:
+            self._recordings.popitem()[1].drop()
+
+    def _recorded(self, graph: str, key: Hashable, moving: Mapping[str, Any], record: Callable) -> bool:
+        try:
+            inputs = {n: DeviceArray(self._memory, tuple(t.shape), t.dtype) for n, t in moving.items()}
+            self._copy([(inputs[n], t) for n, t in moving.items()])
+            recording = record(inputs, self._seen[key])
+        except EngineFailure as error:
+            self._refused[graph] = str(error)
+            told = "; ".join(f"{name}: {why}" for name, why in self._refused.items())
+            self._tell(f"CUDA graphs, but not of {told}")
+            return False
+        while len(self._recordings) >= self._kept:
+            self._recordings.popitem(last=False)[1].drop()
+        self._recordings[key] = recording
+        return True
+
+    def _played(self, recording: Recording, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        self._copy([(array, given[n]) for n, array in recording.inputs.items()])
+        recording.play()
+        results = {n: DeviceArray(self._memory, a.shape, a.dtype) for n, a in recording.outputs.items()}
+        self._copy([(results[n], a) for n, a in recording.outputs.items()])
+        return results
+
+    def _copy(self, pairs: list[tuple[DeviceArray, Any]]) -> None:
+        """Every array into its place, before anything else is done."""
+        self._memory.copy([(to.address, array.address, to.nbytes) for to, array in pairs if to.nbytes])
+
+    def _remember(self, key: Hashable, shapes: Shapes) -> None:
+        self._seen[key] = shapes
+        while len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)

@@ -1,0 +1,45 @@
+"""Keys and values in the machine's own memory, for engines that compute there."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bagel_engines.number_formats import KEPT_AS, narrowed, widened
+from bagel_engines.protocol import Tensor
+
+
+class HostCache:
+    """A runner.Cache. The array is virtual memory until a slot is written, so room that is not used costs nothing."""
+
+    def __init__(self, halves: int, slots: int, row: tuple[int, int], dtype: np.dtype):
+        try:
+            self._by_half = np.zeros((halves, slots, *row), dtype)
+        except ValueError as error:  # more than an array can address
+            raise MemoryError(str(error)) from error
+
+    @property
+    def tensor(self) -> np.ndarray:
+        return self._by_half.reshape(-1, *self._by_half.shape[2:])
+
+    def write(self, slots: np.ndarray, rows: Tensor) -> None:
+        self._by_half[:, slots] = rows
+
+    def move(self, source: int, target: int, count: int) -> None:
+        self._by_half[:, target : target + count] = self._by_half[:, source : source + count]
+
+    def read(self, slots: np.ndarray) -> np.ndarray:
+        return self._by_half[:, slots]
+
+
+class NarrowCache(HostCache):
+    """Takes and gives float32, and keeps 16 bits: for engines that would round the whole of it in each call."""
+
+    def __init__(self, halves: int, slots: int, row: tuple[int, int], kept: str):
+        super().__init__(halves, slots, row, KEPT_AS[kept])
+        self._kept = kept
+
+    def write(self, slots: np.ndarray, rows: Tensor) -> None:
+        super().write(slots, narrowed(np.asarray(rows), self._kept))
+
+    def read(self, slots: np.ndarray) -> np.ndarray:
+        return widened(super().read(slots), self._kept)

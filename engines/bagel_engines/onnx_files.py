@@ -1,0 +1,67 @@
+"""Where a graph file's weights lie: read with the onnx package, which engines can do without."""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from bagel_engines.protocol import EngineFailure
+
+
+@dataclass(frozen=True)
+class Place:
+    """A tensor in a file beside its graph. type: ONNX's number for it; shape: of the tensor, not of its bytes."""
+
+    file: Path
+    offset: int
+    length: int
+    type: int
+    shape: tuple[int, ...]
+
+    def bytes_in(self, mapped: np.ndarray) -> np.ndarray:
+        return mapped[self.offset : self.offset + self.length]
+
+
+def readable() -> bool:
+    return find_spec("onnx") is not None
+
+
+def places(graph: Path) -> dict[str, Place]:
+    """The place of each initializer that lies outside a graph file. Needs the onnx package."""
+    return {name: place for name, (place, _) in _read(graph).items()}
+
+
+def unfused_places(graph: Path) -> dict[str, Place]:
+    """Those that no DequantizeLinear in blocks reads: engines replace such weights by an arrangement of their own."""
+    return {name: place for name, (place, fused) in _read(graph).items() if not fused}
+
+
+def mapped(path: Path) -> np.ndarray:
+    """A file's bytes where the system keeps them; nothing is copied."""
+    with path.open("rb") as stream:
+        return np.frombuffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+
+
+def _read(graph: Path) -> dict[str, tuple[Place, bool]]:
+    import onnx
+
+    try:
+        stated = onnx.load(str(graph), load_external_data=False).graph
+    except Exception as error:  # protobuf's own
+        raise EngineFailure(f"{graph} is not an ONNX graph: {error}") from error
+    fused = {name for node in stated.node if _in_blocks(node) for name in node.input}
+    found = {}
+    for tensor in stated.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            entry = {e.key: e.value for e in tensor.external_data}
+            where = graph.parent / entry["location"], int(entry.get("offset", 0)), int(entry["length"])
+            found[tensor.name] = Place(*where, tensor.data_type, tuple(tensor.dims)), tensor.name in fused
+    return found
+
+
+def _in_blocks(node) -> bool:
+    return node.op_type == "DequantizeLinear" and any(a.name == "block_size" and a.i for a in node.attribute)

@@ -1,0 +1,115 @@
+"""Attention in bounded memory, and of no queries, on ONNX Runtime's CPU.
+
+There, Attention keeps the scores of every query with every key at once. So each becomes a loop over as many queries as
+SCORES has room for; what a query gives depends on no other. A loop that is not entered also takes zero queries, which
+Attention itself refuses; and ReduceMax over the numbers of no rows, which gives back as many as a row has (1.31.1), is
+cut to one. Graphs are read with the onnx package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from bagel_engines.protocol import EngineFailure
+
+SCORES = 1 << 25  # numbers: 128 MiB
+WEIGHTS_BESIDE = "session.model_external_initializers_file_folder_path"  # for a graph that is given as bytes
+
+
+def possible() -> bool:
+    return find_spec("onnx") is not None
+
+
+def bounded(graph: Path, scores: int = SCORES) -> bytes:
+    """The graph with its attention in loops, weights still beside the file. Raises EngineFailure for a broken file."""
+    import onnx
+
+    try:
+        model = onnx.load(str(graph), load_external_data=False)
+    except Exception as error:  # protobuf's own
+        raise EngineFailure(f"{graph} is not an ONNX graph: {error}") from error
+    constants = {tensor.name: tensor for tensor in model.graph.initializer if not tensor.external_data}
+    nodes = []
+    for i, node in enumerate(model.graph.node):
+        looped = node.op_type == "Attention" and not node.domain and len(node.input) <= 4 and len(node.output) == 1
+        nodes += _looped(node, f"attention_{i}", scores) if looped else _one_a_row(node, f"largest_{i}", constants)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model.SerializeToString()
+
+
+def _one_a_row(node: Any, name: str, constants: Mapping[str, Any]) -> list[Any]:
+    """A node; behind a ReduceMax over the last axis, what makes sure that it gives one number there."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    axes = constants.get(node.input[1]) if node.op_type == "ReduceMax" and len(node.input) > 1 else None
+    if axes is None or numpy_helper.to_array(axes).tolist() != [-1]:
+        return [node]
+    wanted, node.output[0] = node.output[0], f"{name}_given"
+    bounds = {value: helper.make_tensor("", TensorProto.INT64, [1], [value]) for value in (0, 1, -1)}
+    numbers = [helper.make_node("Constant", [], [f"{name}_{value}"], value=bound) for value, bound in bounds.items()]
+    return [node, *numbers, helper.make_node("Slice", [node.output[0], *(n.output[0] for n in numbers)], [wanted])]
+
+
+def _looped(node: Any, name: str, scores: int) -> list[Any]:
+    """The nodes that stand for an Attention of q (1, heads, queries, dim), k, v (1, kv heads, keys, dim) and perhaps a
+    mask (1, 1, queries, keys)."""
+    from onnx import TensorProto, ValueInfoProto, helper
+
+    def constant(told: str, values: list[int], shape: list[int]) -> Any:
+        tensor = helper.make_tensor(f"{name}_{told}", TensorProto.INT64, shape, values)
+        return helper.make_node("Constant", [], [f"{name}_{told}"], value=tensor)
+
+    def made(op: str, inputs: list[str], output: str, **attributes: Any) -> Any:
+        return helper.make_node(op, [named(i) for i in inputs], [named(output)], **attributes)
+
+    def named(told: str) -> str:  # names of the graph's own begin with "="
+        return told[1:] if told.startswith("=") else f"{name}_{told}"
+
+    query, key, *rest = (f"={given}" for given in node.input)
+    value, mask = rest[0], [given for given in rest[1:] if given != "="]
+    around = [
+        constant("axis", [2], [1]),
+        constant("most", [scores], [1]),
+        constant("one", [1], [1]),
+        made("Shape", [query], "queries", start=2, end=3),
+        made("Shape", [query], "heads", start=1, end=2),
+        made("Shape", [key], "keys", start=2, end=3),
+        made("Mul", ["heads", "keys"], "row"),
+        made("Max", ["row", "one"], "row_or_one"),
+        made("Div", ["most", "row_or_one"], "fitting"),
+        made("Max", ["fitting", "one"], "step"),
+        made("Add", ["queries", "step"], "end_and_more"),
+        made("Sub", ["end_and_more", "one"], "end_and_rest"),
+        made("Div", ["end_and_rest", "step"], "turns_1"),
+        made("Squeeze", ["turns_1"], "turns"),
+        constant("zero", [0], [1]),
+        made("Slice", [query, "zero", "zero", "axis"], "none"),
+    ]
+    body = [
+        made("Mul", ["turn", "step"], "start"),
+        made("Add", ["start", "step"], "stop"),
+        made("Slice", [query, "start", "stop", "axis"], "some"),
+        *(made("Slice", [given, "start", "stop", "axis"], "seen") for given in mask),
+        made("Attention", ["some", key, value, *(["seen"] if mask else [])], "given"),
+        made("Concat", ["before", "given"], "after", axis=2),
+        made("Identity", ["go_on"], "still"),
+    ]
+    attention = next(made_node for made_node in body if made_node.op_type == "Attention")
+    attention.attribute.extend(node.attribute)
+    untyped = lambda told: ValueInfoProto(name=named(told))  # noqa: E731
+    sub = helper.make_graph(
+        body,
+        named("turns_body"),
+        [
+            helper.make_tensor_value_info(named("turn"), TensorProto.INT64, []),
+            helper.make_tensor_value_info(named("go_on"), TensorProto.BOOL, []),
+            untyped("before"),
+        ],
+        [helper.make_tensor_value_info(named("still"), TensorProto.BOOL, []), untyped("after")],
+    )
+    loop = helper.make_node("Loop", [named("turns"), "", named("none")], [node.output[0]], body=sub, name=name)
+    return [*around, loop]

@@ -1,0 +1,303 @@
+"""ONNX Runtime with everything on a device: results stay there until they are asked for, the cache is written there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bagel_engines.device import cuda
+from bagel_engines.device.arrays import DeviceArray, DeviceCache, HostMemory, Memory, on_device
+from bagel_engines.device.recorded_runs import Recording, Repeats, Shapes
+from bagel_engines.onnxruntime.shared_weights import NOT_IN_PLACE, SharedWeights
+from bagel_engines.protocol import Arrays, EngineFailure, EngineInfo, OutOfDeviceMemory, Runner, Tensors
+
+ONNX_TYPES = {"tensor(float)": 1, "tensor(int64)": 7, "tensor(bool)": 9, "tensor(float16)": 10, "tensor(bfloat16)": 16}
+NUMPY_TYPES = {1: np.float32, 7: np.int64, 9: np.bool_, 10: np.float16, 16: np.uint16}  # bfloat16 as its bits
+PLAINLY = -1  # the graph number of a run that is neither captured nor played
+NO_MEMORY = re.compile(r"out of memory|failed to allocate|CUDA failure 2\b|available memory of", re.IGNORECASE)
+
+
+class OrtHeld:
+    """A runner.Held: a result in ONNX Runtime's own memory on the device."""
+
+    def __init__(self, value: Any, memory: Memory):
+        self._value, self._memory = value, memory
+        self.shape, self.address = tuple(value.shape()), value.data_ptr()
+        self.dtype = np.dtype(NUMPY_TYPES[value.element_type()])
+
+    def numpy(self) -> np.ndarray:
+        array = np.empty(self.shape, self.dtype)
+        if array.size:
+            self._memory.download(array, self.address)
+        return array
+
+
+class Capture:
+    """How the runs of a session are captured as CUDA graphs. refusal: why they cannot be."""
+
+    def __init__(self, ort: Any, repeats: Repeats, refusal: str | None):
+        self.repeats, self.refusal = repeats, refusal
+        self._ort, self._numbers = ort, count(1)
+
+    def next_number(self) -> int:
+        return next(self._numbers)
+
+    def options(self, number: int) -> Any:
+        """Run options: capture under this number, or play what was captured under it."""
+        options = self._ort.RunOptions()
+        options.add_run_config_entry("gpu_graph_id", str(number))
+        return options
+
+
+class DeviceRunner:
+    def __init__(
+        self,
+        session: Any,
+        name: str,
+        place: tuple[str, int],
+        memory: Memory,
+        capture: Capture | None = None,
+        weights: Mapping[str, DeviceArray] | None = None,
+    ):
+        """weights: what the session reads of memory that is not its own."""
+        self._session, self._name, self._place, self._memory = session, name, place, memory
+        self._capture, self._weights = capture, weights
+        self._types = {v.name: ONNX_TYPES[v.type] for v in (*session.get_inputs(), *session.get_outputs())}
+        self.inputs = tuple(i.name for i in session.get_inputs())
+        self.outputs = tuple(o.name for o in session.get_outputs())
+
+    def run(self, inputs: Tensors, outputs: Sequence[str], held: Container[str] = ()) -> dict[str, Any]:
+        with self._failures():
+            given = {name: self._given(tensor) for name, tensor in inputs.items()}  # kept until the run is over
+            results = self._results(given, tuple(outputs))
+            return {name: results[name] if name in held else results[name].numpy() for name in outputs}
+
+    def _results(self, given: Mapping[str, Any], outputs: tuple[str, ...]) -> Mapping[str, Any]:
+        capture = self._capture
+        if capture is None:
+            return self._computed(given, outputs)
+        if not capture.repeats.active(self._name):
+            return self._out_of_arena(self._computed(given, outputs, capture.options(PLAINLY)))
+        return capture.repeats.run(
+            self._name,
+            outputs,
+            given,
+            lambda: self._out_of_arena(self._computed(given, outputs, capture.options(PLAINLY))),
+            lambda moving, shapes: self._recorded({**given, **moving}, moving, shapes),
+        )
+
+    def _computed(self, given: Mapping[str, Any], outputs: Sequence[str], options: Any = None) -> dict[str, OrtHeld]:
+        binding = self._bound(given)
+        for name in outputs:
+            binding.bind_output(name, *self._place)
+        self._session.run_with_iobinding(binding, options)
+        values = zip(outputs, binding.get_outputs(), strict=True)
+        return {name: OrtHeld(value, self._memory) for name, value in values}
+
+    def _recorded(self, given: Mapping[str, Any], moving: Mapping[str, DeviceArray], shapes: Shapes) -> Recording:
+        """A run on these arrays under a number of its own, by which onnxruntime plays it afterwards."""
+        capture = self._capture
+        assert capture is not None
+        if capture.refusal is not None:
+            raise EngineFailure(capture.refusal)
+        results = {name: DeviceArray(self._memory, shape, dtype) for name, (shape, dtype) in shapes.items()}
+        binding, number = self._bound(given), capture.next_number()
+        for name, array in results.items():
+            binding.bind_output(name, *self._place, self._types[name], list(array.shape), array.address)
+        options = capture.options(number)
+
+        def play() -> None:
+            with self._failures():
+                self._session.run_with_iobinding(binding, options)
+
+        def drop() -> None:
+            if hasattr(self._session, "release_captured_graph"):  # onnxruntime 1.31; before, it is kept until the end
+                self._session.release_captured_graph(number)
+
+        play()  # captured within this call, after the runs that onnxruntime wants before
+        return Recording(moving, results, play, drop)
+
+    def _bound(self, given: Mapping[str, Any]) -> Any:
+        binding = self._session.io_binding()
+        for name, tensor in given.items():
+            binding.bind_input(name, *self._place, self._types[name], list(tensor.shape), tensor.address)
+        return binding
+
+    def _out_of_arena(self, results: Mapping[str, OrtHeld]) -> dict[str, DeviceArray]:
+        """Copies in memory of ours: what a captured run uses of onnxruntime's arena is free there, and played over."""
+        copies = {name: DeviceArray(self._memory, held.shape, held.dtype) for name, held in results.items()}
+        self._memory.copy([(c.address, results[n].address, c.nbytes) for n, c in copies.items() if c.nbytes])
+        return copies
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except EngineFailure:
+            raise
+        except Exception as error:  # onnxruntime raises bare exceptions of its own and of Python's
+            raise failure(f"onnxruntime failed in graph '{self._name}' on {self._place[0]}: {error}") from error
+
+    def _given(self, tensor: Any) -> DeviceArray | OrtHeld:
+        return on_device(self._memory, tensor) if isinstance(tensor, np.ndarray) else tensor
+
+
+def failure(text: str) -> EngineFailure:
+    return (OutOfDeviceMemory if NO_MEMORY.search(text) else EngineFailure)(text)
+
+
+class OnnxRuntimeDeviceEngine:
+    takes_zero_rows = False
+    needs = None
+
+    def __init__(
+        self,
+        ort: Any,
+        info: EngineInfo,
+        memory: Memory,
+        providers: list,
+        threads: int | None = None,
+        record: bool = False,
+        settings: Mapping[str, str] | None = None,
+    ):
+        """record: repeated runs become CUDA graphs. settings: of every session, by onnxruntime's names."""
+        self.info, self._ort, self._memory, self._providers, self._threads = info, ort, memory, providers, threads
+        name, _, index = info.device.partition(":")
+        self._place = (name, int(index or 0))
+        self._settings = dict(settings or {})
+        self._told: dict[str, str] = {}  # what makes up the info's remark, by what it is about
+        self._repeats = Repeats(memory, lambda words: self._tell("graphs", words)) if record else None
+        self._shared: SharedWeights | None = None
+        self._share_weights()
+
+    def repeating(self) -> AbstractContextManager[None]:
+        """Runs inside may be captured as CUDA graphs and played when they come again (repeats.py)."""
+        return nullcontext() if self._repeats is None else self._repeats.marked()
+
+    @property
+    def shared_bytes(self) -> int:
+        """Of weights on the device that every graph reads there."""
+        return 0 if self._shared is None else self._shared.bytes_held
+
+    def _share_weights(self) -> None:
+        """Have sessions read one copy of the weights, where they can; else say why they have their own."""
+        shared = SharedWeights(self._ort, self._memory, self._place, self._providers)
+        try:
+            refusal = shared.refusal()
+        except Exception as error:  # onnxruntime raises bare exceptions of its own and of Python's
+            refusal = f"{NOT_IN_PLACE} ({error})"
+        if refusal is None:
+            self._shared = shared
+        else:
+            self._tell("weights", refusal)
+
+    def _tell(self, about: str, words: str) -> None:
+        self._told[about] = words
+        self.info = replace(self.info, remark="; ".join(self._told.values()))
+
+    def load(self, graph: Path, prime: Arrays | None = None) -> Runner:
+        if self._repeats is None:
+            session, weights = self._session(graph, self._providers)
+            return DeviceRunner(session, graph.stem, self._place, self._memory, None, weights)
+        refusal = None
+        try:
+            session, weights = self._session(graph, [with_graphs(provider) for provider in self._providers])
+        except OutOfDeviceMemory:
+            raise
+        except EngineFailure as error:  # such as nodes that only the CPU can compute
+            (session, weights), refusal = self._session(graph, self._providers), str(error)
+        capture = Capture(self._ort, self._repeats, refusal)
+        return DeviceRunner(session, graph.stem, self._place, self._memory, capture, weights)
+
+    def _session(self, graph: Path, providers: list) -> tuple[Any, Mapping[str, DeviceArray]]:
+        """A session, and the weights that it reads where others read them too."""
+        if self._shared is None or not graph.is_file():
+            return self._opened(graph, self._options(), providers), {}
+        options = self._options()
+        weights, values = self._shared.lend(options, graph)
+        try:
+            session = self._opened(graph, options, providers)
+        except OutOfDeviceMemory:
+            raise
+        except EngineFailure as error:
+            session = self._opened(graph, self._options(), providers)  # raises where the weights were not the reason
+            self._tell("weights", f"'{graph.stem}' has its own copy of its weights: {error}")
+            return session, {}
+        del values  # the session has taken them over
+        return session, weights
+
+    def _options(self) -> Any:
+        options = self._ort.SessionOptions()
+        options.log_severity_level = 3
+        options.enable_mem_pattern = False  # shapes change from call to call
+        for name, value in self._settings.items():
+            options.add_session_config_entry(name, value)
+        if self._threads:
+            options.intra_op_num_threads = self._threads
+        return options
+
+    def _opened(self, graph: Path, options: Any, providers: list) -> Any:
+        try:
+            session = self._ort.InferenceSession(str(graph), options, providers=providers)
+        except Exception as error:
+            raise failure(f"onnxruntime cannot load {graph} on {self.info.device}: {error}") from error
+        session.disable_fallback()  # what fails is told, not done on the CPU
+        return session
+
+    def hold(self, array: np.ndarray) -> DeviceArray:
+        return on_device(self._memory, array)
+
+    def cache(self, halves: int, slots: int, row: tuple[int, int], dtype: np.dtype) -> DeviceCache:
+        return DeviceCache(self._memory, halves, slots, row, dtype)
+
+
+def with_graphs(provider: Any) -> Any:
+    """A provider as onnxruntime takes it, with CUDA graphs where it is CUDA's."""
+    if isinstance(provider, str):
+        return provider
+    name, options = provider
+    return name, {**options, "enable_cuda_graph": "1"}
+
+
+def on_cuda(
+    device: str, threads: int | None, arithmetic: str, weights: int, record: bool = False
+) -> OnnxRuntimeDeviceEngine:
+    """The engine on "cuda" or "cuda:N"; `weights` bytes must be free there. Raises EngineFailure before any is read.
+
+    record: repeated runs become CUDA graphs.
+    """
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise EngineFailure(
+            f"onnxruntime {onnxruntime.__version__} is installed without CUDA; run: pip uninstall onnxruntime,"
+            f" then {cuda.INSTALL}"
+        )
+    index = cuda.device_index(device)
+    cuda.check_room(index, weights)
+    onnxruntime.preload_dlls()  # CUDA's libraries from their wheels, where nothing else has loaded them
+    options = {
+        "device_id": str(index),
+        "use_tf32": "0",  # float32 means float32
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+    info = EngineInfo("onnxruntime", onnxruntime.__version__, f"cuda:{index}", arithmetic)
+    providers = [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
+    return OnnxRuntimeDeviceEngine(onnxruntime, info, cuda.CudaMemory(index), providers, threads, record)
+
+
+def on_host(record: bool = False, settings: Mapping[str, str] | None = None) -> OnnxRuntimeDeviceEngine:
+    """The same engine with the machine's own memory as its device: what it does, without what CUDA does."""
+    import onnxruntime
+
+    info = EngineInfo("onnxruntime", onnxruntime.__version__, "cpu", "float32")
+    return OnnxRuntimeDeviceEngine(
+        onnxruntime, info, HostMemory(), ["CPUExecutionProvider"], record=record, settings=settings
+    )

@@ -1,0 +1,128 @@
+"""ONNX Runtime's packed weights on disk: an optimised graph, and beside it the weights as its kernels want them.
+
+Sessions map that file instead of packing a copy of their own: nothing of it is anonymous memory, processes share it,
+and a start need not pack. An entry is used only for exactly what it was made from, with and on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bagel_engines.protocol import EngineFailure
+from bagel_engines.store_key import Key
+
+GRAPH, RECORD = "graph.onnx", "record.json"
+WEIGHTS = "packed.bin"
+SAVING = {
+    "session.save_external_prepacked_constant_initializers": "1",
+    "session.optimized_model_external_initializers_file_name": WEIGHTS,
+    "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
+}
+ROOM = 2.1  # of the graph's weights: float32 is stored as read and as packed, int8 takes one and a half times
+
+
+@dataclass(frozen=True)
+class PackedKey(Key):
+    """Everything an entry depends on.
+
+    model: a name for graphs and weights that changes when either does. weights: the weight files' sizes and times of
+    change, in case they were exchanged under that name. settings: the session's options that change what is stored.
+    """
+
+    model: str
+    graph: str
+    graph_hash: str
+    weights: tuple[tuple[str, int, int], ...]
+    version: str
+    processor: str
+    settings: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class PackedStore:
+    """A folder of entries, one of each graph. model: as in PackedKey; sizes: bytes of each graph's weights."""
+
+    folder: Path
+    model: str
+    sizes: Mapping[str, int]
+
+    def key(self, graph: Path, version: str, settings: Mapping[str, str]) -> PackedKey:
+        """The key of a graph file, whose weights lie in .safetensors files beside it."""
+        files = sorted(graph.parent.glob("*.safetensors"))
+        weights = tuple((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files)
+        digest = hashlib.sha256(graph.read_bytes()).hexdigest()
+        return PackedKey(self.model, graph.stem, digest, weights, version, processor(), dict(settings))
+
+    def find(self, key: PackedKey) -> Path | None:
+        """The optimised graph of an entry that is whole; None where there is none."""
+        entry = self.folder / key.name
+        try:
+            record = json.loads((entry / RECORD).read_text(encoding="utf-8"))
+            whole = record["key"] == key.facts() and record["files"] == _files(entry)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return entry / GRAPH if whole else None
+
+    def make(self, key: PackedKey, write: Callable[[Path], object]) -> Path:
+        """A new entry: `write` makes the graph it is given the path of, with WEIGHTS beside it. Older entries go.
+
+        The entry appears whole or not at all. Raises EngineFailure where the disk has too little room.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        need, free = int(ROOM * self.sizes.get(key.graph, 0)), shutil.disk_usage(self.folder).free
+        if need > free:
+            raise EngineFailure(
+                f"packed weights of '{key.graph}' may take {need / 2**30:.1f} GiB in {self.folder}, {free / 2**30:.1f}"
+                " GiB are free; make room, set BAGEL_RT_CACHE to another disk, or go without packed weights"
+            )
+        with _fresh_folder(self.folder / f".{key.name}.{os.getpid()}") as partial:
+            write(partial / GRAPH)
+            record = {"key": key.facts(), "files": _files(partial)}
+            (partial / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            self.drop(key.graph)
+            entry = self.folder / key.name
+            try:
+                os.replace(partial, entry)
+            except OSError:  # another process was first with the same entry
+                if self.find(key) is None:
+                    raise
+        return entry / GRAPH
+
+    def drop(self, graph: str) -> None:
+        """Remove every entry of a graph; a process that has one open keeps what it mapped."""
+        for entry in self.folder.glob(f"{graph}-" + "[0-9a-f]" * 16):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def processor() -> str:
+    """The CPU's architecture and features: packing follows what its kernels can use."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    told = next((line.partition(":")[2] for line in lines if line.lower().startswith(("flags", "features"))), "")
+    return f"{platform.machine()} {hashlib.sha256(' '.join(sorted(told.split())).encode()).hexdigest()[:16]}"
+
+
+def _files(entry: Path) -> dict[str, list[int]]:
+    """Size and time of the last change of each: a file that was written to since is noticed."""
+    found = ((f.name, f.stat()) for f in sorted(entry.iterdir()) if f.name != RECORD)
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found}
+
+
+@contextmanager
+def _fresh_folder(path: Path) -> Iterator[Path]:
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)

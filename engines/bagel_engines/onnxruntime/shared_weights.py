@@ -1,0 +1,95 @@
+"""One copy of the weights on a device for all ONNX Runtime sessions that read the same bytes of the same file.
+
+A session takes an initializer from its caller (SessionOptions.add_initializer) and reads it in place where the value
+lies on the device that it plans the initializer for; else it loads its own and says so in its log alone. That is what
+onnxruntime's source says (session_state_utils.cc; issue 29009); on CUDA nobody here has seen it. So `refusal` asks a
+session of two numbers first: one of them is changed after the session was made, which must then add the new one.
+The value must not own its memory, so it is made by binding an address. Weights quantised in blocks are left to the
+sessions, which put them together with their products (MatMulNBits) in an arrangement of their own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from bagel_engines.device.arrays import DeviceArray, Memory, on_device
+from bagel_engines.onnx_files import Place, mapped, readable, unfused_places
+
+PROBE = Path(__file__).parent.parent / "graphs" / "probe.onnx"  # y = x + w, w = 0
+ADDED = "w"
+FLOAT = 1  # ONNX's number for float32
+UNREADABLE = "each graph has its own copy of its weights (one copy needs: pip install onnx)"
+NOT_IN_PLACE = "each graph has its own copy of its weights: onnxruntime does not read them where they are"
+
+
+class SharedWeights:
+    """Weights by where they lie in files, for as long as somebody holds them."""
+
+    def __init__(self, ort: Any, memory: Memory, place: tuple[str, int], providers: list):
+        self._ort, self._memory, self._place = ort, memory, place
+        self._providers = providers
+        self._held: WeakValueDictionary[Place, DeviceArray] = WeakValueDictionary()
+        self._binder: Any = None  # any session: values over an address are made by its bindings
+
+    def refusal(self) -> str | None:
+        """Why weights are not shared here; None where they are."""
+        if not readable():
+            return UNREADABLE
+        self._binder = self._ort.InferenceSession(str(PROBE), self._quiet(), providers=self._providers)
+        return None if self._read_in_place() else NOT_IN_PLACE
+
+    def lend(self, options: Any, graph: Path) -> tuple[dict[str, DeviceArray], list[Any]]:
+        """Give a session's options the weights of its graph, brought to the device where they are not there yet.
+
+        Returns the weights, which must be held as long as the session is used, and what must live until it is made.
+        """
+        files: dict[Path, np.ndarray] = {}
+        weights, values = {}, []
+        for name, place in unfused_places(graph).items():
+            array = self._held.get(place)
+            if array is None:
+                if place.file not in files:
+                    files[place.file] = mapped(place.file)
+                array = self._brought(place, files[place.file])
+            weights[name] = array
+            values.append(self._value(array, place.type, place.shape))
+            options.add_initializer(name, values[-1])
+        return weights, values
+
+    @property
+    def bytes_held(self) -> int:
+        return sum(array.nbytes for array in self._held.values())
+
+    def _brought(self, place: Place, file: np.ndarray) -> DeviceArray:
+        array = DeviceArray(self._memory, (place.length,), np.dtype(np.uint8), reused=False)
+        if place.length:
+            self._memory.upload(array.address, place.bytes_in(file))
+        self._held[place] = array
+        return array
+
+    def _value(self, array: DeviceArray, onnx_type: int, shape: tuple[int, ...]) -> Any:
+        binding = self._binder.io_binding()
+        binding.bind_output("y", *self._place, onnx_type, list(shape), array.address)
+        return binding.get_outputs()[0]
+
+    def _read_in_place(self) -> bool:
+        one, five = (np.array([n], np.float32) for n in (1, 5))
+        given, x = on_device(self._memory, one), on_device(self._memory, one)
+        value, options = self._value(given, FLOAT, (1,)), self._quiet()
+        options.add_initializer(ADDED, value)
+        session = self._ort.InferenceSession(str(PROBE), options, providers=self._providers)
+        self._memory.upload(given.address, five)
+        binding, out = session.io_binding(), DeviceArray(self._memory, (1,), np.dtype(np.float32))
+        binding.bind_input("x", *self._place, FLOAT, [1], x.address)
+        binding.bind_output("y", *self._place, FLOAT, [1], out.address)
+        session.run_with_iobinding(binding)
+        return float(out.numpy()[0]) == 6.0
+
+    def _quiet(self) -> Any:
+        options = self._ort.SessionOptions()
+        options.log_severity_level = 3
+        return options

@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX: building plans, keeping them, running them."""

@@ -1,0 +1,209 @@
+"""Building TensorRT plans, with either flavour of the common API: TensorRT 11, or TensorRT-RTX."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bagel_engines.onnx_files import mapped, places, readable
+from bagel_engines.protocol import EngineFailure
+
+Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # smallest, usual and largest shape
+Profile = Mapping[str, Range]
+MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}  # flavour and the module it is imported from
+NO_FP8 = "GPUs before SM89 have no 8-bit floats: export with --precision w8a8, or build for a newer architecture"
+RECIPE = 4  # raise it when `build` makes other plans of the same settings
+INSTALL = "pip install 'bagel-rt[tensorrt]' (data-centre GPUs) or 'bagel-rt[tensorrt-rtx]' (GeForce, RTX PRO)"
+
+
+@dataclass(frozen=True)
+class Flavour:
+    name: str
+    trt: Any  # the module; its bindings have no types
+
+    @property
+    def version(self) -> str:
+        return str(self.trt.__version__)
+
+
+def flavour(name: str | None = None) -> Flavour:
+    """The flavour of that name, or the one that is installed, TensorRT before TensorRT-RTX. Raises EngineFailure."""
+    for known, module in MODULES.items():
+        if name in (None, known) and find_spec(module) is not None:
+            return Flavour(known, importlib.import_module(module))
+    raise EngineFailure(f"{name or 'TensorRT'} is not installed; run: {INSTALL}")
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """What a plan is built for. architecture: "SM120" and so on, TensorRT-RTX alone; None is the GPU at hand."""
+
+    profiles: Sequence[Profile]
+    architecture: str | None = None
+    weight_streaming: bool = False
+
+
+OnStep = Callable[[str, int, int], None]  # phase, steps done, steps in all
+
+
+def build(
+    found: Flavour,
+    graph: Path,
+    settings: BuildSettings,
+    timing_cache: Path | None = None,
+    on_step: OnStep | None = None,
+) -> Any:
+    """The serialized plan of a graph (an IHostMemory, a buffer). Strongly typed: the graph states every precision.
+
+    Weights are read where they lie: the mapped file's addresses are given to the parser, so they are not copied before
+    the builder itself takes them. Raises EngineFailure in the parser's or the builder's own words.
+    """
+    trt, log = found.trt, _Log.of(found.trt)
+    builder = trt.Builder(log)
+    flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(flags)
+    config = builder.create_builder_config()
+    parser = trt.OnnxParser(network, log)
+    with _weights_of(graph) as weights:
+        if not _parse(parser, graph, weights):
+            told = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+            raise EngineFailure(f"{found.name} cannot parse {graph}: {'; '.join(told) or log.told()}")
+        _allow_decomposed_attention(trt, network)
+        _configure(trt, builder, config, settings, graph)
+        cache = _attach_timing_cache(config, timing_cache if found.name == "tensorrt" else None)  # RTX keeps none
+        if on_step is not None:
+            config.progress_monitor = _monitor(trt, on_step)
+        plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        told = log.told()
+        hint = f"; {NO_FP8}" if "fp8" in told else ""
+        raise EngineFailure(f"{found.name} {found.version} cannot build {graph}: {told}{hint}")
+    if cache is not None and timing_cache is not None:
+        _keep(timing_cache, bytes(memoryview(cache.serialize())))
+    return plan
+
+
+def _parse(parser: Any, graph: Path, weights: Mapping[str, np.ndarray]) -> bool:
+    if not weights:
+        return parser.parse_from_file(str(graph))
+    if not parser.load_model_proto(graph.read_bytes(), str(graph)):
+        return False
+    return all(
+        parser.load_initializer(name, values.ctypes.data, values.nbytes) for name, values in weights.items()
+    ) and bool(parser.parse_model_proto())
+
+
+def _allow_decomposed_attention(trt: Any, network: Any) -> None:
+    """Let attention be built of other layers where no fused kernel takes it (float32; the ViT's width of heads).
+
+    The parser asks for a fused kernel alone, and the builder refuses the graph where there is none.
+    """
+    for i in range(network.num_layers):
+        layer = network.get_layer(i)
+        if layer.type == trt.LayerType.ATTENTION_INPUT:
+            layer.__class__ = trt.IAttentionInputLayer  # the bindings' way from a layer to its kind
+            layer.attention.decomposable = True
+
+
+def _configure(trt: Any, builder: Any, config: Any, settings: BuildSettings, graph: Path) -> None:
+    if settings.architecture is not None:
+        known = getattr(trt, "ComputeCapability", None)
+        if known is None or not hasattr(known, settings.architecture):
+            names = [n for n in dir(known) if n.startswith("SM")] if known is not None else []
+            allowed = ", ".join(names) or "none: TensorRT 11 builds for the GPU at hand"
+            raise EngineFailure(f"architecture {settings.architecture!r} cannot be built for; allowed: {allowed}")
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(known, settings.architecture), 0)
+    config.clear_flag(trt.BuilderFlag.TF32)  # on by default; float32 means float32
+    if (capturable := getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)) is not None:
+        config.set_flag(capturable)  # TensorRT-RTX: no memory of its own while it runs, as CUDA graphs need it
+    if settings.weight_streaming:
+        config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
+    for profile in settings.profiles:
+        optimisation = builder.create_optimization_profile()
+        for name, (smallest, usual, largest) in profile.items():
+            optimisation.set_shape(name, smallest, usual, largest)
+        if config.add_optimization_profile(optimisation) < 0:
+            raise EngineFailure(f"TensorRT refuses a profile of {graph.stem}: {dict(profile)}")
+
+
+def _attach_timing_cache(config: Any, path: Path | None) -> Any:
+    if path is None:
+        return None
+    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
+    config.set_timing_cache(cache, ignore_mismatch=False)
+    return cache
+
+
+def _keep(path: Path, data: bytes) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(data)
+    partial.replace(path)
+
+
+@contextmanager
+def _weights_of(graph: Path) -> Iterator[dict[str, np.ndarray]]:
+    """Each external initializer's bytes in the mapped weight file.
+
+    Empty without the onnx package, which reads the graph: then the parser reads the files, through a copy of its own.
+    """
+    if not readable():
+        yield {}
+        return
+    files: dict[Path, np.ndarray] = {}
+    weights = {}
+    for name, place in places(graph).items():
+        if place.file not in files:
+            files[place.file] = mapped(place.file)
+        weights[name] = place.bytes_in(files[place.file])
+    yield weights
+
+
+class _Log:
+    """The builder's complaints, kept to be told."""
+
+    @staticmethod
+    def of(trt: Any) -> Any:
+        class Log(trt.ILogger):
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+                self.lines: list[str] = []
+
+            def log(self, severity: Any, text: str) -> None:
+                if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                    self.lines.append(text)
+
+            def told(self) -> str:
+                return "; ".join(self.lines[:3]) or "it gave no reason"
+
+        return Log()
+
+
+def _monitor(trt: Any, on_step: OnStep) -> Any:
+    """TensorRT's progress as calls of on_step; phases nest, each with its own number of steps."""
+
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.totals: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self.totals[phase_name] = num_steps
+            on_step(phase_name, 0, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            on_step(phase_name, step + 1, self.totals.get(phase_name, step + 1))
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            total = self.totals.pop(phase_name, 0)
+            on_step(phase_name, total, total)
+
+    return Monitor()

@@ -1,0 +1,144 @@
+"""Plans on disk. A plan is used only for exactly what it was built from, with and for."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bagel_engines.device import cuda
+from bagel_engines.store_key import Key
+from bagel_engines.tensorrt.plan_builder import RECIPE, BuildSettings, Flavour
+
+SUFFIX = ".plan"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The GPU a plan is for: name, compute capability and driver; a cross-build knows the architecture alone."""
+
+    gpu: str
+    driver: str
+
+    @staticmethod
+    def at_hand(index: int) -> Target:
+        return Target(cuda.describe(index), cuda.dotted(cuda.versions()[0]))
+
+    @staticmethod
+    def across(architecture: str) -> Target:
+        return Target(architecture, "any")
+
+
+@dataclass(frozen=True)
+class PlanKey(Key):
+    """Everything a plan depends on. model: a name for graphs and weights that changes when either does."""
+
+    model: str
+    graph: str
+    flavour: str
+    version: str
+    target: Target
+    settings: BuildSettings
+    recipe: int = RECIPE
+
+
+def key_for(model: str, graph: Path, found: Flavour, target: Target, settings: BuildSettings) -> PlanKey:
+    return PlanKey(model, graph.stem, found.name, found.version, target, settings)
+
+
+def refusal(path: Path, record: Mapping[str, Any]) -> str | None:
+    """Why a plan must not be used: a comparison that failed. None for one that passed or was never made."""
+    compared = record.get("compared")
+    if compared is None or compared["passed"]:
+        return None
+    worst = max((found for found in compared["outputs"] if not found["passed"]), key=_how_far)
+    told = "is not finite" if worst["relative_l2"] is None else f"is off by relative L2 {worst['relative_l2']:.1e}"
+    return (
+        f"plan {path}: output '{worst['output']}' {told} from {compared['reference']}, {worst['tolerance']:.0e} is"
+        f" allowed (compared on {compared['date']}); it is not used. Remove the plan, install another version of"
+        " TensorRT or of the driver, and run: bagel-rt verify --backend tensorrt; --backend onnxruntime --device cuda"
+        " needs no plans"
+    )
+
+
+def standing(record: Mapping[str, Any]) -> str:
+    """What is known of a plan beyond that it was built, in a few words for people."""
+    if not record.get("executed"):
+        return "not executed"
+    compared = record.get("compared")
+    if compared is None:
+        return "executed, not compared"
+    return (
+        f"{'agrees with' if compared['passed'] else 'DIFFERS from'} {compared['reference']} ({compared['date'][:10]})"
+    )
+
+
+def record_of(plan: Path) -> dict[str, Any]:
+    """What stands beside a plan."""
+    return json.loads(plan.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+def records(folder: Path) -> Iterator[dict[str, Any]]:
+    """The records of the plans in a folder that have a readable one."""
+    for plan in sorted(folder.glob(f"*{SUFFIX}")):
+        try:
+            record = record_of(plan)
+        except (OSError, ValueError):
+            continue
+        if isinstance(record, dict) and {"key", "bytes"} <= record.keys():
+            yield record
+
+
+def _how_far(found: Mapping[str, Any]) -> float:
+    return math.inf if found["relative_l2"] is None else found["relative_l2"]
+
+
+class PlanStore:
+    """A folder of plans, each beside a record of what it was built from and what was found out about it since."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def find(self, key: PlanKey) -> Path | None:
+        """The plan for this key, whole and unchanged since it was written; None where there is none."""
+        path = self.path(key)
+        try:
+            record = self.record(key)
+            whole = record["key"] == key.facts() and path.stat().st_size == record["bytes"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return path if whole else None
+
+    def save(self, key: PlanKey, plan: Any, notes: Mapping[str, Any] | None = None) -> Path:
+        """Write a plan and its record; either appears whole. `plan` is any buffer."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        data, path = memoryview(plan), self.path(key)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with partial.open("wb") as stream:
+                stream.write(data)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+        self._write_record(key, {"key": key.facts(), "bytes": data.nbytes, "executed": False, **(notes or {})})
+        return path
+
+    def note(self, key: PlanKey, **facts: Any) -> None:
+        """Add what was found out, such as that a plan was executed, or how far it is from ONNX Runtime."""
+        self._write_record(key, {**self.record(key), **facts})
+
+    def path(self, key: PlanKey) -> Path:
+        return self.folder / f"{key.name}{SUFFIX}"
+
+    def record(self, key: PlanKey) -> dict[str, Any]:
+        return record_of(self.path(key))
+
+    def _write_record(self, key: PlanKey, record: dict[str, Any]) -> None:
+        path = self.path(key).with_suffix(".json")
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, path)

@@ -1,0 +1,1 @@
+"""Finding, reading and refusing checkpoints; adapters; random ones for tests."""

@@ -1,0 +1,261 @@
+"""The official checkpoint directory, checked as a whole before anything is written."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from bagel_export.checkpoint.lora import Lora, read_adapter
+from bagel_export.checkpoint.safetensors_file import DTYPES, StoredTensor, read_header
+from bagel_export.checkpoint.shards import VAE_WEIGHTS, read_weights
+from bagel_export.checkpoint.sources import find_source
+from bagel_export.checkpoint.tensors import SourceTensor
+from bagel_export.config import BagelConfig, LLMConfig, ViTConfig, read_json, read_model_configs
+from bagel_export.reference.bagel import BagelModel
+from bagel_export.reference.vae import AutoEncoder
+from bagel_rt.artefact.manifest import ResizeRule
+from bagel_rt.errors import CheckpointError
+
+VAE_PREFIX = "vae."
+GENERATION_ROOTS = ("time_embedder.", "vae2llm.", "llm2vae.", "latent_pos_embed.")
+ROOTS = ("language_model.", "vit_model.", "connector.", "vit_pos_embed.", *GENERATION_ROOTS)
+EMBEDDING = "language_model.model.embed_tokens.weight"
+LM_HEAD = "language_model.lm_head.weight"
+PATCH_EMBEDDING = "vit_model.vision_model.embeddings.patch_embedding.weight"
+UNDERSTAND_HINT = "export with --task understand to leave generation out"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A validated checkpoint: every tensor the task needs is there with its shape, every other one is in `unused`."""
+
+    name: str
+    folder: Path
+    task: str
+    config: BagelConfig
+    tensors: dict[str, SourceTensor]  # by the reference model's names; the VAE's begin with "vae."
+    unused: tuple[str, ...]
+    vae_transform: ResizeRule
+    vit_transform: ResizeRule
+
+    def by_parameter(self) -> dict[str, SourceTensor]:
+        """The tensors by every parameter name that reads them: a tied lm_head reads the embedding table."""
+        tied = {LM_HEAD: self.tensors[EMBEDDING]} if self.config.llm.tie_word_embeddings else {}
+        return self.tensors | tied
+
+    def meta_model(self) -> BagelModel:
+        """The reference model without memory for its weights."""
+        with torch.device("meta"):
+            return BagelModel(self.config).eval().requires_grad_(False)
+
+    def meta_vae(self) -> AutoEncoder:
+        with torch.device("meta"):
+            return AutoEncoder(self.config.vae_base_width, self.config.latent_channels).eval().requires_grad_(False)
+
+
+def open_checkpoint(ckpt: str | Path, task: str = "full", lora: Lora | None = None) -> Checkpoint:
+    """Find, read and check a checkpoint for a task, "full" or "understand", with an adapter merged. Reads headers only.
+
+    `ckpt` is a folder, a weight file, or a hub id. Raises CheckpointError naming file and key.
+    """
+    source = find_source(ckpt)
+    folder = source.folder
+    llm, vit = read_model_configs(folder)
+    check_tokenizer_present(folder)
+    vae_rule, vit_rule = read_transforms(folder, vit)
+    if task == "full" and not (folder / VAE_WEIGHTS).exists():
+        raise CheckpointError(f"{folder / VAE_WEIGHTS}: file not found; {UNDERSTAND_HINT}")
+    path = source.find_weights()
+    stored = _strip_root(path, read_weights(path))
+    adapter = read_adapter(lora, stored) if lora else None
+    if adapter:
+        check_untied(llm, adapter.file, {*adapter.updates, *adapter.whole})
+        stored |= adapter.whole
+    config = _complete_config(path, llm, vit, stored, task)
+    with torch.device("meta"):
+        wanted = {k: tuple(v.shape) for k, v in BagelModel(config).state_dict().items()}
+    if llm.tie_word_embeddings:
+        del wanted[LM_HEAD]
+    tensors, unused = _match(path, wanted, stored, config, task)
+    if adapter:
+        tensors, unused = adapter.merged(tensors), (*unused, *adapter.left_out(tensors))
+    if task == "full":
+        vae_stored = {VAE_PREFIX + k: v for k, v in read_header(folder / VAE_WEIGHTS).items()}
+        config = replace(config, vae_base_width=_vae_base_width(folder / VAE_WEIGHTS, vae_stored))
+        with torch.device("meta"):
+            vae = AutoEncoder(config.vae_base_width, config.latent_channels).state_dict()
+        vae_wanted = {VAE_PREFIX + k: tuple(v.shape) for k, v in vae.items()}
+        found, vae_unused = _match(folder / VAE_WEIGHTS, vae_wanted, vae_stored, config, task)
+        tensors, unused = tensors | found, unused + vae_unused
+    elif (folder / VAE_WEIGHTS).exists():
+        unused += tuple(VAE_PREFIX + k for k in read_header(folder / VAE_WEIGHTS))
+    name = f"{source.name}+{lora.name}" if lora else source.name
+    return Checkpoint(name, folder, task, config, tensors, unused, vae_rule, vit_rule)
+
+
+def check_untied(llm: LLMConfig, file: Path, names: set[str]) -> None:
+    """Refuse an adapter that changes the head of a model whose head is the embedding table."""
+    if llm.tie_word_embeddings and LM_HEAD in names:
+        raise CheckpointError(
+            f"{file}: changes '{LM_HEAD}', which llm_config.json ties to the embedding table; untie them first"
+        )
+
+
+def load_for_training(ckpt: str | Path, generation: bool) -> tuple[BagelConfig, dict[str, SourceTensor], list[str]]:
+    """Config, tensors by model name, and keys that match nothing: a checkpoint as a starting point for training.
+
+    Unlike open_checkpoint it asks for no VAE and no tokenizer, and lets tensors be missing. Without `generation` the
+    understanding keys alone are kept.
+    """
+    source = find_source(ckpt)
+    path = source.find_weights()
+    llm, vit = read_model_configs(source.folder)
+    stored = _strip_root(path, read_weights(path))
+    if generation and "latent_pos_embed.pos_embed" not in stored:  # a stage-1 checkpoint: the table is made anew
+        side = _table_side(path, stored, "vit_pos_embed.pos_embed", "")
+        config = BagelConfig(_stored_vocabulary(llm, stored), vit, vit_max_num_patch_per_side=side)
+    else:
+        config = _complete_config(path, llm, vit, stored, "full" if generation else "understand")
+    with torch.device("meta"):
+        wanted = {k: tuple(v.shape) for k, v in BagelModel(config).state_dict().items()}
+    task = "full" if generation else "understand"
+    unmatched = [k for k in stored if k not in wanted and not _known_unused(k, config, task)]
+    return config, {k: _source(k, t, wanted[k]) for k, t in stored.items() if k in wanted}, sorted(unmatched)
+
+
+def check_tokenizer_present(folder: Path) -> None:
+    if (folder / "tokenizer.json").is_file():
+        read_json(folder / "tokenizer.json")
+        return
+    if not ((folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()):
+        raise CheckpointError(f"{folder}: no tokenizer: tokenizer.json, or vocab.json with merges.txt, is needed")
+    read_json(folder / "vocab.json")
+
+
+def read_transforms(folder: Path, vit: ViTConfig) -> tuple[ResizeRule, ResizeRule]:
+    """The VAE's and the ViT's resize limits: preprocessor_config.json where there is one, else the released model's."""
+    path = folder / "preprocessor_config.json"
+    if not path.exists():
+        return ResizeRule(1024, 512, 16), ResizeRule(980, 224, vit.patch_size)
+    values = read_json(path)
+    rules = []
+    for key, unit in (("vae_transform", 16), ("vit_transform", vit.patch_size)):
+        section = values.get(key) if isinstance(values, dict) else None
+        if not isinstance(section, dict):
+            raise CheckpointError(f"{path}: key '{key}' is missing or not an object")
+        for name in ("max_size", "min_size", "stride", "max_pixels"):
+            value = section.get(name)
+            if (name in section or name != "max_pixels") and (type(value) is not int or value < 1):
+                raise CheckpointError(f"{path}: key '{key}.{name}' is {value!r}; a positive integer is expected")
+        if section["stride"] % unit:
+            raise CheckpointError(f"{path}: key '{key}.stride' is {section['stride']}; it must be a multiple of {unit}")
+        unknown = sorted(set(section) - {"max_size", "min_size", "stride", "max_pixels"})
+        if unknown:
+            raise CheckpointError(f"{path}: key '{key}.{unknown[0]}' is unknown")
+        rules.append(ResizeRule(**section))
+    return rules[0], rules[1]
+
+
+def _strip_root(path: Path, stored: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    out: dict[str, StoredTensor] = {}
+    for key, tensor in stored.items():
+        name = key.removeprefix("model.") if key.removeprefix("model.").startswith(ROOTS) else key
+        if name in out:
+            raise CheckpointError(f"{path}: tensor '{name}' is there twice, with and without 'model.' in front")
+        out[name] = tensor
+    return out
+
+
+def _complete_config(path: Path, llm: LLMConfig, vit: ViTConfig, stored: dict, task: str) -> BagelConfig:
+    vit_grid = _table_side(path, stored, "vit_pos_embed.pos_embed", "")
+    if vit_grid != vit.grid:
+        raise CheckpointError(
+            f"{path}: tensor 'vit_pos_embed.pos_embed' holds {vit_grid} x {vit_grid} places, vit_config.json's"
+            f" image_size / patch_size gives {vit.grid} x {vit.grid}"
+        )
+    llm = _stored_vocabulary(llm, stored)
+    if task == "understand":  # the generation expert is left out: what remains is the dense form
+        llm = replace(llm, layer_module="Qwen2DecoderLayer")
+        return BagelConfig(llm, vit, vit_max_num_patch_per_side=vit_grid, visual_gen=False)
+    side = _table_side(path, stored, "latent_pos_embed.pos_embed", f"; {UNDERSTAND_HINT}")
+    return BagelConfig(llm, vit, max_latent_size=side, vit_max_num_patch_per_side=vit_grid)
+
+
+def _stored_vocabulary(llm: LLMConfig, stored: dict[str, StoredTensor]) -> LLMConfig:
+    """The config with as many rows as the stored tables have: fine-tuning that adds tokens often leaves it behind."""
+    tables = [stored[key] for key in (EMBEDDING, LM_HEAD) if key in stored]
+    if llm.tie_word_embeddings:
+        tables = tables[:1]
+    rows = {table.shape[0] for table in tables if len(table.shape) == 2}
+    if len(rows) == 2:
+        a, b = tables
+        raise CheckpointError(
+            f"{b.file}: tensor '{b.key}' has {b.shape[0]} rows, '{a.key}' has {a.shape[0]}: a vocabulary grows in both"
+        )
+    return replace(llm, vocab_size=rows.pop()) if rows and 0 not in rows else llm
+
+
+def _table_side(path: Path, stored: dict[str, StoredTensor], key: str, hint: str) -> int:
+    if key not in stored:
+        raise CheckpointError(f"{path}: tensor '{key}' is missing{hint}")
+    shape = stored[key].shape
+    side = math.isqrt(shape[0]) if len(shape) == 2 else 0
+    if not side or side * side != shape[0]:
+        raise CheckpointError(f"{path}: tensor '{key}' has shape {list(shape)}; a square number of rows is expected")
+    return side
+
+
+def _vae_base_width(path: Path, stored: dict[str, StoredTensor]) -> int:
+    key = "encoder.conv_in.weight"
+    if VAE_PREFIX + key not in stored:
+        raise CheckpointError(f"{path}: tensor '{key}' is missing; {UNDERSTAND_HINT}")
+    width = stored[VAE_PREFIX + key].shape[0] if stored[VAE_PREFIX + key].shape else 0
+    if not width or width % 32:
+        raise CheckpointError(f"{path}: tensor '{key}' has {width} channels; a multiple of 32 is expected (group norm)")
+    return width
+
+
+def _match(path: Path, wanted: dict, stored: dict, config: BagelConfig, task: str):
+    """Pair every wanted tensor with a stored one; sort the rest into known-unused, or refuse it."""
+    missing = sorted(set(wanted) - set(stored))
+    if missing:
+        generation = all("_moe_gen" in k or k.startswith((*GENERATION_ROOTS, VAE_PREFIX)) for k in missing)
+        hint = f"; {UNDERSTAND_HINT}" if generation and task == "full" else ""
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise CheckpointError(f"{path}: tensor '{missing[0].removeprefix(VAE_PREFIX)}' is missing{more}{hint}")
+    unused = tuple(sorted(set(stored) - set(wanted)))
+    for name in unused:
+        if not _known_unused(name, config, task):
+            key = name.removeprefix(VAE_PREFIX)
+            raise CheckpointError(f"{path}: tensor '{key}' is not part of the model that the configs describe")
+    return {name: _source(name, stored[name], shape) for name, shape in wanted.items()}, unused
+
+
+def _known_unused(name: str, config: BagelConfig, task: str) -> bool:
+    dropped = f"vit_model.vision_model.encoder.layers.{config.vit.layers_used}."
+    return (
+        name.endswith(("._extra_state", "rotary_emb.inv_freq", "embeddings.position_ids"))
+        or name.startswith((dropped, "vit_model.vision_model.head."))
+        or (config.llm.tie_word_embeddings and name == LM_HEAD)
+        or (task == "understand" and ("_moe_gen." in name or name.startswith(GENERATION_ROOTS)))
+    )
+
+
+def _source(name: str, stored: StoredTensor, shape: tuple[int, ...]) -> SourceTensor:
+    found = stored.shape
+    if name == PATCH_EMBEDDING and len(found) == 4:
+        out, channels, high, wide = found
+        found = (out, high * wide * channels) if high == wide else found
+    if found != shape:
+        key = name.removeprefix(VAE_PREFIX)
+        raise CheckpointError(
+            f"{stored.file}: tensor '{key}' has shape {list(stored.shape)}, {list(shape)} is expected"
+        )
+    if stored.dtype not in DTYPES:
+        raise CheckpointError(
+            f"{stored.file}: tensor '{stored.key}' has type {stored.dtype}; allowed: {', '.join(DTYPES)}"
+        )
+    return SourceTensor(name, stored, shape)

@@ -1,0 +1,105 @@
+"""Where a checkpoint folder keeps its weights: one safetensors file, or several with or without an index."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from bagel_export.checkpoint.safetensors_file import StoredTensor, read_header
+from bagel_export.config import read_json
+from bagel_rt.errors import CheckpointError
+
+WEIGHTS, VAE_WEIGHTS = "ema.safetensors", "ae.safetensors"
+SUFFIX, INDEX = ".safetensors", ".safetensors.index.json"
+STEMS = ("ema", "model")  # in this order: training leaves both, and the official code runs the average
+SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".distcp")
+
+
+def find_weights(folder: Path) -> Path:
+    """The file that names every tensor: a weight file, an index, or the first of complete shards without an index.
+
+    Raises CheckpointError saying what was found instead.
+    """
+    names = sorted(os.listdir(folder))
+    shards = {m["stem"]: name for name in reversed(names) if (m := SHARD.fullmatch(name))}
+    for stem in STEMS:
+        for name in (stem + SUFFIX, stem + INDEX, shards.get(stem)):
+            if name in names:
+                return folder / name
+    indexes = [name for name in names if name.endswith(INDEX)]
+    if len(indexes) == 1:
+        return folder / indexes[0]
+    raise CheckpointError(f"{folder / WEIGHTS}: file not found{_instead(folder, names)}")
+
+
+def _instead(folder: Path, names: list[str]) -> str:
+    """What to do about a folder without weights by a known name."""
+    others = [n for n in names if n.endswith((SUFFIX, INDEX)) and n != VAE_WEIGHTS]
+    if others:
+        return f" (nor model.safetensors, nor an index); name the file to read: --ckpt {folder / others[0]}"
+    pickled = [n for n in names if n.endswith(PICKLES)]
+    if pickled:
+        return f"; {pickled[0]} is a pickle, which can run code and is not read: save it as safetensors first"
+    return ", nor model.safetensors, nor a *.safetensors.index.json: put the weights into the folder"
+
+
+def read_weights(path: Path) -> dict[str, StoredTensor]:
+    """Every tensor of what find_weights found, by key. Headers are read, values are not.
+
+    Raises CheckpointError naming file and key: a shard that is missing, a tensor in two files, an index that does not
+    say what the files hold.
+    """
+    if path.name.endswith(INDEX):
+        return _read_index(path)
+    if match := SHARD.fullmatch(path.name):
+        return _read_shards(path, match["stem"], int(match["count"]))
+    return read_header(path)
+
+
+def _read_index(path: Path) -> dict[str, StoredTensor]:
+    raw = read_json(path)
+    listed = raw.get("weight_map") if isinstance(raw, dict) else None
+    if not isinstance(listed, dict) or not listed:
+        raise CheckpointError(f"{path}: key 'weight_map' is missing, empty or not an object")
+    for key, name in listed.items():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(SUFFIX):
+            raise CheckpointError(
+                f"{path}: 'weight_map' puts tensor '{key}' into {name!r}; the name of a safetensors file in the same"
+                " folder is expected"
+            )
+    found = _join(path, [path.parent / name for name in sorted(set(listed.values()))])
+    for key, name in listed.items():
+        if key not in found or found[key].file.name != name:
+            raise CheckpointError(f"{path}: tensor '{key}' is listed for {name} and is not in it: the index is stale")
+    for key in found:
+        if key not in listed:
+            raise CheckpointError(f"{found[key].file}: tensor '{key}' is not listed in {path.name}: the index is stale")
+    return found
+
+
+def _read_shards(path: Path, stem: str, count: int) -> dict[str, StoredTensor]:
+    return _join(path, [path.with_name(f"{stem}-{i:05}-of-{count:05}{SUFFIX}") for i in range(1, count + 1)])
+
+
+def _join(path: Path, files: Iterable[Path]) -> dict[str, StoredTensor]:
+    files = list(files)
+    missing = [file.name for file in files if not os.path.lexists(file)]
+    if missing:
+        raise CheckpointError(
+            f"{path.parent / missing[0]}: file not found: {len(missing)} of {len(files)} shards are missing; download"
+            " or copy the checkpoint again"
+        )
+    found: dict[str, StoredTensor] = {}
+    for file in files:
+        _add(found, read_header(file))
+    return found
+
+
+def _add(found: dict[str, StoredTensor], more: Mapping[str, StoredTensor]) -> None:
+    for key, tensor in more.items():
+        if key in found:
+            raise CheckpointError(f"{tensor.file}: tensor '{key}' is also in {found[key].file.name}")
+        found[key] = tensor

@@ -1,0 +1,82 @@
+"""A tensor of the model with where its values come from: mapped, converted and merged piece by piece."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from bagel_export.checkpoint.safetensors_file import StoredTensor
+
+PIECE = 1 << 24  # numbers converted at once
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A LoRA update of a matrix: scale * left @ right, computed a few rows at a time.
+
+    A Linear's lora_B (out, r) and lora_A (r, in) are left and right as stored; an embedding's are stored transposed.
+    """
+
+    left: StoredTensor
+    right: StoredTensor
+    scale: float
+    transposed: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        if self.transposed:
+            return self.left.shape[1], self.right.shape[0]
+        return self.left.shape[0], self.right.shape[1]
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Rows start to stop of the update, float32 (stop - start, columns)."""
+        left, right = self.left.mapped(), self.right.mapped()
+        if self.transposed:
+            left, right = left.T, right.T
+        return np.float32(self.scale) * (left[start:stop].astype(np.float32) @ right.astype(np.float32))
+
+
+@dataclass(frozen=True)
+class SourceTensor:
+    """A tensor of the model; a Conv2d patch embedding is read as a Linear one, an adapter's update is added."""
+
+    name: str
+    stored: StoredTensor
+    shape: tuple[int, ...]
+    update: LowRank | None = None
+
+    @property
+    def as_stored(self) -> bool:
+        """Whether the file's own bytes, in their own order, are the tensor's values."""
+        return self.update is None and self.shape == self.stored.shape
+
+    def chunks(self, limit: int = PIECE) -> Iterator[np.ndarray]:
+        """The values in float32 as flat pieces of at most about `limit` numbers, in order."""
+        values = self.stored.mapped()
+        if self.shape != self.stored.shape:
+            values = np.asarray(values).transpose(0, 2, 3, 1)  # (out, c, ph, pw) -> channel fastest
+        flat = values.reshape(-1)
+        columns = math.prod(self.shape[1:])
+        step = max(1, limit // columns) * columns if self.update else limit  # an update is added by whole rows
+        for start in range(0, flat.size, step):
+            piece = np.asarray(flat[start : start + step]).astype(np.float32)
+            if self.update is not None:
+                piece += self.update.rows(start // columns, (start + piece.size) // columns).reshape(-1)
+            yield piece
+
+    def array(self) -> np.ndarray:
+        """All values in float32, as a new array of `shape`."""
+        out, done = np.empty(math.prod(self.shape), np.float32), 0
+        for piece in self.chunks():
+            out[done : done + piece.size] = piece
+            done += piece.size
+        return out.reshape(self.shape)
+
+    def columns(self, which: slice) -> np.ndarray:
+        """Some inputs of a matrix in float32, (outputs, inputs); nothing else is converted where it is stored so."""
+        if self.as_stored and (which.start, which.stop) != (0, self.shape[1]):
+            return self.stored.mapped()[:, which].astype(np.float32)
+        return self.array()[:, which]

@@ -1,0 +1,1 @@
+"""Precisions of tensors: number formats, rounding, calibration, and what is done to each tensor."""

@@ -1,0 +1,241 @@
+"""Repeated runs are captured once and played: the logic, over a CUDA that keeps the rules of capture. No GPU ran it."""
+
+from __future__ import annotations
+
+import fake_tensorrt
+import numpy as np
+import pytest
+import tensorrt_contract
+import tensorrt_rtx
+from fake_cuda import FakeCuda
+from tensorrt_standin import GPU
+
+import bagel_rt
+from bagel_engines import EngineFailure, EngineInfo, open_engine, repeating
+from bagel_engines.device import cuda
+from bagel_engines.device.arrays import HostMemory
+from bagel_engines.device.recorded_runs import KEPT, Repeats
+from bagel_engines.onnxruntime.device_engine import PLAINLY, OnnxRuntimeDeviceEngine, on_host, with_graphs
+from bagel_engines.tensorrt.engine import TensorRtEngine
+from bagel_engines.tensorrt.plan_builder import Flavour
+from bagel_rt.api import Bagel
+from bagel_rt.artefact.contract import FLOW_EMBED, FLOW_HEAD, GEN_STEP
+from bagel_rt.artefact.manifest import read_manifest
+from bagel_rt.model.graphs import Graphs
+from bagel_rt.tensorrt.stores import plans_for
+
+PICTURE = {"seed": 3, "height": 64, "width": 64, "num_timesteps": 9}
+
+
+@pytest.fixture
+def device(monkeypatch) -> FakeCuda:
+    found = FakeCuda()
+    monkeypatch.setattr(cuda, "runtime", lambda: found)
+    monkeypatch.setattr(fake_tensorrt.Runtime, "put", found.put)
+    monkeypatch.setattr(fake_tensorrt.Runtime, "log", [])
+    return found
+
+
+def on_tensorrt(artefact, record: bool = True, trt=None) -> Bagel:
+    manifest = read_manifest(artefact)
+    info = EngineInfo("tensorrt", "11.4.0", "cuda:0", "float32")
+    flavour, plans = Flavour("tensorrt", trt or fake_tensorrt.module()), plans_for(manifest, pool_tokens=2048)
+    engine = TensorRtEngine(flavour, plans, GPU, cuda.CudaMemory(0), info, cuda.CudaStream(), record)
+    return Bagel(manifest, Graphs(manifest, engine), 2048)
+
+
+def test_tensorrt_draws_the_same_pictures_with_steps_that_are_played(small_artefact, device):
+    with on_tensorrt(small_artefact, record=False) as plain:
+        wanted = [plain.generate(text, **PICTURE).latent for text in ("a red circle", "a blue square, far away")]
+        cached = plain.generate("a red circle", **{**PICTURE, "num_timesteps": 14}, step_cache="taylorseer").latent
+    assert (device.launched, len(device.graphs)) == (0, 0)
+    with on_tensorrt(small_artefact) as bagel:
+        assert bagel.engine == "tensorrt 11.4.0 (cuda:0, float32, CUDA graphs)"
+        first = bagel.generate("a red circle", **PICTURE).latent
+        assert len(device.graphs) == 4  # flow_embed, flow_head, and gen_step for each of two branches
+        calls = bagel.graphs.calls
+        prefilled = 1  # a call of gen_step that is not marked
+        marked = calls[FLOW_EMBED] + calls[FLOW_HEAD] + calls[GEN_STEP] - prefilled
+        assert device.launched == marked - 4  # all but the first of each kind
+        assert np.array_equal(first, wanted[0])
+        assert np.array_equal(bagel.generate("a blue square, far away", **PICTURE).latent, wanted[1])
+        again = bagel.generate("a red circle", **{**PICTURE, "num_timesteps": 14}, step_cache="taylorseer").latent
+        assert np.array_equal(again, cached)
+        assert bagel.free_tokens == 2048
+    assert device.forbidden == []
+    assert sum(graph.alive for graph in device.graphs) <= KEPT
+
+
+def test_a_recording_is_played_for_any_arrays_of_its_shapes(small_artefact, device):
+    random = np.random.default_rng(0)
+    with on_tensorrt(small_artefact) as bagel:
+        width, engine = bagel.manifest.model.hidden_size, bagel.graphs.engine
+        rows = [random.standard_normal((5, width)).astype(np.float32) for _ in range(6)]
+        wanted = [bagel.graphs(FLOW_HEAD, gen_out=r)[0] for r in rows]
+        with repeating(engine):
+            given = [engine.hold(r) if i % 2 else r for i, r in enumerate(rows)]
+            got = [bagel.graphs(FLOW_HEAD, held=("velocity",), gen_out=g)[0] for g in given]
+        assert all(np.array_equal(g.numpy(), w) for g, w in zip(got, wanted, strict=True))  # none was written over
+        assert (len(device.graphs), device.launched) == (1, 5)
+        bagel.graphs(FLOW_HEAD, gen_out=rows[0])  # not marked
+        assert device.launched == 5
+
+
+def test_only_so_many_recordings_are_kept(small_artefact, device):
+    with on_tensorrt(small_artefact) as bagel, repeating(bagel.graphs.engine):
+        rows = np.zeros((30, bagel.manifest.model.hidden_size), np.float32)
+        for n in range(1, KEPT + 4):
+            for _ in range(3):
+                bagel.graphs(FLOW_HEAD, gen_out=rows[:n])
+        assert len(device.graphs) == KEPT + 3
+        assert sum(graph.alive for graph in device.graphs) == KEPT
+        assert not device.graphs[0].alive
+
+
+def test_what_cannot_be_captured_runs_plainly_and_the_engine_says_why(small_artefact, device):
+    device.fail_to_instantiate = True
+    with on_tensorrt(small_artefact, record=False) as plain, on_tensorrt(small_artefact) as bagel:
+        drawn = [b.generate("a red circle", **PICTURE).latent for b in (plain, bagel)]
+        assert np.array_equal(*drawn)
+        assert "CUDA graphs, but not of " in bagel.engine
+        for graph in (FLOW_EMBED, GEN_STEP, FLOW_HEAD):
+            assert f"{graph}: CUDA cannot make a graph of a captured run" in bagel.engine
+
+
+def test_a_capture_that_takes_memory_or_waits_is_refused_by_the_stand_in(device):
+    memory, stream = cuda.CudaMemory(0), cuda.CudaStream()
+    for mistake in (lambda: memory.take(9), stream.wait, lambda: memory.copy([(0, 0, 0)])):
+        with pytest.raises(EngineFailure, match="cudaErrorStreamCaptureUnsupported"):
+            stream.capture(mistake)
+    done: list[int] = []
+    replay = stream.capture(lambda: device.put(lambda: done.append(1), stream.handle))
+    assert done == []
+    replay()
+    replay()
+    assert done == [1, 1]
+    replay.close()
+    assert device.forbidden == ["cudaMalloc", "cudaStreamSynchronize", "cudaMemcpy"]
+
+
+def test_what_is_uploaded_is_there_when_the_call_returns(device):
+    """Streams of engines need not wait for the default stream, which copies from pageable memory."""
+    memory, sent = cuda.CudaMemory(0), np.arange(9, dtype=np.int64)
+    address = memory.take(sent.nbytes)
+    memory.upload(address, sent)
+    assert np.array_equal(fake_tensorrt.at(address, sent.shape, np.int64), sent)
+
+
+def test_scratch_memory_that_grows_takes_the_recordings_with_it(small_artefact, device):
+    with on_tensorrt(small_artefact) as bagel, repeating(bagel.graphs.engine):
+        rows = np.zeros((3, bagel.manifest.model.hidden_size), np.float32)
+        for _ in range(3):
+            bagel.graphs(FLOW_HEAD, gen_out=rows)
+        assert device.graphs[0].alive
+        bagel.generate("a red circle", **PICTURE)  # its plans need more
+        assert not device.graphs[0].alive
+        assert device.forbidden == []
+
+
+@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
+def test_every_call_of_a_captured_run_is_one_that_the_real_bindings_take(small_artefact, device, flavour, monkeypatch):
+    real = tensorrt_rtx if flavour == "tensorrt-rtx" else tensorrt_contract.bindings()
+    monkeypatch.setattr(fake_tensorrt.Engine, "api", real)
+    api = tensorrt_contract.WatchedModule(real, fake_tensorrt.module())
+    with on_tensorrt(small_artefact, trt=api) as bagel:
+        bagel.generate("a red circle", **PICTURE)
+        assert bagel.engine.endswith("CUDA graphs)")
+    assert device.launched > 20
+    assert ("IExecutionContext.is_stream_capturable" in api.calls) == (flavour == "tensorrt-rtx")
+
+
+@pytest.fixture
+def numbers(monkeypatch):
+    """The graph numbers that onnxruntime was given, by run."""
+    import onnxruntime
+
+    given, original = [], onnxruntime.InferenceSession.run_with_iobinding
+
+    def run(self, binding, options=None):
+        given.append(None if options is None else int(options.get_run_config_entry("gpu_graph_id")))
+        return original(self, binding, options)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run_with_iobinding", run)
+    return given
+
+
+def bound(artefact, record: bool) -> Bagel:
+    manifest = read_manifest(artefact)
+    return Bagel(manifest, Graphs(manifest, on_host(record)), 2048)
+
+
+def test_onnx_runtime_draws_the_same_pictures_with_steps_that_are_played(small_artefact, numbers):
+    with bound(small_artefact, False) as plain, bound(small_artefact, True) as bagel:
+        for options in ({}, {"step_cache": "taylorseer", "num_timesteps": 14}):
+            wanted, drawn = (b.generate("a red circle", **{**PICTURE, **options}).latent for b in (plain, bagel))
+            assert np.array_equal(wanted, drawn)
+        assert bagel.engine.endswith("(cpu, float32, CUDA graphs)")
+    assert set(numbers) >= {None, PLAINLY, 1, 2}
+    assert min(n for n in numbers if n is not None) == PLAINLY
+    assert sum(n not in (None, PLAINLY) for n in numbers) > 20
+
+
+def test_onnx_runtime_is_asked_for_graphs_and_goes_on_without_where_it_refuses(small_artefact, monkeypatch):
+    import onnxruntime
+
+    asked, original = [], onnxruntime.InferenceSession
+
+    def session(path, options, providers):
+        asked.append(providers[0])
+        if providers[0][1].get("enable_cuda_graph") == "1":
+            raise RuntimeError("not all compute nodes have been partitioned to the CUDAExecutionProvider")
+        return original(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    info, provider = (
+        EngineInfo("onnxruntime", "1.31.1", "cpu", "float32"),
+        ("CUDAExecutionProvider", {"device_id": "0"}),
+    )
+    engine = OnnxRuntimeDeviceEngine(onnxruntime, info, HostMemory(), [provider], record=True)
+    asked.clear()  # of what it tried out
+    graphs = Graphs(read_manifest(small_artefact), engine)
+    inputs = {"latents": np.zeros((4, 64), np.float32), "time": np.ones(1, np.float32), "position_ids": np.arange(4)}
+    with repeating(engine):
+        first, second = (graphs(FLOW_EMBED, **inputs)[0] for _ in range(2))
+    assert np.array_equal(first, second)
+    assert asked == [
+        with_graphs(provider),
+        with_graphs(provider),
+        provider,
+    ]  # the first two with shared weights and own
+    assert "CUDA graphs, but not of flow_embed: onnxruntime cannot load" in str(engine.info)
+    assert "not all compute nodes" in str(engine.info)
+
+
+def test_memory_that_is_taken_in_the_cache_is_read_where_it_lies(small_artefact):
+    told: list[str] = []
+    memory = HostMemory()
+    cache = on_host().cache(2, 4, (1, 2), np.dtype(np.float32))
+    assert cache.tensor.lasting
+    repeats = Repeats(memory, told.append)
+    recorded = []
+
+    def plain():
+        return {"out": cache.tensor}
+
+    def record(inputs, shapes):
+        recorded.append(sorted(inputs))
+        raise EngineFailure("enough")
+
+    other = on_host().hold(np.zeros(3, np.float32))
+    for _ in range(2):
+        repeats.run("graph", ("out",), {"pool": cache.tensor, "x": other}, plain, record)
+    assert recorded == [["x"]]
+    assert told == ["CUDA graphs", "CUDA graphs, but not of graph: enough"]
+
+
+def test_engines_without_graphs_say_so_when_they_are_asked_for(small_artefact):
+    for backend in ("onnxruntime", "openvino"):
+        with pytest.raises(bagel_rt.EngineUnavailableError, match="has no CUDA graphs; they need --device cuda"):
+            bagel_rt.load(small_artefact, backend, cuda_graphs=True)
+    with repeating(open_engine("openvino")):  # a mark that means nothing there
+        pass

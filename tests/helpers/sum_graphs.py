@@ -1,0 +1,53 @@
+"""How the graphs that engines/bagel_engines ships were made: `python tests/sum_graphs.py` writes them again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto, helper
+
+from bagel_engines.device import linear_sums
+from bagel_engines.onnxruntime import shared_weights
+
+
+def made(name: str) -> onnx.ModelProto:
+    """plus: base + weight * term; slope: (after - before) / distance. Arrays (rows, width), one number."""
+    nodes, inputs = {
+        "plus": (
+            [
+                helper.make_node("Mul", ["weight", "term"], ["scaled"]),
+                helper.make_node("Add", ["base", "scaled"], ["out"]),
+            ],
+            ("base", "term", "weight"),
+        ),
+        "slope": (
+            [
+                helper.make_node("Sub", ["after", "before"], ["apart"]),
+                helper.make_node("Div", ["apart", "distance"], ["out"]),
+            ],
+            ("after", "before", "distance"),
+        ),
+    }[name]  # fmt: skip
+
+    def value(tensor: str) -> onnx.ValueInfoProto:
+        shape = [1] if tensor in ("weight", "distance") else ["rows", "width"]
+        return helper.make_tensor_value_info(tensor, TensorProto.FLOAT, shape)
+
+    graph = helper.make_graph(nodes, name, [value(n) for n in inputs], [value("out")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=11, producer_name="")
+
+
+def probe() -> onnx.ModelProto:
+    """x + w, where w is the graph's own 0: for finding out whether a session takes another w."""
+    value = lambda name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [1])  # noqa: E731
+    own = helper.make_tensor(shared_weights.ADDED, TensorProto.FLOAT, [1], [0.0])
+    node = helper.make_node("Add", ["x", shared_weights.ADDED], ["y"])
+    graph = helper.make_graph([node], "probe", [value("x")], [value("y")], [own])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=11, producer_name="")
+
+
+if __name__ == "__main__":
+    for path in (linear_sums.PLUS, linear_sums.SLOPE):
+        Path(path).write_bytes(made(path.stem).SerializeToString(deterministic=True))
+    shared_weights.PROBE.write_bytes(probe().SerializeToString(deterministic=True))

@@ -1,0 +1,225 @@
+"""The pure functions against torch, the specification's examples, and naive re-implementations."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from bagel_rt.artefact.manifest import ResizeRule
+from bagel_rt.generation.text_decoder import next_token
+from bagel_rt.inputs.images import (
+    open_image,
+    patchify,
+    position_ids,
+    resize,
+    resized_size,
+    to_image,
+    to_pixels,
+    unpatchify,
+)
+from bagel_rt.model.rope import Rope
+from bagel_rt.options.options import TextOptions
+from bagel_rt.sampling.guidance import RENORM_TYPES, Guidance
+from bagel_rt.sampling.schedule import timesteps
+from bagel_rt.sampling.step_cache import TaylorSeer
+from bagel_rt.sampling.torch_noise import TorchNoise
+
+
+@pytest.mark.parametrize("seed", [0, 1, 42, -7, 2**32 + 5, 2**63 + 9])
+def test_noise_is_torchs_stream_draw_after_draw(seed):
+    torch.manual_seed(seed)
+    noise = TorchNoise(seed)
+    for shape in [(1, 16, 8, 12), (24, 64), (17,), (33, 3), (4096, 64)]:
+        assert np.abs(noise.normal(*shape) - torch.randn(*shape).numpy()).max() <= 1e-6
+
+
+def test_any_integer_is_a_seed_and_other_seeds_give_other_noise():
+    draws = [TorchNoise(seed).normal(64) for seed in (0, 1, -1, 10**30)]
+    assert all(not np.array_equal(a, b) for i, a in enumerate(draws) for b in draws[:i])
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0, 4.0, 2.5, 0.7])
+def test_the_schedule_is_torchs_linspace_shifted_to_the_bit(shift):
+    for points in range(2, 301):
+        s = torch.linspace(1, 0, points)
+        assert np.array_equal(timesteps(points, shift), (shift * s / (1 + (shift - 1) * s)).numpy())
+
+
+def guided_in_torch(c, u, m, s, g, kind, low):
+    """bagel-spec section 8, written down once more."""
+    norm = lambda x: torch.norm(x) if kind == "global" else torch.norm(x, dim=-1, keepdim=True)  # noqa: E731
+    if s <= 1:
+        return c
+    a = u + s * (c - u)
+    if kind == "text_channel":
+        a = a * (norm(c) / (norm(a) + 1e-8)).clamp(low, 1.0)
+        return m + g * (a - m) if g > 1 else a
+    b = m + g * (a - m) if g > 1 else a
+    return b * (norm(c) / (norm(b) + 1e-8)).clamp(low, 1.0)
+
+
+@pytest.mark.parametrize("kind", RENORM_TYPES)
+@pytest.mark.parametrize("s, g", [(4.0, 1.0), (4.0, 2.0), (1.0, 2.0), (0.5, 0.5), (3.0, 1.5)])
+@pytest.mark.parametrize("low", [0.0, 0.3, 1.0])
+def test_guidance_combines_as_the_specification_says(kind, s, g, low):
+    c, u, m = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 24, 64)).astype(np.float32))
+    guidance, t = Guidance(s, g, (0.4, 1.0), low, kind), np.float32(0.9)
+    given = {"cond": c.numpy(), "cfg_text": u.numpy(), "cfg_img": m.numpy()}
+    got = guidance.combine({name: given[name] for name in guidance.branches(t)}, t)
+    assert np.allclose(got, guided_in_torch(c, u, m, s, g, kind, low).numpy(), rtol=2e-5, atol=2e-6)
+
+
+def test_guidance_acts_above_the_lower_bound_and_up_to_the_upper_one_in_float32():
+    guidance = Guidance(4.0, 2.0, (0.4, 0.8), 0.0, "global")
+    active = lambda t: len(guidance.branches(np.float32(t))) == 3  # noqa: E731
+    assert not active(0.4)
+    assert active(np.nextafter(np.float32(0.4), np.float32(1)))
+    assert active(0.8)
+    assert not active(np.nextafter(np.float32(0.8), np.float32(1)))
+
+
+def naive_taylorseer(rows: list[np.ndarray]) -> list[np.ndarray]:
+    """The official schedule and forecast with every difference recomputed from the evaluated steps."""
+    out, full = [], []
+    for step in range(len(rows)):
+        if step < 5 or (step - 4) % 3 == 0:
+            full.append(step)
+            out.append(rows[step])
+            continue
+        known = [s for s in full if s >= 3]  # differences start with steps 3 and 4
+        table = {(known[0], 0): rows[known[0]]}
+        for before, now in itertools.pairwise(known):
+            table[now, 0] = rows[now]
+            for order in range(6):
+                if (before, order) in table:
+                    table[now, order + 1] = (table[now, order] - table[before, order]) / (now - before)
+        last = known[-1]
+        x = step - last
+        out.append(sum(table[last, k] * x**k / math.factorial(k) for k in range(7) if (last, k) in table))
+    return out
+
+
+def test_taylorseer_evaluates_and_forecasts_on_the_official_schedule():
+    rows = list(np.cumsum(np.random.default_rng(0).standard_normal((49, 5, 8)), axis=0).astype(np.float32))
+    seer, evaluated, got = TaylorSeer(), [], []
+    for i, row in enumerate(rows):
+        got.append(seer.step(lambda i=i, row=row: evaluated.append(i) or row))
+    assert evaluated == [0, 1, 2, 3, 4, *range(7, 49, 3)]
+    for a, b in zip(got, naive_taylorseer([r.astype(np.float64) for r in rows]), strict=True):
+        assert np.allclose(a, b, rtol=1e-3, atol=1e-2)
+    assert len(seer._factors) == 7
+
+
+def test_a_forked_forecast_goes_on_by_itself():
+    seer = TaylorSeer()
+    for i in range(6):
+        seer.step(lambda i=i: np.full((1, 1), float(i), np.float32))
+    twin = seer.fork()
+    a, b = seer.step(lambda: np.zeros((1, 1))), twin.step(lambda: np.ones((1, 1)))
+    assert np.array_equal(a, b)
+    assert seer.step(lambda: np.zeros((1, 1), np.float32)) == 0
+    assert twin.step(lambda: np.ones((1, 1), np.float32)) == 1
+
+
+def test_rope_equals_the_references():
+    from sizes import dims
+
+    from bagel_export.reference.language import rope_tables
+
+    model = dims(head_dim=16, rope_theta=1e6)
+    positions = np.array([0, 1, 5, 1000, 32767])
+    for got, wanted in zip(Rope(model).at(positions), rope_tables(torch.from_numpy(positions), 16, 1e6), strict=True):
+        assert np.allclose(got, wanted.numpy(), atol=1e-6 if positions.max() < 100 else 4e-3)
+    near = np.array([0, 3, 50])
+    assert np.allclose(Rope(model).at(near)[0], rope_tables(torch.from_numpy(near), 16, 1e6)[0].numpy(), atol=1e-6)
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.sampled_from([2, 14]))
+@settings(deadline=None)
+def test_unpatchify_undoes_patchify_and_channels_run_fastest(high, wide, patch):
+    planes = np.random.default_rng(0).standard_normal((3, high * patch, wide * patch)).astype(np.float32)
+    rows = patchify(planes, patch)
+    assert rows.shape == (high * wide, patch * patch * 3)
+    assert np.array_equal(rows[0, :3], planes[:, 0, 0])
+    assert np.array_equal(rows[0, 3:6], planes[:, 0, 1])
+    assert np.array_equal(unpatchify(rows, (high, wide), patch), planes)
+
+
+def test_position_ids_are_row_times_side_plus_column():
+    assert position_ids((2, 3), 64).tolist() == [0, 1, 2, 64, 65, 66]
+
+
+VAE, VIT = ResizeRule(1024, 512, 16), ResizeRule(980, 224, 14)
+
+
+@pytest.mark.parametrize(
+    "given_size, vae_size, vit_size",
+    [
+        ((640, 480), (688, 512), (686, 518)),
+        ((100, 150), (512, 768), (518, 770)),
+        ((1920, 1080), (1024, 576), (980, 546)),
+        ((1024, 1024), (1024, 1024), (980, 980)),
+        ((3000, 200), (1024, 64), (980, 56)),
+    ],
+)
+def test_sizes_follow_the_official_double_transform(given_size, vae_size, vit_size):
+    assert resized_size(VAE, *given_size) == vae_size
+    assert resized_size(VIT, *vae_size) == vit_size
+    assert resized_size(VAE, *vae_size) == vae_size
+
+
+@pytest.mark.parametrize("given_size, vit_size", [((640, 480), (644, 476)), ((100, 150), (224, 336))])
+def test_the_vit_transform_alone_gives_the_specifications_sizes(given_size, vit_size):
+    assert resized_size(VIT, *given_size) == vit_size
+
+
+def test_an_area_beyond_max_pixels_shrinks_by_the_ratio_itself():
+    rule = ResizeRule(4000, 16, 10, max_pixels=10_000)
+    assert resized_size(rule, 200, 100) == (100, 50)  # 20,000 pixels: by 2, not by sqrt(2)
+
+
+def test_resizing_leaves_an_image_of_the_right_size_alone():
+    image = Image.effect_noise((688, 512), 50).convert("RGB")
+    assert resize(VAE, image) is image
+
+
+def test_pixels_are_cut_not_rounded_and_clamped():
+    values = np.array([-2.0, -1.0, 0.999 / 127.5 - 1, 1.999 / 127.5 - 1, 1.0, 3.0], np.float32)
+    planes = np.repeat(values.reshape(1, 1, -1), 3, axis=0)
+    assert np.asarray(to_image(planes))[0, :, 0].tolist() == [0, 0, 0, 1, 255, 255]
+
+
+def test_pixels_survive_the_way_in_and_out():
+    array = np.random.default_rng(0).integers(0, 256, (6, 5, 3)).astype(np.uint8)
+    back = np.asarray(to_image(to_pixels(open_image(array))))
+    assert np.abs(back.astype(int) - array).max() <= 1
+
+
+LOGITS = np.log(np.array([0.5, 0.3, 0.15, 0.05]))
+
+
+def share(**values) -> np.ndarray:
+    random = np.random.default_rng(0)
+    options = TextOptions(do_sample=True, **{"text_temperature": 1.0, **values})
+    picked = [next_token(LOGITS, options, random) for _ in range(4000)]
+    return np.bincount(picked, minlength=4) / 4000
+
+
+def test_greedy_takes_the_first_of_the_largest():
+    assert next_token(np.array([1.0, 3.0, 3.0]), TextOptions(), np.random.default_rng(0)) == 1
+
+
+def test_sampling_follows_temperature_top_k_and_top_p():
+    assert np.allclose(share(), [0.5, 0.3, 0.15, 0.05], atol=0.03)
+    assert np.allclose(share(text_temperature=0.5), np.array([25, 9, 2.25, 0.25]) / 36.5, atol=0.03)
+    assert np.allclose(share(top_k=2), [0.625, 0.375, 0, 0], atol=0.03)
+    assert np.allclose(share(top_p=0.79), [0.625, 0.375, 0, 0], atol=0.03)
+    assert np.allclose(share(top_p=0.81), np.array([0.5, 0.3, 0.15, 0]) / 0.95, atol=0.03)
+    assert np.allclose(share(top_k=1), [1, 0, 0, 0])
