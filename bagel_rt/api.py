@@ -1,4 +1,4 @@
-"""The embedded API: load an artefact, then draw, edit, ask, stream, or open a session."""
+"""The Python API: `load` an exported artefact, then draw, edit, ask, stream, or open a session on the `Bagel`."""
 
 from __future__ import annotations
 
@@ -54,14 +54,15 @@ def load(
     arithmetic None computes in what the artefact states. Faster, less exact, and named in every result: "bfloat16" for
     a float32 artefact (openvino); "int8" for int8 and int4 weights on the CPU, which rounds what they multiply to 8
     bits in blocks too, and on openvino computes the rest in bfloat16.
-    cache_tokens: how many tokens of context the page pool can hold; memory is taken as it is used.
-    cuda_graphs: on CUDA, capture denoising steps and play them; `engine` says where that is not possible.
+    cache_tokens: how many tokens of context the key-value cache can hold, for all calls and sessions together; memory
+    is taken as it is used.
+    cuda_graphs: on CUDA, record denoising steps as CUDA graphs and replay them; `engine` says what cannot be recorded.
     low_memory: the VAE and the ViT are loaded for each use and given back after it, and so is the working memory of
     every call on a CPU; results are the same.
     packed_weights: onnxruntime on the CPU keeps its packed weights in the user's cache folder (BAGEL_RT_CACHE) and maps
     them from there; made on the first use, they take up to twice the weights' size on the disk.
     max_memory: GiB that may be taken on a CPU, None for what is free now; a call or a session's turn that will take
-    more is refused before it begins (budget.Admission).
+    more is refused before it begins.
 
     Raises ArtefactError for the folder, EngineUnavailableError for the engine, InputError for an option.
     """
@@ -130,7 +131,7 @@ class Bagel:
 
     @property
     def free_tokens(self) -> int:
-        """Room left in the page pool."""
+        """Tokens of context that the key-value cache still has room for."""
         return self._turns.pool.table.free_tokens
 
     @overload

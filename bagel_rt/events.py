@@ -40,7 +40,7 @@ class Step:
 
     @property
     def clean(self) -> np.ndarray:
-        """(h * w, 64): where x is heading, the latents at time 0 if the velocity stays as it is."""
+        """(h * w, 64): the latents that x would reach at time 0 if the velocity stayed as it is."""
         return self.x - np.float32(self.t) * self.velocity
 
 
@@ -76,12 +76,12 @@ class Done:
 Event = TextPiece | Step | Progress | ImageReady | Done
 
 Result = TypeVar("Result")
-Turn = Generator[Event, None, Result]  # yields events, returns the result
+Turn = Generator[Event, None, Result]  # one piece of work for a user: yields events, returns its result
 OnProgress = Callable[[Event], object] | None
 
 
 def finished(turn: Generator[Event, None, Result], on_event: OnProgress = None) -> Result:
-    """Run a turn to its end, outside of any stream, and return what it returns."""
+    """Run a turn to its end without taking the model's lock (the caller holds it, or nobody else is there)."""
     while True:
         try:
             event = next(turn)

@@ -14,6 +14,8 @@ BUNDLED = Path(__file__).parent.parent / "models" / "bagel-nano"
 
 @dataclass(frozen=True)
 class Found:
+    """The artefact folder a command uses, and in words why that one."""
+
     folder: Path
     why: str
 
@@ -26,7 +28,7 @@ def home() -> Path:
 
 
 def cache() -> Path:
-    """Where what can be made again is kept: BAGEL_RT_CACHE, or the user's cache folder."""
+    """Where files that can be made again (packed weights) are kept: BAGEL_RT_CACHE, or the user's cache folder."""
     import platformdirs
 
     return Path(os.environ.get("BAGEL_RT_CACHE") or platformdirs.user_cache_dir("bagel-rt"))

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("bagel-rt: interrupted", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # whoever read our output has gone
+    except BrokenPipeError:  # the program that read our output has ended (a pipe into `head`)
         sys.stderr.close()
         return 1
     except OSError as error:  # a full disk, a folder that may not be written

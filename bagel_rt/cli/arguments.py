@@ -85,7 +85,7 @@ def add_options_to(group: Any, defaults: Any, helps: dict, flags: dict[str, str]
     for name, text in flags.items():
         group.add_argument(
             _dashed(name), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
-        )  # the negative form undoes what a preset sets
+        )  # --no-NAME switches off what a preset switched on
 
 
 def add_preset_argument(parser: argparse.ArgumentParser, task: str) -> None:
@@ -121,7 +121,7 @@ def open_model(args: argparse.Namespace) -> Bagel:
 
 
 def free_names() -> Iterator[Path]:
-    """bagel-1.png, bagel-2.png, ...: those that are not taken in the current folder."""
+    """bagel-1.png, bagel-2.png, ...: the names that no file in the current folder has yet."""
     return (path for n in count(1) if not (path := Path(f"bagel-{n}.png")).exists())
 
 

@@ -1,4 +1,4 @@
-"""`ask`."""
+"""`ask`: answer a question, about images or without any."""
 
 from __future__ import annotations
 

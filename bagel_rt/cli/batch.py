@@ -1,4 +1,4 @@
-"""`batch`: a file of requests."""
+"""`batch`: do every request of a JSONL file, going on where an earlier run stopped."""
 
 from __future__ import annotations
 

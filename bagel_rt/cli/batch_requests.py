@@ -38,7 +38,7 @@ class Request:
     preset: str
 
     def digest(self, model: str) -> str:
-        """Names the request and the model, so that a folder's results are not taken for another's."""
+        """A hash of the request and the model: a stored result with another one was made for something else."""
         said = [self.task, self.prompt, [str(path) for path in self.images], self.options, self.preset, model]
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -110,7 +110,7 @@ def _check(request: Request) -> None:
 
 
 class Batch:
-    """A folder of results. Made before the work begins, it forgets what failed or was half-written."""
+    """A folder of results, which a second run goes on with: failed and half-written results are done again."""
 
     def __init__(self, folder: Path, requests: list[Request], model: str):
         self._folder, self._requests, self._model = folder, requests, model
@@ -126,7 +126,8 @@ class Batch:
         _write_lines(self._file, kept.values())
 
     def run(self, bagel: Bagel) -> Iterator[dict[str, Any]]:
-        """Do what is waiting; yields each result as it was written. What one request cannot do, the next may."""
+        """Do the requests without a result, yielding each result as it was written. One that fails does not end the
+        run."""
         for request in self.waiting:
             started = time.perf_counter()
             record = {"id": request.id, "task": request.task, "prompt": request.prompt, "preset": request.preset}

@@ -1,4 +1,4 @@
-"""`build`: TensorRT plans beforehand."""
+"""`build`: build an artefact's TensorRT plans now, instead of at their first use."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def run_build(args: argparse.Namespace) -> None:
 
 
 def _sizes_and_targets(args: argparse.Namespace) -> list[str]:
-    """The options of this run that a run on another artefact needs too."""
+    """The size and GPU options of this run, as words for a command that is advised for another artefact."""
     words = [word for architecture in args.sm or () for word in ("--sm", architecture)]
     for name in ("max_height", "max_width", "max_context", "cache_tokens", "weight_budget"):
         if (value := getattr(args, name)) is not None:

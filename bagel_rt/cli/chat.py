@@ -59,7 +59,7 @@ def register(commands) -> None:
 
 def run_chat(args: argparse.Namespace) -> None:
     writing, drawing = given_options(args, *WRITING, "do_sample"), given_options(args, *DRAWING)
-    del writing["seed"], drawing["seed"]  # one for the session
+    del writing["seed"], drawing["seed"]  # the session has one for all turns
     with_values(options.ANSWER, writing)
     with_values(options.INTERLEAVE, drawing)
     with open_model(args) as bagel, Chat(bagel, args.seed, args.think, writing, drawing) as chat:
@@ -83,7 +83,7 @@ def _lines() -> Iterator[str]:
 
 
 class Chat:
-    """A session, and where it stood before each thing that can be undone."""
+    """A session, and its marks before each thing that /undo can take back."""
 
     def __init__(self, bagel: Bagel, seed: int | None, think: Any, writing: dict[str, Any], drawing: dict[str, Any]):
         self._session = bagel.session(seed, think)
@@ -106,7 +106,7 @@ class Chat:
         before = self._session.mark()
         try:
             self._command(command)(rest.strip())
-        except BrokenPipeError:  # nobody reads any more
+        except BrokenPipeError:  # the program that read our output has ended
             raise
         except (BagelError, OSError) as error:
             self._session.rollback(before)

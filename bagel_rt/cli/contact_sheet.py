@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 TILE, GAP, LINE, FONT_SIZE = 160, 8, 15, 12
-LETTERS = 26  # of FONT_SIZE across a tile
+LETTERS = 26  # that fit into a line of caption at FONT_SIZE
 FRAMES = {None: "#999", True: "#3a3", False: "#d22"}
 
 

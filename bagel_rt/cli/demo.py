@@ -1,4 +1,4 @@
-"""`demo`: everything the tool does, on a bare laptop, in a minute."""
+"""`demo`: draws, edits, thinks and answers with the bundled model in about a minute; one sheet shows the results."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def run_demo(args: argparse.Namespace) -> None:
 
 
 def _shown(bagel: Bagel, folder: Path, progress: Callable) -> Iterator[tuple[str, Card]]:
-    """What was done, a line and a card each; pictures are saved on the way."""
+    """Do each part of the demo; yields a line for the terminal and a card for the sheet, and saves the pictures."""
     drawings = []
     for i, prompt in enumerate(DRAWN, 1):
         drawn = bagel.generate(prompt, seed=SEED, on_progress=progress)

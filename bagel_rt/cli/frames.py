@@ -1,4 +1,4 @@
-"""`frames`: a picture, changed again and again by the same words."""
+"""`frames`: one prompt edits an image again and again, each result being the next input; PNGs and an animation."""
 
 from __future__ import annotations
 

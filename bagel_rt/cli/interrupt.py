@@ -1,4 +1,4 @@
-"""Ctrl-C that is not lost: an interrupt raised inside a library's callback may be swallowed there."""
+"""Ctrl-C that is not lost: KeyboardInterrupt raised inside a library's callback may be swallowed by the library."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Interrupts:
-    """Within the `with` block an interrupt is raised as ever, and raised again by check() if nobody acted on it."""
+    """Within the `with` block Ctrl-C raises KeyboardInterrupt as usual, and check() raises it again if it got lost."""
 
     def __init__(self) -> None:
         self._seen, self._before = False, None

@@ -1,4 +1,4 @@
-"""`generate` and `edit`."""
+"""`generate` and `edit`: draw pictures from a prompt, or from an image and a prompt."""
 
 from __future__ import annotations
 

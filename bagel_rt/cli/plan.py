@@ -1,4 +1,4 @@
-"""`plan`: what a request will take, before it is made."""
+"""`plan`: the memory and time that a request will take, before it is made."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _engine(backend: str, args: argparse.Namespace, manifest: Manifest) -> Engin
 
 
 def _request(args: argparse.Namespace, manifest: Manifest) -> tuple[list, Any]:
-    """What would be asked for: items and options."""
+    """The request that is planned: its items (texts, images) and options."""
     from PIL import Image
 
     most = manifest.vae_transform.max_size

@@ -13,7 +13,7 @@ from bagel_rt.errors import InputError
 
 
 def check_precision(manifest: Manifest, name: str, arithmetic: str | None, command: Sequence[str]) -> None:
-    """Raises InputError for an artefact of another precision; its graphs fix what an engine can make of them.
+    """Raise InputError for an artefact of another precision: it was settled by the export, no engine can change it.
 
     command: the words of the command to run on the right artefact, but for --model, --precision and --arithmetic.
     """

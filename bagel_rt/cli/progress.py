@@ -1,4 +1,4 @@
-"""Progress bars on stderr, silent where nobody watches."""
+"""Progress bars on stderr; none where stderr is not a terminal."""
 
 from __future__ import annotations
 

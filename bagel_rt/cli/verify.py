@@ -47,7 +47,7 @@ def run_verify(args: argparse.Namespace) -> int:
     with open_model(args) as bagel:
         _check_hashes(bagel.manifest)
         plans = _check_plans(bagel, args.cache_tokens) if args.backend == "tensorrt" else []
-        if not all(plan.passed for plan in plans):  # such a plan is not used: nothing that follows could run
+        if not all(plan.passed for plan in plans):  # the engine refuses such a plan: no stage below could run
             _write_json(args, bagel, plans=[plan.facts() for plan in plans], same=False)
             return 1
         findings = _prove(args, bagel) if args.ckpt or args.record else []
@@ -59,7 +59,7 @@ def run_verify(args: argparse.Namespace) -> int:
 
 
 def _check_plans(bagel: Bagel, cache_tokens: int | None) -> list[PlanFinding]:
-    """Every graph's TensorRT plan, built where there is none, against ONNX Runtime; told one by one."""
+    """Compare every graph's TensorRT plan, built where there is none, with ONNX Runtime; prints each finding."""
     from bagel_rt.kv_cache.page_pool import CACHE_TOKENS
     from bagel_rt.tensorrt.compare_plans import check_plans
     from bagel_rt.tensorrt.stores import limits_of
@@ -80,7 +80,7 @@ def _check_plans(bagel: Bagel, cache_tokens: int | None) -> list[PlanFinding]:
 
 
 def _prove(args: argparse.Namespace, bagel: Bagel) -> list[Finding]:
-    """Findings against the checkpoint, the record, or both."""
+    """Compare the artefact's stages with PyTorch on the checkpoint, with a recorded official run, or with both."""
     if args.ckpt:  # comparing with a record needs no PyTorch
         require_exporter()
     from bagel_export.proof import verify

@@ -1,1 +1,1 @@
-"""One user's calls and sessions, and how they share a model with others."""
+"""Calls and sessions: the work of one user from items to a result, and how several users take turns on one model."""

@@ -1,4 +1,7 @@
-"""One-shot calls as turns: everything is read, an answer or pictures are made, nothing stays."""
+"""What generate, edit and ask do: read all inputs, make an answer or pictures, keep nothing in the cache.
+
+Each call is a generator of events (a `Turn`); api.py runs it to its end, or hands it out as a stream.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from bagel_rt.sampling.torch_noise import TorchNoise
 
 
 class Calls:
-    """`items` are texts (str) and opened images, in order."""
+    """One-shot calls. `items` are texts (str) and opened images, in order."""
 
     def __init__(self, turns: Turns):
         self._turns = turns
@@ -55,7 +58,10 @@ class Calls:
 
 
 def rehearsal(items: Sequence[Any]) -> Rehearsal:
-    """One call for `items` (texts, opened images): a picture for ImageOptions, else an answer."""
+    """The call for `items` (texts, opened images) as a function that can be run on an engine that only counts.
+
+    It draws for ImageOptions, else it answers. See generation.turns.Rehearsal.
+    """
 
     def rehearse(turns: Turns, opts: Any) -> None:
         calls, given = Calls(turns), list(items)

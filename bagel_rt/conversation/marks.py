@@ -1,4 +1,7 @@
-"""Where a session stands: a value that can be kept, gone back to and continued twice."""
+"""A `Mark` is the state of a session as an immutable value: what was read, and where its random numbers are.
+
+Session.mark() hands it out, rollback() goes back to it, fork() begins a second session at it.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ Think = Kind | bool
 
 @dataclass(frozen=True)
 class Drawn:
-    """A finished picture, which enters the contexts when they are next used: the last one costs nothing."""
+    """A picture the session drew and has not encoded as an input image yet.
+
+    That happens when the session goes on, so that the last picture of a session is never encoded for nothing.
+    """
 
     image: Image
     how: Encoding
@@ -33,23 +39,24 @@ class Drawn:
 
 @dataclass(frozen=True, eq=False)
 class Mark:
-    """What was said, and where the random numbers are. It holds no memory of the page pool."""
+    """A session's state. It names the contexts by their content and holds no memory in the key-value cache: going back
+    to an old mark computes again what was given back meanwhile."""
 
     turns: Turns
-    reading: Reading
+    reading: Reading  # texts and images so far
     seed: int
-    noise: TorchNoise  # of the seed; copied before anything is drawn from it
-    random: np.random.Generator  # of sampled text; likewise
+    noise: TorchNoise  # for pictures; copied before anything is drawn from it, so that the mark stays as it is
+    random: np.random.Generator  # for sampled text; copied likewise
     think: Kind = None
-    drawn: Drawn | None = None  # said after everything in `reading`
+    drawn: Drawn | None = None  # comes after everything in `reading`
 
     def with_seed(self, seed: int) -> Mark:
-        """The same place, with random numbers that start afresh."""
+        """The same state, with random numbers that start afresh."""
         return replace(self, seed=int(seed), noise=TorchNoise(seed), random=text_random(seed))
 
 
 def beginning(turns: Turns, seed: int | None, think: Think) -> Mark:
-    """Nothing said yet. Raises InputError for an unknown `think`, or one that the artefact cannot do."""
+    """The mark of a new session. Raises InputError for an unknown `think`, or one that the artefact cannot do."""
     checks.whole("seed", seed, least=None, optional=True)
     kind, seed = _kind_of_thinking(think, turns), draw_seed(seed)
     system = {"image": THINK_THEN_DRAW, "text": THINK_THEN_ANSWER, None: None}[kind]

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-Admit = Callable[[Rehearsal, Any], None]  # of a turn and its options; raises InputError for what may not begin
+# called with a turn and its options before the turn begins; raises InputError where memory will not suffice
+Admit = Callable[[Rehearsal, Any], None]
 
 
 class Session:
@@ -44,16 +45,16 @@ class Session:
         self._busy, self._closed = False, False
         self._lease = self._turns.tree.lease()
         with gate.enter():
-            self._stand(mark)
+            self._move_to(mark)
 
     @property
     def seed(self) -> int:
-        """What its random numbers began with."""
+        """The seed of its noise and of its sampled text."""
         return self._mark.seed
 
     @property
     def think(self) -> Kind:
-        """What it thinks before."""
+        """What it thinks before doing: "image", "text" or None."""
         return self._mark.think
 
     def __enter__(self) -> Session:
@@ -65,23 +66,23 @@ class Session:
     def close(self) -> None:
         """Give back what this session alone holds. A turn that is being streamed ends at its next step."""
         self._closed = True
-        self._gate.leave(lambda: self._lease.close())  # the lease of that moment
+        self._gate.leave(lambda: self._lease.close())  # the lease it has by then, not the one it has now
 
     def __del__(self) -> None:  # a forgotten session keeps no memory
         if not self._closed:
             self.close()
 
     def add_text(self, text: str) -> None:
-        """Say something."""
+        """Add a text of the user."""
         checks.text("text", text)
         self._check_memory(lambda session, _: session.add_text(text), None)
         with self._gate.enter():
             self._check_free()
-            here = self._settled()
-            self._stand(replace(here, reading=self._turns.reader.add_text(here.reading, text)))
+            here = self._with_drawn_read()
+            self._move_to(replace(here, reading=self._turns.reader.add_text(here.reading, text)))
 
     def add_image(self, image: ImageInput, vae: bool = True, vit: bool = True, vae_sample: bool = True) -> None:
-        """Show an image: through the VAE (for drawing), then through the ViT (for understanding).
+        """Add an image: through the VAE (for drawing), then through the ViT (for understanding).
 
         vae_sample=False encodes it as the posterior's mean, without noise.
         """
@@ -95,8 +96,8 @@ class Session:
         self._check_memory(lambda session, _: session.add_image(opened, vae, vit, vae_sample), None)
         with self._gate.enter():
             self._check_free()
-            here = self._settled()
-            self._stand(self._shown(here, opened, Encoding(vae, vit, vae_sample)))
+            here = self._with_drawn_read()
+            self._move_to(self._with_image(here, opened, Encoding(vae, vit, vae_sample)))
 
     def generate_text(self, *, on_progress: OnProgress = None, **text_options: Any) -> TextResult:
         """Write an answer, which enters the session as a text. Options: options.ANSWER; its seed is the session's."""
@@ -139,7 +140,7 @@ class Session:
             raise InputError("rollback needs what mark() of a session of this model returned")
         with self._gate.enter():
             self._check_free()
-            self._stand(mark)
+            self._move_to(mark)
 
     def fork(self, seed: int | None = None) -> Session:
         """Another session with the same past, which shares its memory. It draws what this one would have drawn.
@@ -149,20 +150,20 @@ class Session:
         checks.whole("seed", seed, least=None, optional=True)
         with self._gate.enter():
             self._check_free()
-            here = self._settled()
+            here = self._with_drawn_read()
         return Session(self._gate, here if seed is None else here.with_seed(seed), self._admit)
 
     def _answer(self, opts: TextOptions) -> Turn[TextResult]:
-        here = self._spoken()
+        here = self._ready_mark()
         random = copy.deepcopy(here.random)
         with self._turns.tree.lease() as contexts:
             ids = yield from self._turns.write(contexts, here.reading.histories.cond, opts, random, "answering")
             text = self._turns.codec.text(ids)
-            self._stand(replace(here, reading=self._turns.reader.add_text(here.reading, text), random=random))
+            self._move_to(replace(here, reading=self._turns.reader.add_text(here.reading, text), random=random))
         return TextResult(text, ids, self.seed)
 
     def _draw(self, opts: ImageOptions) -> Turn[ImageResult]:
-        turns, here = self._turns, self._spoken()
+        turns, here = self._turns, self._ready_mark()
         noise, random = here.noise.copy(), copy.deepcopy(here.random)
         with turns.tree.lease() as contexts:
             grid = turns.sizes.grid(turns.sizes.choose(opts, here.reading.size))
@@ -174,17 +175,18 @@ class Session:
             if thought is not None:
                 reading = replace(reading, histories=reading.histories.with_thought(turns.reader.text(thought)))
             drawn = Drawn(painting.image, opts.encoding)
-            self._stand(replace(here, reading=reading, noise=noise, random=random, drawn=drawn))
+            self._move_to(replace(here, reading=reading, noise=noise, random=random, drawn=drawn))
         yield ImageReady(result)
         return result
 
-    def _shown(self, here: Mark, image: Image, how: Encoding) -> Mark:
-        """The mark after an image was read."""
+    def _with_image(self, here: Mark, image: Image, how: Encoding) -> Mark:
+        """The mark behind an image that is read now."""
         noise = here.noise.copy()
         return replace(here, reading=self._turns.reader.add_image(here.reading, image, how, noise), noise=noise)
 
-    def _stand(self, mark: Mark) -> None:
-        """Move to a mark: compute the context that is not there yet, then let go of what only the old place needs."""
+    def _move_to(self, mark: Mark) -> None:
+        """Make `mark` the session's state: compute contexts that are not cached yet, then give back what only the old
+        state needs."""
         self._check_open()
         histories, lease = mark.reading.histories, self._turns.tree.lease()
         try:
@@ -201,7 +203,7 @@ class Session:
         return stream(self._gate, self._guarded(turn))
 
     def _guarded(self, turn: Turn) -> Turn:
-        """The turn, with the session to itself until it ends."""
+        """Run the turn; until it ends, no other turn of this session may begin."""
         self._check_free()
         self._busy = True
         try:
@@ -214,23 +216,24 @@ class Session:
             turn.close()
             self._busy = False
 
-    def _settled(self) -> Mark:
-        """Where the session stands, with a picture drawn before encoded."""
+    def _with_drawn_read(self) -> Mark:
+        """The session's state, once the picture it drew last is encoded as an input image."""
         here = self._mark
         if here.drawn is not None:
-            here = self._shown(replace(here, drawn=None), here.drawn.image, here.drawn.how)
-            self._stand(here)
+            here = self._with_image(replace(here, drawn=None), here.drawn.image, here.drawn.how)
+            self._move_to(here)
         return here
 
-    def _spoken(self) -> Mark:
-        """Where the session stands, ready for a turn of the model. Raises InputError when nothing was said."""
-        here = self._settled()
+    def _ready_mark(self) -> Mark:
+        """`_with_drawn_read`, for a turn of the model. Raises InputError when there is no input yet."""
+        here = self._with_drawn_read()
         if not here.reading.texts and here.reading.size is None:
             raise InputError("nothing was said in this session yet: add a text or an image first")
         return here
 
     def _check_memory(self, take: Callable[[Session, Any], object], opts: Any) -> None:
-        """Raise InputError when a turn from here, with what was read before, will take more than the model may."""
+        """Raise InputError when the turn `take`, with all that was read before, will need more memory than is
+        allowed."""
         if self._admit is not None:
             self._admit(rehearsal(self._mark, take), opts)
 
@@ -251,14 +254,17 @@ def _refuse(values: dict[str, Any], *names: str) -> None:
 
 
 def rehearsal(mark: Mark, take: Callable[[Session, Any], object]) -> Rehearsal:
-    """The turn that a session at `mark` takes, and all that was read before it: what that took is still held."""
+    """Everything from the session's beginning to the end of the turn `take`, for an engine that only counts.
+
+    What was read before counts too, because its memory is still in use when the turn begins.
+    """
 
     def rehearse(turns: Turns, opts: Any) -> None:
         for segment in mark.reading.histories.cond:
-            if isinstance(segment, Latents):  # of an image that was encoded when it was shown
+            if isinstance(segment, Latents):  # an image: the VAE's encoder ran when it was added
                 high, wide = (turns.manifest.model.latent_stride * cells for cells in segment.grid)
                 turns.graphs(VAE_ENCODER, pixels=np.broadcast_to(np.float32(0), (1, 3, high, wide)))
-        with Session(Gate(), replace(mark, turns=turns)) as alike:
-            take(alike, opts)
+        with Session(Gate(), replace(mark, turns=turns)) as copied:
+            take(copied, opts)
 
     return rehearse

@@ -1,4 +1,7 @@
-"""Generators of events: advanced one step at a time under the model's lock, cancelled by closing them."""
+"""Streams: generators of events that hold the model's lock only while they compute their next event.
+
+So several streams of one model can be under way, on one thread or many; closing a stream cancels its work.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,12 @@ from bagel_rt.events import Done, Event, ImageReady, OnProgress, Turn
 
 
 class Gate:
-    """Lets one engine step at a time into a model, and none after it was closed."""
+    """The lock of one model. Work enters for one step at a time (a token, a denoising step), and not after close()."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside: int | None = None  # the thread that holds the lock
-        self._left: deque[Callable[[], object]] = deque()
+        self._to_give_back: deque[Callable[[], object]] = deque()
         self._closed = False
 
     @contextmanager
@@ -30,17 +33,18 @@ class Gate:
             yield
 
     def leave(self, give_back: Callable[[], object]) -> None:
-        """Call `give_back` between two steps, on a closed model too.
+        """Call `give_back`, which frees cache pages, while no step is running; on a closed model too.
 
-        Inside a step it is called at that step's end: the garbage collector may close a forgotten stream anywhere.
+        Called by the thread that is inside a step (the garbage collector may close a forgotten stream anywhere), it
+        waits for that step's end instead of for the lock, which would never come.
         """
-        self._left.append(give_back)
+        self._to_give_back.append(give_back)
         if self._inside != threading.get_ident():
             with self._hold():
                 pass
 
     def close(self, give_back: Callable[[], object]) -> None:
-        """Let nobody in any more, then call `give_back`."""
+        """Refuse every further step, then call `give_back`, once the running step has ended."""
         with self._hold():
             self._closed = True
             give_back()
@@ -52,8 +56,8 @@ class Gate:
             try:
                 yield
             finally:
-                while self._left:
-                    self._left.popleft()()
+                while self._to_give_back:
+                    self._to_give_back.popleft()()
                 self._inside = None
 
 

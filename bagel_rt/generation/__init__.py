@@ -1,1 +1,1 @@
-"""What a model does in one turn, as generators of events: read, write a text, draw a picture."""
+"""What a model does in one turn, as generators of events: read inputs, write a text, denoise and decode a picture."""

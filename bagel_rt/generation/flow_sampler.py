@@ -29,7 +29,7 @@ class FlowSampler:
     def draw(
         self, contexts: Lease, histories: Histories, x: np.ndarray, grid: Grid, options: ImageOptions
     ) -> Iterator[Step]:
-        """Integrate from noise x (h * w, 64) to the latent, yielding after each of num_timesteps - 1 steps."""
+        """Integrate from noise x (h * w, 64) to the latent by Euler steps, yielding after each of num_timesteps - 1."""
         guidance = options.guidance
         times = timesteps(options.num_timesteps, options.timestep_shift)
         branches = _Branches(contexts, histories, self._experts, len(x), self._sums if options.step_cache else None)
@@ -59,10 +59,12 @@ class _Lazy:
 
 
 class _Branches:
-    """The guidance branches of one picture. Branches whose contexts are equal share one evaluation.
+    """The guidance branches of one picture: cond, cfg_text and cfg_img, each a context. Equal contexts share one
+    evaluation.
 
-    With step caching each branch forecasts from its own calls, so two branches share only while both their contexts
-    and their number of calls are equal: then they have had the same calls.
+    With step caching a branch forecasts from the steps it was evaluated at itself, and guidance may leave branches out
+    of a step. So two branches share an evaluation only while their contexts and their numbers of calls are equal:
+    then both have been evaluated at the same steps.
     """
 
     def __init__(self, contexts: Lease, histories: Histories, experts: Experts, latents: int, sums: Sums | None):

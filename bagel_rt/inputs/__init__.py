@@ -1,1 +1,1 @@
-"""Pictures and words become segments of a context; tokens become words again."""
+"""Texts and images to the segments that contexts are made of (tokens, latents, patches), and tokens back to text."""

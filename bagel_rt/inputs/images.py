@@ -93,7 +93,11 @@ def _to_rgb(image: Image) -> Image:
 
 
 def resized_size(rule: ResizeRule, width: int, height: int) -> tuple[int, int]:
-    """(width, height) after the official ImageTransform, rounding as it does (bagel-spec section 10.1)."""
+    """(width, height) that the official code resizes to (data/transforms.py, ImageTransform), its roundings included.
+
+    The last two rules scale by a ratio of areas, not its root, and may go below min_size: kept, as results depend on
+    it.
+    """
 
     def fit(side: int, scale: float) -> int:
         return max(rule.stride, round(round(side * scale) / rule.stride) * rule.stride)

@@ -1,4 +1,4 @@
-"""The official system prompts of thinking mode: model inputs, to the letter (bagel-spec section 10)."""
+"""The official system prompts of thinking mode (inferencer.py there). Model inputs: change no letter or space."""
 
 THINK_THEN_DRAW = (
     "You should first think about the planning process in the mind and then generate the image. \n"

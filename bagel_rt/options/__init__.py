@@ -1,1 +1,1 @@
-"""What a caller may ask for: options of pictures and texts, presets, seeds; every value checked here."""
+"""What a caller may ask for: options of pictures and texts with their defaults and checks, presets, seeds."""

@@ -21,7 +21,10 @@ STEP_CACHES = ("taylorseer",)
 
 @dataclass(frozen=True)
 class Encoding:
-    """How input images enter a context. None means as the artefact says."""
+    """How input images enter a context: through the VAE's encoder (vae), through the ViT (vit), or both.
+
+    The other fields are the options of the same name below. None: as the artefact's manifest says.
+    """
 
     vae: bool = True
     vit: bool = True
@@ -98,7 +101,7 @@ class ImageOptions:
 
     @property
     def text(self) -> TextOptions:
-        """The think text's share of the options."""
+        """The options that the text written before the picture (think) is written with."""
         return TextOptions(
             think=True,
             max_tokens=self.max_think_tokens,

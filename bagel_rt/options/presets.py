@@ -1,4 +1,4 @@
-"""Settings of the official scripts by name, as option values per kind of call (bagel-spec section 10.2).
+"""Settings of the official repository's notebook, app and evaluation scripts, as option values per kind of call.
 
 What a preset cannot bring is the scripts' arithmetic: GenEval prefills its text under fp16 autocast, all of them draw
 noise on a GPU, and most seed once per run instead of once per picture.

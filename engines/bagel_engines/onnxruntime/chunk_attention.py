@@ -1,9 +1,10 @@
-"""Attention in bounded memory, and of no queries, on ONNX Runtime's CPU.
+"""A graph rewritten for ONNX Runtime's CPU: attention over chunks of queries, in bounded memory, zero queries included.
 
-There, Attention keeps the scores of every query with every key at once. So each becomes a loop over as many queries as
-SCORES has room for; what a query gives depends on no other. A loop that is not entered also takes zero queries, which
-Attention itself refuses; and ReduceMax over the numbers of no rows, which gives back as many as a row has (1.31.1), is
-cut to one. Graphs are read with the onnx package.
+Its Attention kernel (1.31.1) keeps the scores of all queries with all keys at once: gigabytes for a large picture. So
+each Attention node becomes an ONNX Loop over chunks of queries whose scores fit SCORES; a query's result does not
+depend on the other queries. The kernel also refuses zero queries, which text through the two-expert graph needs: a loop
+that makes no turn takes them. And its ReduceMax over the last axis of an input without rows gives a last axis of full
+length instead of 1: a Slice cuts it. Graph files are read with the onnx package.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any
 
 from bagel_engines.protocol import EngineFailure
 
-SCORES = 1 << 25  # numbers: 128 MiB
-WEIGHTS_BESIDE = "session.model_external_initializers_file_folder_path"  # for a graph that is given as bytes
+SCORES = 1 << 25  # attention scores held at once: 128 MiB of float32
+# where sessions look for weight files when a graph is given to them as bytes
+WEIGHTS_BESIDE = "session.model_external_initializers_file_folder_path"
 
 
 def possible() -> bool:
@@ -24,7 +26,10 @@ def possible() -> bool:
 
 
 def bounded(graph: Path, scores: int = SCORES) -> bytes:
-    """The graph with its attention in loops, weights still beside the file. Raises EngineFailure for a broken file."""
+    """The graph as bytes with its attention in loops; it still refers to the weight files beside the original.
+
+    scores: how many attention scores a turn of the loop may hold. Raises EngineFailure for a broken file.
+    """
     import onnx
 
     try:
@@ -35,14 +40,14 @@ def bounded(graph: Path, scores: int = SCORES) -> bytes:
     nodes = []
     for i, node in enumerate(model.graph.node):
         looped = node.op_type == "Attention" and not node.domain and len(node.input) <= 4 and len(node.output) == 1
-        nodes += _looped(node, f"attention_{i}", scores) if looped else _one_a_row(node, f"largest_{i}", constants)
+        nodes += _looped(node, f"attention_{i}", scores) if looped else _one_maximum(node, f"largest_{i}", constants)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     return model.SerializeToString()
 
 
-def _one_a_row(node: Any, name: str, constants: Mapping[str, Any]) -> list[Any]:
-    """A node; behind a ReduceMax over the last axis, what makes sure that it gives one number there."""
+def _one_maximum(node: Any, name: str, constants: Mapping[str, Any]) -> list[Any]:
+    """The node itself; a ReduceMax over the last axis with a Slice behind it that keeps one number of that axis."""
     from onnx import TensorProto, helper, numpy_helper
 
     axes = constants.get(node.input[1]) if node.op_type == "ReduceMax" and len(node.input) > 1 else None
@@ -55,8 +60,8 @@ def _one_a_row(node: Any, name: str, constants: Mapping[str, Any]) -> list[Any]:
 
 
 def _looped(node: Any, name: str, scores: int) -> list[Any]:
-    """The nodes that stand for an Attention of q (1, heads, queries, dim), k, v (1, kv heads, keys, dim) and perhaps a
-    mask (1, 1, queries, keys)."""
+    """The nodes that replace an Attention of q (1, heads, queries, dim), k, v (1, kv heads, keys, dim) and perhaps a
+    mask (1, 1, queries, keys): a Loop that appends the result of one chunk of queries in each turn."""
     from onnx import TensorProto, ValueInfoProto, helper
 
     def constant(told: str, values: list[int], shape: list[int]) -> Any:
@@ -66,7 +71,7 @@ def _looped(node: Any, name: str, scores: int) -> list[Any]:
     def made(op: str, inputs: list[str], output: str, **attributes: Any) -> Any:
         return helper.make_node(op, [named(i) for i in inputs], [named(output)], **attributes)
 
-    def named(told: str) -> str:  # names of the graph's own begin with "="
+    def named(told: str) -> str:  # "=" marks a name of the original graph; others get this node's prefix
         return told[1:] if told.startswith("=") else f"{name}_{told}"
 
     query, key, *rest = (f"={given}" for given in node.input)

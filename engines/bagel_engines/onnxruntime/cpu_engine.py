@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: the engine that parity is stated on."""
+"""ONNX Runtime on the CPU: the engine whose distance from PyTorch is measured at export and stored in the manifest."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from bagel_engines.onnxruntime.chunk_attention import SCORES, WEIGHTS_BESIDE, bo
 from bagel_engines.onnxruntime.packed_weights import SAVING, PackedStore
 from bagel_engines.protocol import Arrays, EngineFailure, EngineInfo, Runner, Tensors
 
-# Products with quantised weights. 4, onnxruntime's default, rounds what they multiply to 8 bits in blocks as well:
-# fast, and not what the graph says. 1 keeps float32: exact, and with 8-bit weights 25 times as slow on one row as with
-# float32 weights (1.31.1). So small models have their weights turned into float32 when they are loaded.
+# How matrix products with int8 and int4 weights (MatMulNBits) are computed. Accuracy level 4, onnxruntime's default,
+# also rounds the activations to 8 bits in blocks: fast, but not what the graph says, so only on request (ROUNDED).
+# Level 1 keeps float32 activations (EXACT); with 8-bit weights one row takes 25 times as long as with float32 weights
+# (1.31.1). So the weights of small models are turned into float32 when they are loaded instead (PLAIN).
 EXACT = {"session.qdq_matmulnbits_accuracy_level": "1"}
 ROUNDED = {"session.qdq_matmulnbits_accuracy_level": "4"}
 PLAIN = {"session.disable_quant_qdq": "1"}
@@ -48,7 +49,10 @@ class OnnxRuntimeEngine:
         packed: PackedStore | None = None,
         weights: int = 0,
     ):
-        """arithmetic "int8" also rounds what quantised weights multiply. weights: bytes of them, as stored."""
+        """arithmetic: a word of ARITHMETIC; "int8" also rounds the activations that int8 and int4 weights multiply.
+
+        packed: where packed weights are kept on disk, None for nowhere. weights: bytes of the artefact's weights.
+        """
         import onnxruntime
 
         if device != "cpu":
@@ -62,11 +66,11 @@ class OnnxRuntimeEngine:
         small = weights <= PLAIN_UP_TO and packed is None
         self._settings = ROUNDED if arithmetic == "int8" else PLAIN if small else EXACT
         self._threads, self._packed, self._bounded = threads, packed, possible()
-        self.takes_zero_rows = self._bounded  # Attention itself refuses zero query rows
+        self.takes_zero_rows = self._bounded  # its Attention kernel refuses zero queries, the loops take them
         most = SCORES if self._bounded else None
         self.needs = onnxruntime_needs(plain=self._settings is PLAIN, mapped=packed is not None, most_scores=most)
         self._how = onnxruntime.RunOptions()
-        if low_memory:  # after every call; costs a large one 3 % and one row nothing
+        if low_memory:  # give working memory back after every call: 3 % of a large call's time, nothing of one row's
             self._how.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self.info = EngineInfo("onnxruntime", onnxruntime.__version__, device, arithmetic)
 
@@ -77,7 +81,7 @@ class OnnxRuntimeEngine:
     def _session(self, graph: Path, saved_as: Path | None = None, ready: bool = False):
         """A session of a graph file, its attention in bounded memory where that is possible.
 
-        saved_as: also write the optimised graph and its packed weights there. ready: the file is such a graph.
+        saved_as: also write the optimised graph and its packed weights there. ready: `graph` is such a graph already.
         """
         options = self._ort.SessionOptions()
         options.log_severity_level = 3
@@ -104,10 +108,10 @@ class OnnxRuntimeEngine:
         if (entry := store.find(key)) is not None:
             try:
                 return self._session(entry, ready=True)
-            except EngineFailure:  # damaged
+            except EngineFailure:  # the entry is damaged: make it again
                 store.drop(graph.stem)
         entry = store.make(key, lambda path: self._session(graph, path))
-        trim()  # the session that packed is gone
+        trim()  # the session that packed the weights is gone, its memory is still in the C library's heap
         return self._session(entry, ready=True)
 
     def hold(self, array: np.ndarray) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""ONNX Runtime with everything on a device: results stay there until they are asked for, the cache is written there."""
+"""ONNX Runtime on CUDA: inputs, results and the key-value cache stay on the device until the host asks for them.
+
+The device is reached through a `Memory` (device/arrays.py), so tests run the same code over the machine's own memory.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,12 @@ from bagel_engines.protocol import Arrays, EngineFailure, EngineInfo, OutOfDevic
 
 ONNX_TYPES = {"tensor(float)": 1, "tensor(int64)": 7, "tensor(bool)": 9, "tensor(float16)": 10, "tensor(bfloat16)": 16}
 NUMPY_TYPES = {1: np.float32, 7: np.int64, 9: np.bool_, 10: np.float16, 16: np.uint16}  # bfloat16 as its bits
-PLAINLY = -1  # the graph number of a run that is neither captured nor played
+PLAINLY = -1  # gpu_graph_id of a run that is neither captured nor replayed, as onnxruntime defines it
 NO_MEMORY = re.compile(r"out of memory|failed to allocate|CUDA failure 2\b|available memory of", re.IGNORECASE)
 
 
 class OrtHeld:
-    """A runner.Held: a result in ONNX Runtime's own memory on the device."""
+    """A protocol.Held: a result in ONNX Runtime's own memory on the device."""
 
     def __init__(self, value: Any, memory: Memory):
         self._value, self._memory = value, memory
@@ -40,7 +43,7 @@ class OrtHeld:
 
 
 class Capture:
-    """How the runs of a session are captured as CUDA graphs. refusal: why they cannot be."""
+    """Captures runs of one session as CUDA graphs. refusal: why its runs cannot be captured, or None."""
 
     def __init__(self, ort: Any, repeats: Repeats, refusal: str | None):
         self.repeats, self.refusal = repeats, refusal
@@ -50,7 +53,7 @@ class Capture:
         return next(self._numbers)
 
     def options(self, number: int) -> Any:
-        """Run options: capture under this number, or play what was captured under it."""
+        """Run options: capture the run under this number, or replay what was captured under it."""
         options = self._ort.RunOptions()
         options.add_run_config_entry("gpu_graph_id", str(number))
         return options
@@ -66,7 +69,7 @@ class DeviceRunner:
         capture: Capture | None = None,
         weights: Mapping[str, DeviceArray] | None = None,
     ):
-        """weights: what the session reads of memory that is not its own."""
+        """weights: those the session shares with other sessions; kept here because it reads them in place."""
         self._session, self._name, self._place, self._memory = session, name, place, memory
         self._capture, self._weights = capture, weights
         self._types = {v.name: ONNX_TYPES[v.type] for v in (*session.get_inputs(), *session.get_outputs())}
@@ -102,7 +105,7 @@ class DeviceRunner:
         return {name: OrtHeld(value, self._memory) for name, value in values}
 
     def _recorded(self, given: Mapping[str, Any], moving: Mapping[str, DeviceArray], shapes: Shapes) -> Recording:
-        """A run on these arrays under a number of its own, by which onnxruntime plays it afterwards."""
+        """Capture a run on these arrays; onnxruntime replays it whenever it is run with the same number again."""
         capture = self._capture
         assert capture is not None
         if capture.refusal is not None:
@@ -118,10 +121,10 @@ class DeviceRunner:
                 self._session.run_with_iobinding(binding, options)
 
         def drop() -> None:
-            if hasattr(self._session, "release_captured_graph"):  # onnxruntime 1.31; before, it is kept until the end
+            if hasattr(self._session, "release_captured_graph"):  # since onnxruntime 1.31; else kept until the end
                 self._session.release_captured_graph(number)
 
-        play()  # captured within this call, after the runs that onnxruntime wants before
+        play()  # onnxruntime makes its warm-up runs and captures within this first call
         return Recording(moving, results, play, drop)
 
     def _bound(self, given: Mapping[str, Any]) -> Any:
@@ -131,7 +134,8 @@ class DeviceRunner:
         return binding
 
     def _out_of_arena(self, results: Mapping[str, OrtHeld]) -> dict[str, DeviceArray]:
-        """Copies in memory of ours: what a captured run uses of onnxruntime's arena is free there, and played over."""
+        """Copies in memory of ours. onnxruntime's arena counts the memory of captured runs as free, so a result that
+        stayed there would be written over when a captured run is replayed."""
         copies = {name: DeviceArray(self._memory, held.shape, held.dtype) for name, held in results.items()}
         self._memory.copy([(c.address, results[n].address, c.nbytes) for n, c in copies.items() if c.nbytes])
         return copies
@@ -167,27 +171,28 @@ class OnnxRuntimeDeviceEngine:
         record: bool = False,
         settings: Mapping[str, str] | None = None,
     ):
-        """record: repeated runs become CUDA graphs. settings: of every session, by onnxruntime's names."""
+        """record: capture runs inside `repeating` as CUDA graphs. settings: session config entries, by onnxruntime's
+        names."""
         self.info, self._ort, self._memory, self._providers, self._threads = info, ort, memory, providers, threads
         name, _, index = info.device.partition(":")
         self._place = (name, int(index or 0))
         self._settings = dict(settings or {})
-        self._told: dict[str, str] = {}  # what makes up the info's remark, by what it is about
+        self._remarks: dict[str, str] = {}  # for EngineInfo.remark, by subject
         self._repeats = Repeats(memory, lambda words: self._tell("graphs", words)) if record else None
         self._shared: SharedWeights | None = None
         self._share_weights()
 
     def repeating(self) -> AbstractContextManager[None]:
-        """Runs inside may be captured as CUDA graphs and played when they come again (repeats.py)."""
+        """Runs inside may be captured as CUDA graphs and replayed when they come again (device/recorded_runs.py)."""
         return nullcontext() if self._repeats is None else self._repeats.marked()
 
     @property
     def shared_bytes(self) -> int:
-        """Of weights on the device that every graph reads there."""
+        """Bytes of the weights on the device that several sessions read in place."""
         return 0 if self._shared is None else self._shared.bytes_held
 
     def _share_weights(self) -> None:
-        """Have sessions read one copy of the weights, where they can; else say why they have their own."""
+        """Find out whether sessions can read one copy of the weights; if not, `info` says why each has its own."""
         shared = SharedWeights(self._ort, self._memory, self._place, self._providers)
         try:
             refusal = shared.refusal()
@@ -199,8 +204,8 @@ class OnnxRuntimeDeviceEngine:
             self._tell("weights", refusal)
 
     def _tell(self, about: str, words: str) -> None:
-        self._told[about] = words
-        self.info = replace(self.info, remark="; ".join(self._told.values()))
+        self._remarks[about] = words
+        self.info = replace(self.info, remark="; ".join(self._remarks.values()))
 
     def load(self, graph: Path, prime: Arrays | None = None) -> Runner:
         if self._repeats is None:
@@ -217,7 +222,7 @@ class OnnxRuntimeDeviceEngine:
         return DeviceRunner(session, graph.stem, self._place, self._memory, capture, weights)
 
     def _session(self, graph: Path, providers: list) -> tuple[Any, Mapping[str, DeviceArray]]:
-        """A session, and the weights that it reads where others read them too."""
+        """A session, and those of its weights that it shares with other sessions."""
         if self._shared is None or not graph.is_file():
             return self._opened(graph, self._options(), providers), {}
         options = self._options()
@@ -227,7 +232,7 @@ class OnnxRuntimeDeviceEngine:
         except OutOfDeviceMemory:
             raise
         except EngineFailure as error:
-            session = self._opened(graph, self._options(), providers)  # raises where the weights were not the reason
+            session = self._opened(graph, self._options(), providers)  # raises where sharing was not the reason
             self._tell("weights", f"'{graph.stem}' has its own copy of its weights: {error}")
             return session, {}
         del values  # the session has taken them over
@@ -248,7 +253,7 @@ class OnnxRuntimeDeviceEngine:
             session = self._ort.InferenceSession(str(graph), options, providers=providers)
         except Exception as error:
             raise failure(f"onnxruntime cannot load {graph} on {self.info.device}: {error}") from error
-        session.disable_fallback()  # what fails is told, not done on the CPU
+        session.disable_fallback()  # an error on the device is raised, instead of computing on the CPU without a word
         return session
 
     def hold(self, array: np.ndarray) -> DeviceArray:
@@ -259,7 +264,7 @@ class OnnxRuntimeDeviceEngine:
 
 
 def with_graphs(provider: Any) -> Any:
-    """A provider as onnxruntime takes it, with CUDA graphs where it is CUDA's."""
+    """An execution provider as onnxruntime takes it; the CUDA one with CUDA graphs enabled."""
     if isinstance(provider, str):
         return provider
     name, options = provider
@@ -271,7 +276,7 @@ def on_cuda(
 ) -> OnnxRuntimeDeviceEngine:
     """The engine on "cuda" or "cuda:N"; `weights` bytes must be free there. Raises EngineFailure before any is read.
 
-    record: repeated runs become CUDA graphs.
+    record: runs inside `repeating` become CUDA graphs.
     """
     import onnxruntime
 
@@ -294,7 +299,7 @@ def on_cuda(
 
 
 def on_host(record: bool = False, settings: Mapping[str, str] | None = None) -> OnnxRuntimeDeviceEngine:
-    """The same engine with the machine's own memory as its device: what it does, without what CUDA does."""
+    """The same engine with the machine's own memory as its device: runs all of this code but CUDA's, for tests."""
     import onnxruntime
 
     info = EngineInfo("onnxruntime", onnxruntime.__version__, "cpu", "float32")

@@ -1,7 +1,8 @@
-"""ONNX Runtime's packed weights on disk: an optimised graph, and beside it the weights as its kernels want them.
+"""ONNX Runtime's packed weights on disk: an optimised graph, and beside it the weights in its kernels' own layout.
 
-Sessions map that file instead of packing a copy of their own: nothing of it is anonymous memory, processes share it,
-and a start need not pack. An entry is used only for exactly what it was made from, with and on.
+Without them every session rearranges ("packs") its weights into anonymous memory when it starts. With them it maps the
+file: loading takes no time, the pages can be dropped and are shared by processes. A store holds an entry for each
+graph, used only if graph, weights, onnxruntime version, CPU features and settings are those it was made with.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ SAVING = {
     "session.optimized_model_external_initializers_file_name": WEIGHTS,
     "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
 }
-ROOM = 2.1  # of the graph's weights: float32 is stored as read and as packed, int8 takes one and a half times
+# disk space of an entry as a multiple of the graph's weights: float32 weights are stored twice, as read and as packed
+# (int8 takes one and a half times their size)
+ROOM = 2.1
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class PackedStore:
         return PackedKey(self.model, graph.stem, digest, weights, version, processor(), dict(settings))
 
     def find(self, key: PackedKey) -> Path | None:
-        """The optimised graph of an entry that is whole; None where there is none."""
+        """The optimised graph of the entry for this key; None where there is none, or a file of it has changed."""
         entry = self.folder / key.name
         try:
             record = json.loads((entry / RECORD).read_text(encoding="utf-8"))
@@ -103,7 +106,7 @@ class PackedStore:
 
 
 def processor() -> str:
-    """The CPU's architecture and features: packing follows what its kernels can use."""
+    """The CPU's architecture and features, which decide the layout that weights are packed in."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -113,7 +116,7 @@ def processor() -> str:
 
 
 def _files(entry: Path) -> dict[str, list[int]]:
-    """Size and time of the last change of each: a file that was written to since is noticed."""
+    """Size and time of last change of each file in an entry, to notice one that was changed since."""
     found = ((f.name, f.stat()) for f in sorted(entry.iterdir()) if f.name != RECORD)
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found}
 

@@ -1,11 +1,13 @@
 """One copy of the weights on a device for all ONNX Runtime sessions that read the same bytes of the same file.
 
-A session takes an initializer from its caller (SessionOptions.add_initializer) and reads it in place where the value
-lies on the device that it plans the initializer for; else it loads its own and says so in its log alone. That is what
-onnxruntime's source says (session_state_utils.cc; issue 29009); on CUDA nobody here has seen it. So `refusal` asks a
-session of two numbers first: one of them is changed after the session was made, which must then add the new one.
-The value must not own its memory, so it is made by binding an address. Weights quantised in blocks are left to the
-sessions, which put them together with their products (MatMulNBits) in an arrangement of their own.
+und_step and gen_step share the understanding expert's weights; by default each session would load its own copy.
+
+A session accepts an initializer from its caller (SessionOptions.add_initializer). By onnxruntime's source (1.31.1,
+session_state_utils.cc; issue 29009) it reads the value in place if that lies on the device the session has planned for
+it; otherwise it loads a copy of its own and only its log says so. On CUDA this was not executed here. So `refusal`
+makes a probe first: a session of y = x + w with w lent, whose value is changed after the session was made; the session
+reads in place if y follows. A lent value must not own its memory, so it is made by binding an address. Weights
+quantised in blocks (int8, int4) are not lent: sessions fuse them into MatMulNBits and rearrange them.
 """
 
 from __future__ import annotations
@@ -27,13 +29,13 @@ NOT_IN_PLACE = "each graph has its own copy of its weights: onnxruntime does not
 
 
 class SharedWeights:
-    """Weights by where they lie in files, for as long as somebody holds them."""
+    """Weights on the device by their place in a file; each is freed when the last session that uses it is."""
 
     def __init__(self, ort: Any, memory: Memory, place: tuple[str, int], providers: list):
         self._ort, self._memory, self._place = ort, memory, place
         self._providers = providers
         self._held: WeakValueDictionary[Place, DeviceArray] = WeakValueDictionary()
-        self._binder: Any = None  # any session: values over an address are made by its bindings
+        self._binder: Any = None  # some session: its io_binding is the way to make a value over a given address
 
     def refusal(self) -> str | None:
         """Why weights are not shared here; None where they are."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from bagel_rt.artefact.manifest import MANIFEST
 from bagel_rt.errors import ExportError
 
-RENAME_EXCHANGE = 2  # linux/fs.h
+RENAME_EXCHANGE = 2  # renameat2's flag, from linux/fs.h
 
 
 def check_target(out: Path, overwrite: bool) -> None:

@@ -16,7 +16,7 @@ from bagel_rt.errors import CheckpointError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PAIR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.(?!weight)[^.]+)?(\.weight)?")
-# keys that change what an adapter means in ways a sum of products does not express, with the value that is harmless
+# keys of adapter_config.json for methods that are more than `weight + scale * B @ A`, with the value that means "off"
 PLAIN = {
     "use_dora": False,
     "fan_in_fan_out": False,
@@ -25,7 +25,9 @@ PLAIN = {
     "trainable_token_indices": None,
     "target_parameters": None,
 }
-REBASED = ("pissa", "olora", "corda", "loftq")  # initialisations that also change the base model's weights
+# initialisations that move a part of the base model's weights into the adapter: added to the weights of a checkpoint,
+# which still have that part, it would count twice
+REBASED = ("pissa", "olora", "corda", "loftq")
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
 def _update(
     lora: Lora, config: Mapping[str, Any], file: Path, module: str, sides: dict[str, StoredTensor], embedding: bool
 ) -> LowRank:
-    """The update of one module, from its A and B."""
+    """The update of one module, from its lora_A and lora_B."""
     for side, other in (("A", "B"), ("B", "A")):
         if side not in sides:
             raise CheckpointError(f"{file}: tensor '{sides[other].key}' has no lora_{side} beside it")

@@ -114,7 +114,7 @@ def load_for_training(ckpt: str | Path, generation: bool) -> tuple[BagelConfig, 
     path = source.find_weights()
     llm, vit = read_model_configs(source.folder)
     stored = _strip_root(path, read_weights(path))
-    if generation and "latent_pos_embed.pos_embed" not in stored:  # a stage-1 checkpoint: the table is made anew
+    if generation and "latent_pos_embed.pos_embed" not in stored:  # stage 1, understanding only
         side = _table_side(path, stored, "vit_pos_embed.pos_embed", "")
         config = BagelConfig(_stored_vocabulary(llm, stored), vit, vit_max_num_patch_per_side=side)
     else:
@@ -177,7 +177,7 @@ def _complete_config(path: Path, llm: LLMConfig, vit: ViTConfig, stored: dict, t
             f" image_size / patch_size gives {vit.grid} x {vit.grid}"
         )
     llm = _stored_vocabulary(llm, stored)
-    if task == "understand":  # the generation expert is left out: what remains is the dense form
+    if task == "understand":  # without the generation expert a layer is an ordinary Qwen2 layer, the dense form
         llm = replace(llm, layer_module="Qwen2DecoderLayer")
         return BagelConfig(llm, vit, vit_max_num_patch_per_side=vit_grid, visual_gen=False)
     side = _table_side(path, stored, "latent_pos_embed.pos_embed", f"; {UNDERSTAND_HINT}")
@@ -185,7 +185,7 @@ def _complete_config(path: Path, llm: LLMConfig, vit: ViTConfig, stored: dict, t
 
 
 def _stored_vocabulary(llm: LLMConfig, stored: dict[str, StoredTensor]) -> LLMConfig:
-    """The config with as many rows as the stored tables have: fine-tuning that adds tokens often leaves it behind."""
+    """The config with the stored tables' number of rows: fine-tunes that added tokens often kept the old vocab_size."""
     tables = [stored[key] for key in (EMBEDDING, LM_HEAD) if key in stored]
     if llm.tie_word_embeddings:
         tables = tables[:1]
