@@ -1,4 +1,9 @@
-"""Engines: what loads a graph file and computes it. Knows tensors and devices, nothing of BAGEL."""
+"""Engines: load an ONNX graph file and compute it. This package knows tensors and devices, nothing of BAGEL.
+
+An `Engine` (protocol.py) makes a `Runner` of a graph file and a `Cache` for keys and values. OpenVINO, ONNX Runtime (on
+the CPU and on CUDA) and TensorRT each have a room of their own, and none imports another's. A new engine is a folder
+beside them and its name in select.py; engines that compute on a device find arrays, cache and CUDA in device/.
+"""
 
 from bagel_engines.device.linear_sums import Sums
 from bagel_engines.device.recorded_runs import repeating

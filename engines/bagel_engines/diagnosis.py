@@ -1,4 +1,4 @@
-"""Which engines work on this machine, and what the others lack."""
+"""For `bagel-rt doctor`: which engines work on this machine, and what the others lack."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _tensorrt(name: str) -> Finding:
         found = plan_builder.flavour(name)
     except EngineFailure as error:
         return lacking(str(error))
-    except (ImportError, OSError) as error:  # the package is there, its library is not, or does not fit
+    except (ImportError, OSError) as error:  # the package is installed, its shared library is missing or does not load
         return lacking(f"{name} is installed and its library does not load: {error}; {plan_builder.INSTALL}")
     there = f"{name} {found.version} is installed and loads"
     try:
@@ -101,7 +101,7 @@ def _tried(backend: str, device: str) -> Finding:
         return Finding(backend, device, True, f"{engine.info}: executed a small graph")
     except EngineFailure as error:
         return Finding(backend, device, False, str(error))
-    except ImportError as error:  # a package that is there and broken
+    except ImportError as error:  # the package is installed and broken
         return Finding(backend, device, False, f"{backend} cannot be imported: {error}; install it again")
 
 

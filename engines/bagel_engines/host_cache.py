@@ -1,4 +1,4 @@
-"""Keys and values in the machine's own memory, for engines that compute there."""
+"""The key-value cache in the machine's own memory, for engines that compute there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from bagel_engines.protocol import Tensor
 
 
 class HostCache:
-    """A runner.Cache. The array is virtual memory until a slot is written, so room that is not used costs nothing."""
+    """A protocol.Cache in a numpy array. Its pages are virtual until a slot is written, so unused room takes no
+    memory."""
 
     def __init__(self, halves: int, slots: int, row: tuple[int, int], dtype: np.dtype):
         try:
@@ -32,7 +33,11 @@ class HostCache:
 
 
 class NarrowCache(HostCache):
-    """Takes and gives float32, and keeps 16 bits: for engines that would round the whole of it in each call."""
+    """Keys and values that are written and read as float32 and stored in 16 bits.
+
+    For graphs that take a float32 pool on an engine that multiplies in 16 bits: given float32, it would round the whole
+    pool in every call. Rounding each row once, when it is written, gives the same numbers.
+    """
 
     def __init__(self, halves: int, slots: int, row: tuple[int, int], kept: str):
         super().__init__(halves, slots, row, KEPT_AS[kept])

@@ -1,4 +1,4 @@
-"""Memory that was freed goes back to the system: C libraries keep it for later, and a large graph leaves much."""
+"""Returns freed memory to the operating system: the C library keeps it for later use, gigabytes after a large graph."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 
 def trim() -> None:
-    """Hand free heap back. Only glibc keeps it and can be asked; elsewhere nothing is done."""
+    """Return the heap's free memory to the system, by glibc's malloc_trim; does nothing with other C libraries."""
     if not sys.platform.startswith("linux"):
         return
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # not in musl

@@ -1,7 +1,7 @@
-"""What engines take from main memory beside what they are given: measured, in bytes, and multiplied by sizes.
+"""How much main memory each engine takes, as bytes per row, pixel, weight and so on: measured factors times sizes.
 
-Only what cannot be given back to the disk is counted (anonymous and shared memory); mapped weights are not.
-bench/memory.py compares what comes of it with what is really taken.
+Only memory that the system cannot give back to the disk is counted (anonymous and shared); mapped weight files are not.
+How the factors are used: bagel_rt/estimate/memory.py. bench/memory.py compares the result with what is really taken.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Stack:
-    """Working memory of a stack of transformer layers, in bytes.
+    """Factors for the working memory of a stack of transformer layers, in bytes.
 
-    inner, hidden: for each row and each number of the layers' inner and outer width; hidden_layer: the same for every
-    layer again, where a layer's memory is not wholly used by the next; seen_layer: for every layer, each row that is
-    attended to and each number of its keys and values; pairs: for a row and a row it sees; scores: for those and a
+    inner: per row and number of the MLP's width. hidden: per row and number of the hidden width. hidden_layer: the same
+    once more for every layer, as an engine does not reuse all of a layer's memory for the next. seen_layer: per layer,
+    row that is attended to, and number of its keys and values. pairs: per query and key. scores: per query, key and
     head, of which no more than `most_scores` are kept at once.
     """
 
@@ -32,7 +32,8 @@ class Stack:
     most_scores: float = math.inf
 
     def size(self, rows: int, seen: int, inner: int, hidden: int, layers: int, heads: int, cached: int = 0) -> int:
-        """cached: numbers of a row's keys and values in a layer."""
+        """Bytes for `rows` queries that attend to `seen` keys. cached: numbers of a row's keys and values in a
+        layer."""
         each = self.inner * inner + (self.hidden + layers * self.hidden_layer) * hidden + self.pairs * seen
         scores = min(float(heads * rows * seen), self.most_scores)
         return int(rows * each + seen * layers * self.seen_layer * cached + self.scores * scores)
@@ -40,11 +41,14 @@ class Stack:
 
 @dataclass(frozen=True)
 class Needs:
-    """program: the process with the engine in it; graph: a graph that is loaded, without its weights. kept: bytes of
-    memory for a byte of stored weights, by form (of the manifest's weight_forms; "conv8" for the VAE's int8); other
-    forms count as "float". number: of a number in the page pool. decoder_pixel and encoder_pixel: for a pixel and a
-    channel of the VAE's first width; decoder_channels: for that width squared. lazy: weights are packed when they are
-    first multiplied, so that those of an expert without rows stay in their file, and each is there twice meanwhile.
+    """All factors of one engine, in bytes.
+
+    program: the process with the engine loaded. graph: a loaded graph without its weights. kept: memory per byte of
+    stored weights, by form (of the manifest's weight_forms; "conv8" for the VAE's int8); other forms count as "float".
+    step, vit: working memory of the decoder's layers and of the ViT. decoder_pixel, encoder_pixel: of the VAE, per
+    pixel and channel of its first width; decoder_channels: per that width squared. number: per number in the page pool.
+    lazy: the engine packs a weight when it is first multiplied. So the weights of an expert that gets no rows stay in
+    their file, and while it packs a weight it has that weight twice.
     """
 
     program: int
@@ -62,12 +66,14 @@ class Needs:
         return int(stored * self.kept.get(form, self.kept["float"]))
 
     def decoder(self, pixels: int, channels: int) -> int:
-        """Of the VAE's whole decoder, of that first width."""
+        """Bytes that the VAE's decoder takes for a picture of so many pixels, decoded whole. channels: its first
+        width."""
         return int(self.decoder_pixel * channels * pixels + self.decoder_channels * channels**2)
 
 
 def openvino_needs(arithmetic: str) -> Needs:
-    """Steps were measured over 2 to 28 layers of 1024 and 3584, 256 to 4096 rows and 50 to 8000 tokens of context."""
+    """OpenVINO 2026.4.1 on the CPU. Factors of a step were fitted to measurements of 2 to 28 layers of width 1024 and
+    3584, with 256 to 4096 rows and 50 to 8000 tokens of context."""
     number = 4 if arithmetic == "float32" else 2
     exact = Stack(26.3, hidden_layer=8.9, seen_layer=4.0, pairs=6.0)
     narrow = Stack(16.0, hidden_layer=2.4, seen_layer=2.2, pairs=2.5)
@@ -85,8 +91,8 @@ def openvino_needs(arithmetic: str) -> Needs:
 
 
 def onnxruntime_needs(plain: bool, mapped: bool, most_scores: int | None = None) -> Needs:
-    """plain: quantised weights are made float32 on loading; mapped: all of them lie in a file; most_scores: that
-    attention keeps at once."""
+    """ONNX Runtime 1.31.1 on the CPU. plain: quantised weights become float32 on loading. mapped: packed weights are
+    mapped from a file. most_scores: attention scores kept at once (chunk_attention), None for all."""
     most = math.inf if most_scores is None else float(most_scores)
     many = 0.0 if mapped else 1.0
     spread = many * (4.0 if plain else 1.0)

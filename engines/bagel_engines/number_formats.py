@@ -1,10 +1,10 @@
-"""Number formats that numpy has no name for, as arrays the host can keep and hand on."""
+"""16-bit floats in numpy arrays: bfloat16, which numpy lacks, is kept as its bits in uint16."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# bfloat16 is kept as its bits: the host stores and moves it, and never computes with it
+# the numpy type that arrays of a number format are kept in; uint16 holds bfloat16's bits, which the host only moves
 KEPT_AS = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(np.uint16)}
 
 

@@ -1,4 +1,5 @@
-"""Where a graph file's weights lie: read with the onnx package, which engines can do without."""
+"""Where the weights of an ONNX file lie (file, offset, length). Needs the onnx package, which engines can do
+without."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from bagel_engines.protocol import EngineFailure
 
 @dataclass(frozen=True)
 class Place:
-    """A tensor in a file beside its graph. type: ONNX's number for it; shape: of the tensor, not of its bytes."""
+    """A tensor's place in a file beside its graph. type: ONNX's number of its element type; shape: in elements."""
 
     file: Path
     offset: int
@@ -36,12 +37,15 @@ def places(graph: Path) -> dict[str, Place]:
 
 
 def unfused_places(graph: Path) -> dict[str, Place]:
-    """Those that no DequantizeLinear in blocks reads: engines replace such weights by an arrangement of their own."""
+    """`places` without weights quantised in blocks (read by a DequantizeLinear with a block size).
+
+    Engines fuse those with their products into a layout of their own, so they cannot be shared as they lie.
+    """
     return {name: place for name, (place, fused) in _read(graph).items() if not fused}
 
 
 def mapped(path: Path) -> np.ndarray:
-    """A file's bytes where the system keeps them; nothing is copied."""
+    """A file's bytes, memory-mapped: nothing is read until it is used."""
     with path.open("rb") as stream:
         return np.frombuffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
@@ -51,7 +55,7 @@ def _read(graph: Path) -> dict[str, tuple[Place, bool]]:
 
     try:
         stated = onnx.load(str(graph), load_external_data=False).graph
-    except Exception as error:  # protobuf's own
+    except Exception as error:  # protobuf raises errors of its own
         raise EngineFailure(f"{graph} is not an ONNX graph: {error}") from error
     fused = {name for node in stated.node if _in_blocks(node) for name in node.input}
     found = {}

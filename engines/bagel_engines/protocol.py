@@ -1,4 +1,8 @@
-"""The seam between the runtime and the engines: an engine loads a graph file into a runner, a runner computes."""
+"""What an engine is: the interfaces that the runtime calls and every engine implements.
+
+An `Engine` loads a graph file as a `Runner`, a runner computes, a `Cache` keeps keys and values where the engine reads
+them, and `Held` is a result that stays on the engine's device.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,8 @@ from bagel_engines.memory_needs import Needs
 
 
 class Held(Protocol):
-    """A result that stays where its engine computes; an input for graphs and the cache of the same engine."""
+    """A result that stays in its engine's memory (on a GPU, say), to be an input of graphs or the cache of that
+    engine."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -38,9 +43,10 @@ class OutOfDeviceMemory(EngineFailure):
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What computes, in words that go into results: arithmetic is the artefact's, or what the caller asked for.
+    """What computes, in words that are stored with every result.
 
-    remark: what else was asked for, and whether it is had.
+    arithmetic: the number format computed in: the artefact's, or the one the caller asked for. remark: what else the
+    caller asked for, such as CUDA graphs, and where it could not be done.
     """
 
     name: str
@@ -50,8 +56,8 @@ class EngineInfo:
     remark: str = ""
 
     def __str__(self) -> str:
-        told = ", ".join(word for word in (self.device, self.arithmetic, self.remark) if word)
-        return f"{self.name} {self.version} ({told})"
+        details = ", ".join(word for word in (self.device, self.arithmetic, self.remark) if word)
+        return f"{self.name} {self.version} ({details})"
 
 
 class Runner(Protocol):
@@ -73,7 +79,11 @@ class Runner(Protocol):
 
 
 class Cache(Protocol):
-    """The memory behind the page table: (halves * slots, heads, dim), zero at first, where the engine reads it."""
+    """The memory of the key-value cache, where the engine reads it: (halves * slots, heads, dim), zeros at first.
+
+    A slot has room for one token. A half is the keys, or the values, of one layer: 2 * layers halves of `slots` rows
+    each lie one behind the other. The page table (bagel_rt.kv_cache) decides which token has which slot.
+    """
 
     @property
     def tensor(self) -> Tensor:
@@ -94,24 +104,28 @@ class Cache(Protocol):
 
 
 class Engine(Protocol):
-    """Makes runners. `takes_zero_rows`: whether a step graph may be called with an empty row input."""
+    """Loads graphs on one device. `takes_zero_rows`: whether a graph may be called with an input of no rows, as text is
+    run through the graph of both experts."""
 
     info: EngineInfo
     takes_zero_rows: bool
 
     @property
     def needs(self) -> Needs | None:
-        """What it takes from main memory; None where it computes elsewhere."""
+        """How much main memory it takes for work of a given size; None for an engine that computes on another
+        device."""
         ...
 
     def load(self, graph: Path, prime: Arrays | None = None) -> Runner:
-        """Load a graph file. `prime`: inputs for one throw-away call, for engines that specialise on their first."""
+        """Load a graph file. `prime`: inputs of a first call, made and thrown away by engines whose first call decides
+        how later ones are computed (see openvino.engine)."""
         ...
 
     def hold(self, array: np.ndarray) -> Tensor:
-        """The array as an input that need not be brought to the device again."""
+        """The array as an input that is copied to the device once, not in every call."""
         ...
 
     def cache(self, halves: int, slots: int, row: tuple[int, int], dtype: np.dtype) -> Cache:
-        """Room for keys and values. Raises MemoryError where the machine or the device has too little."""
+        """Make a cache for keys and values, `row` being (heads, dim). Raises MemoryError where there is too little
+        memory."""
         ...

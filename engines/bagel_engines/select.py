@@ -21,9 +21,10 @@ def installed() -> list[str]:
 def open_engine(backend: str = "auto", device: str = "cpu", settings: Settings | None = None) -> Engine:
     """The engine of that name, or the fastest installed for "auto".
 
-    An arithmetic other than the graphs state is "bfloat16" on openvino, or "int8" on the CPU, which rounds what
-    quantised weights multiply to 8 bits in blocks; `info` names what is used, and says where runs are not captured.
-    Raises EngineFailure for an unknown name, a missing package, or what the engine does not support.
+    settings.arithmetic may differ from what the graphs state: "bfloat16" on openvino, and on the CPU "int8", which also
+    rounds the activations that int8 and int4 weights multiply to 8 bits in blocks. The engine's `info` names what is
+    computed in, and which runs could not be recorded as CUDA graphs.
+    Raises EngineFailure for an unknown name, a missing package, or a setting that the engine does not support.
     """
     wanted = settings or Settings()
     backend = _chosen(backend, device)

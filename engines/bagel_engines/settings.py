@@ -1,4 +1,4 @@
-"""How an engine is to work, beside its name and device. select.open_engine refuses what an engine cannot do of it."""
+"""How an engine is to work, beside its name and device. select.open_engine refuses what that engine cannot do."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """Defaults are an engine's own way with a float32 artefact."""
+    """Settings of an engine. The defaults compute a float32 artefact in float32, with nothing kept on disk."""
 
     threads: int | None = None
-    arithmetic: str | None = None  # an explicit request; None follows `stated`
-    stated: str = "float32"  # what the graphs compute in: "float32", "bfloat16", "float16"
+    arithmetic: str | None = None  # what the caller asks to compute in; None: as `stated`
+    stated: str = "float32"  # what the artefact's graphs compute in: "float32", "bfloat16", "float16"
     weights: int = 0  # bytes of the artefact's weights; a device with less free memory is refused
-    plans: Plans | None = None  # what tensorrt builds from, and where it keeps what it built
-    cuda_graphs: bool = False  # runs that callers mark as repeated are captured and played (repeats.py)
+    plans: Plans | None = None  # for tensorrt: what plans are built for, and where they are kept
+    cuda_graphs: bool = False  # record runs inside `repeating` as CUDA graphs (device/recorded_runs.py)
     low_memory: bool = False  # on a CPU, a call's working memory is given back after it
-    packed: PackedStore | None = None  # where onnxruntime on the CPU keeps packed weights
+    packed: PackedStore | None = None  # where onnxruntime on the CPU keeps packed weights; None: nowhere

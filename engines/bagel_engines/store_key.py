@@ -1,4 +1,4 @@
-"""What names an entry of a store on disk: everything the entry depends on."""
+"""Names for files that engines keep on disk (TensorRT plans, packed weights), made of everything they depend on."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 
 class Key:
-    """A frozen dataclass with a field `graph`; entries whose facts differ in anything have different names."""
+    """Base of frozen dataclasses with a field `graph`. Keys that differ in any field have different names."""
 
     graph: str
 
     def facts(self) -> dict[str, Any]:
-        stated = asdict(self)  # type: ignore[call-overload]
-        return json.loads(json.dumps(stated, sort_keys=True))  # as it reads back: tuples are lists
+        fields = asdict(self)  # type: ignore[call-overload]
+        return json.loads(json.dumps(fields, sort_keys=True))  # tuples become lists, as they read back from a file
 
     @property
     def name(self) -> str:

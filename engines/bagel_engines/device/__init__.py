@@ -1,1 +1,1 @@
-"""Memory of a CUDA device, runs recorded on it, and sums of results that stay there."""
+"""What engines on a CUDA device share: arrays and cache in its memory, CUDA itself, recorded runs, sums of results."""

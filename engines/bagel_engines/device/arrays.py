@@ -1,6 +1,8 @@
-"""Arrays and the cache on a device, by address. Engines differ in how they compute, not in how bytes move.
+"""Arrays and the key-value cache in a device's memory, handled by address.
 
-A device is anything with a Memory: CUDA (cuda.CudaMemory), or the machine's own memory, where tests run the same code.
+ONNX Runtime on CUDA and TensorRT share this: they differ in how they compute, not in how bytes move. A device is
+anything with a `Memory`: CUDA (cuda.CudaMemory), or the machine's own memory (HostMemory), on which tests run the same
+code without a GPU.
 """
 
 from __future__ import annotations
@@ -15,18 +17,18 @@ from bagel_engines.protocol import EngineFailure, Tensor
 
 
 class Memory(Protocol):
-    """Bytes at addresses. Every call is complete when it returns."""
+    """A device's memory: bytes at addresses. Every call has finished its work when it returns."""
 
     def take(self, size: int) -> int:
-        """An address with room for `size` bytes. Raises OutOfDeviceMemory."""
+        """Allocate `size` bytes and return their address. Raises OutOfDeviceMemory."""
         ...
 
     def give(self, address: int) -> None:
-        """Give back what was taken; it may be kept for the next taker."""
+        """Give back what take() returned. It may be kept for the next take() of its size."""
         ...
 
     def free(self, address: int) -> None:
-        """Give back what was taken to the device itself."""
+        """Give back what take() returned to the device at once."""
         ...
 
     def upload(self, target: int, array: np.ndarray) -> None: ...
@@ -40,31 +42,31 @@ class Memory(Protocol):
         ...
 
     def blocks(self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, count: int) -> None:
-        """Copy `count` blocks of `width` bytes, a pitch apart on either side, within the device."""
+        """Copy `count` blocks of `width` bytes within the device; a pitch is the distance of two blocks' beginnings."""
         ...
 
 
 class Replay(Protocol):
-    """Work that was captured from a stream."""
+    """Work that was captured from a stream (a CUDA graph) and can be done again."""
 
     def __call__(self) -> None:
-        """Do it again, from beginning to end."""
+        """Do the work, and return when it is done."""
         ...
 
     def close(self) -> None: ...
 
 
 class Stream(Protocol):
-    """An order of work on a device."""
+    """A queue of work on a device, as a CUDA stream."""
 
     handle: int
 
     def wait(self) -> None:
-        """Until everything in it is done."""
+        """Wait until everything in it is done."""
         ...
 
     def capture(self, work: Callable[[], None]) -> Replay:
-        """What `work` puts into the stream, kept instead of done. It must neither take memory nor wait.
+        """Record what `work` puts into the stream instead of doing it. `work` must neither take memory nor wait.
 
         Raises EngineFailure when it cannot be captured; the stream is usable again.
         """
@@ -72,7 +74,7 @@ class Stream(Protocol):
 
 
 class HostStream:
-    """Work on the machine's own memory is done when it is asked for."""
+    """The stream of HostMemory: work is done at once, so there is nothing to wait for."""
 
     handle = 0
 
@@ -117,12 +119,12 @@ class HostMemory:
 
 
 class DeviceArray:
-    """A runner.Held that owns its memory. bfloat16 has numpy's uint16 as dtype: its bits.
+    """An array in a device's memory, which it owns (a protocol.Held). bfloat16 is kept as uint16, its bits.
 
-    reused: whether the memory is kept for arrays of its size when this one goes, else the device has it back.
+    reused: when this array is deleted, whether its memory is kept for the next array of its size or given back.
     """
 
-    lasting = False  # whether it stays where it is for as long as its engine is used
+    lasting = False  # whether its address stays the same for as long as its engine is used: true of the cache
 
     def __init__(self, memory: Memory, shape: tuple[int, ...], dtype: np.dtype, reused: bool = True):
         self.shape, self.dtype, self._memory, self._reused = shape, np.dtype(dtype), memory, reused
@@ -154,7 +156,7 @@ class HasAddress(Protocol):
 
 
 class DeviceCache:
-    """A runner.Cache on a device."""
+    """A protocol.Cache in a device's memory."""
 
     def __init__(self, memory: Memory, halves: int, slots: int, row: tuple[int, int], dtype: np.dtype):
         self._memory, self._halves, self._slots, self._dtype = memory, halves, slots, dtype
@@ -192,7 +194,8 @@ class DeviceCache:
 
 
 def runs(slots: np.ndarray) -> list[tuple[int, int, int]]:
-    """(place, slot, count) of each longest run of neighbouring slots: one copy each."""
+    """Split slots into runs of consecutive numbers, each moved by one copy: (index of its first slot, that slot,
+    length)."""
     if not len(slots):
         return []
     starts = np.flatnonzero(np.diff(slots, prepend=slots[0] - 2) != 1)

@@ -1,4 +1,4 @@
-"""What the engines need of CUDA itself: which devices there are, room on them, and copies. Through cuda-python."""
+"""CUDA through cuda-python: devices and their free memory, allocations and copies, streams and captured graphs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def runtime() -> Any:
 
 
 def checked(result: tuple, what: str) -> Any:
-    """The value of a call's (status, values...). Raises EngineFailure, or OutOfDeviceMemory, in CUDA's own words."""
+    """The value of a cuda-python call, which returns (status, values...). Raises EngineFailure, or OutOfDeviceMemory,
+    with CUDA's own words."""
     status, *values = result
     if int(status) != 0:
         words = runtime().cudaGetErrorString(status)[1].decode()
@@ -52,7 +53,7 @@ def dotted(version: int) -> str:
 
 
 def device_index(device: str) -> int:
-    """N of "cuda:N", 0 of "cuda"; the device is there. Raises EngineFailure for another word or a missing device."""
+    """N of "cuda:N", 0 of "cuda". Raises EngineFailure for another word, or a device that this machine lacks."""
     name, _, number = device.partition(":")
     if name != "cuda" or (number and not number.isdecimal()):
         raise EngineFailure(f"device {device!r} is unknown; allowed: cpu, cuda, cuda:N")
@@ -82,7 +83,8 @@ def describe(index: int) -> str:
 
 
 class CudaStream:
-    """A device.Stream. It waits for the default stream and the default stream for it, so plain copies keep their order.
+    """A Stream of CUDA, of the blocking kind: it and the default stream wait for each other, so copies keep their
+    order.
 
     Capturing is written after CUDA's documentation; it was not executed on a GPU.
     """
@@ -101,7 +103,7 @@ class CudaStream:
         try:
             work()
         except BaseException:
-            self._cuda.cudaStreamEndCapture(self._stream)  # what failed is told; the stream must not stay capturing
+            self._cuda.cudaStreamEndCapture(self._stream)  # `work` failed: the stream must not stay in capture mode
             raise
         graph = checked(self._cuda.cudaStreamEndCapture(self._stream), "capture a run")
         try:
@@ -112,7 +114,7 @@ class CudaStream:
 
 
 class CudaReplay:
-    """A device.Replay: a CUDA graph on the stream it was captured from."""
+    """A Replay of CUDA: an instantiated graph, launched on the stream it was captured from."""
 
     def __init__(self, bindings: Any, executable: Any, stream: Any):
         self._cuda, self._executable, self._stream = bindings, executable, stream
@@ -131,7 +133,7 @@ class CudaReplay:
 
 
 class CudaMemory:
-    """A device.Memory: one CUDA device. What is given back is kept for the next taker of that size."""
+    """The Memory of one CUDA device. What is given back is kept, by size, for the next take()."""
 
     def __init__(self, index: int):
         self._cuda, self._kinds = runtime(), runtime().cudaMemcpyKind
@@ -156,7 +158,7 @@ class CudaMemory:
     def upload(self, target: int, array: np.ndarray) -> None:
         kind = self._kinds.cudaMemcpyHostToDevice
         checked(self._cuda.cudaMemcpy(target, array.ctypes.data, array.nbytes, kind), f"upload {array.nbytes} bytes")
-        self._wait()  # from pageable memory it returns before the bytes are there, and engines' streams do not wait
+        self._wait()  # cudaMemcpy from pageable memory may return before the bytes are on the device
 
     def download(self, array: np.ndarray, source: int) -> None:
         kind = self._kinds.cudaMemcpyDeviceToHost

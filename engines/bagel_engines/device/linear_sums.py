@@ -1,4 +1,8 @@
-"""Sums of results where they lie: with numpy on the host, by a graph of two operators on the engine's device."""
+"""base + weight * term and (after - before) / distance on results of an engine, computed where the results lie.
+
+Step caching forecasts with them. Arrays on the host are added by numpy; results on a device by two small ONNX graphs
+(graphs/plus.onnx, graphs/slope.onnx) on the same engine.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +14,13 @@ from bagel_engines.protocol import Engine, Runner, Tensor
 
 GRAPHS = Path(__file__).parent.parent / "graphs"
 PLUS, SLOPE = GRAPHS / "plus.onnx", GRAPHS / "slope.onnx"
-SUM_GRAPHS = {"plus": ("base", "term"), "slope": ("after", "before")}  # and the inputs that are (rows, width)
+SUM_GRAPHS = {"plus": ("base", "term"), "slope": ("after", "before")}  # with their inputs of shape (rows, width)
 
 
 class Sums:
-    """Arithmetic on results of an engine, float32 (rows, width). Its graphs are loaded when first needed.
+    """Sums of an engine's results, float32 (rows, width). The graphs are loaded when first needed.
 
-    Without an engine only arrays on the host are taken.
+    engine: None computes with arrays on the host only.
     """
 
     def __init__(self, engine: Engine | None = None):
@@ -27,15 +31,15 @@ class Sums:
         """base + weight * term."""
         if isinstance(base, np.ndarray) and isinstance(term, np.ndarray):
             return base + weight * term
-        return self._held(PLUS, base=base, term=term, weight=np.array([weight], np.float32))
+        return self._on_device(PLUS, base=base, term=term, weight=np.array([weight], np.float32))
 
     def slope(self, after: Tensor, before: Tensor, distance: np.float32) -> Tensor:
         """(after - before) / distance."""
         if isinstance(after, np.ndarray) and isinstance(before, np.ndarray):
             return (after - before) / distance
-        return self._held(SLOPE, after=after, before=before, distance=np.array([distance], np.float32))
+        return self._on_device(SLOPE, after=after, before=before, distance=np.array([distance], np.float32))
 
-    def _held(self, graph: Path, **inputs: Tensor) -> Tensor:
+    def _on_device(self, graph: Path, **inputs: Tensor) -> Tensor:
         if self._engine is None:
             raise ValueError("sums of results that an engine holds need that engine")
         runner = self._runners.get(graph)

@@ -1,12 +1,13 @@
-"""Runs that come again with the same shapes are recorded once and played: CUDA graphs, whatever engine makes them.
+"""CUDA graphs for runs that are repeated with the same shapes, such as denoising steps: recorded once, then replayed.
 
-A caller marks such runs (`repeating`). The first of a kind runs plainly and tells the shapes of its results; the second
-is recorded; later ones are played. A recording reads and writes arrays of its own: what is given is copied in before
-it is played and results are copied out, so callers own what they get and may give arrays from anywhere. Only arrays
-that are `lasting` (the cache) are read where they lie, and their addresses belong to the recording's key.
+A caller marks such runs: `with repeating(engine)`. The first run of a kind is an ordinary one, from which the shapes of
+the results are learned; the second is recorded; later ones are replayed. A recording has input and output arrays of its
+own: inputs are copied in before it is replayed and results are copied out, so a caller owns the results it gets and may
+give arrays at any address. Only `lasting` arrays (the cache) are read in place; their addresses are part of the
+recording's key.
 
-A graph that cannot be recorded is run plainly ever after, and the engine's info says why. Written against the bindings
-of CUDA, TensorRT and ONNX Runtime and tried over a stand-in; not executed on a GPU.
+A graph that cannot be recorded is always run in the ordinary way, and the engine's info says why. Written against the
+bindings of CUDA, TensorRT and ONNX Runtime and tried over a stand-in; not executed on a GPU.
 """
 
 from __future__ import annotations
@@ -22,39 +23,41 @@ import numpy as np
 from bagel_engines.device.arrays import DeviceArray, Memory
 from bagel_engines.protocol import Engine, EngineFailure
 
-KEPT = 8  # recordings; each holds its inputs and results on the device
-REMEMBERED = 64  # runs seen once, by key
+KEPT = 8  # recordings at most; each holds its inputs and results on the device
+REMEMBERED = 64  # kinds of runs at most that were seen and not recorded yet
 
 
 @runtime_checkable
 class RepeatsRuns(Protocol):
-    """An engine that can make something of runs that are marked as repeated."""
+    """An engine that can record runs that are marked as repeated."""
 
     def repeating(self) -> AbstractContextManager[None]: ...
 
 
 def repeating(engine: Engine) -> AbstractContextManager[None]:
-    """Mark the runs inside: each will come again, many times, with inputs of the same shapes."""
+    """Mark the runs inside the `with` block as ones that will come again, many times, with inputs of the same
+    shapes."""
     return engine.repeating() if isinstance(engine, RepeatsRuns) else nullcontext()
 
 
 @dataclass
 class Recording:
-    """A run that can be played. inputs: what is copied in before; outputs: what is copied out after."""
+    """A recorded run. inputs: its own arrays, which the caller's are copied into before `play`; outputs: its
+    results."""
 
     inputs: Mapping[str, DeviceArray]
     outputs: Mapping[str, DeviceArray]
     play: Callable[[], None]
-    drop: Callable[[], None] = lambda: None  # gives back what the engine keeps of it
+    drop: Callable[[], None] = lambda: None  # frees what the engine keeps for the recording
 
 
 Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype]]
 
 
 class Repeats:
-    """The recordings of one engine, the least used given up first.
+    """All recordings of one engine, at most `kept`; the one that was not used for longest is dropped first.
 
-    tell: called with words for the engine's info whenever they change.
+    tell: called with a remark for the engine's info whenever it changes.
     """
 
     def __init__(self, memory: Memory, tell: Callable[[str], None], kept: int = KEPT):
@@ -66,7 +69,7 @@ class Repeats:
         tell("CUDA graphs")
 
     def active(self, graph: str) -> bool:
-        """Whether a graph's runs of now are marked, and recording them was not given up."""
+        """Whether runs of this graph are marked now and can be recorded, as far as is known."""
         return self._marked > 0 and graph not in self._refused
 
     @contextmanager
@@ -85,9 +88,11 @@ class Repeats:
         plain: Callable[[], Mapping[str, Any]],
         record: Callable[[Mapping[str, DeviceArray], Shapes], Recording],
     ) -> Mapping[str, Any]:
-        """Those outputs of a marked run of a graph, the caller's own. given: each with shape, dtype and address.
+        """Run a graph inside `marked`, and return the outputs as arrays that belong to the caller.
 
-        record: makes a Recording whose inputs are these arrays, for results of these shapes; raises EngineFailure.
+        given: inputs with shape, dtype and address. plain: runs the graph in the ordinary way. record: makes a
+        Recording that reads the arrays it is given and writes results of these shapes; raises EngineFailure where it
+        cannot.
         """
         fixed = {n for n, tensor in given.items() if getattr(tensor, "lasting", False)}
         shapes = tuple((n, tuple(t.shape), t.address if n in fixed else 0) for n, t in sorted(given.items()))
@@ -103,7 +108,7 @@ class Repeats:
         return self._played(self._recordings[key], given)
 
     def close(self) -> None:
-        """Give every recording back."""
+        """Drop every recording."""
         while self._recordings:
             self._recordings.popitem()[1].drop()
 
@@ -130,7 +135,7 @@ class Repeats:
         return results
 
     def _copy(self, pairs: list[tuple[DeviceArray, Any]]) -> None:
-        """Every array into its place, before anything else is done."""
+        """Copy each second array into the first of its pair, within the device."""
         self._memory.copy([(to.address, array.address, to.nbytes) for to, array in pairs if to.nbytes])
 
     def _remember(self, key: Hashable, shapes: Shapes) -> None:

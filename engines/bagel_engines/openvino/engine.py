@@ -18,15 +18,18 @@ from bagel_engines.protocol import Arrays, EngineFailure, EngineInfo, Runner, Te
 
 POOL = "pool"  # the step graphs' input that lies in the cache
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-ROUNDED = "int8"  # bfloat16, and what 8-bit and 4-bit weights multiply rounded to 8 bits too
-GROUP = 64  # numbers of a row that share a step then: of a layer of the 7B that spoils 1.9 %, groups of 128 over 2 %
+# an arithmetic of its own: bfloat16, and the activations that int8 and int4 weights multiply are rounded to 8 bits
+ROUNDED = "int8"
+# neighbouring activations that share a scale then. The relative error of what a layer of the 7B adds to its rows is
+# 1.9 % with 64, over 2 % with 128 (2026.4.1)
+GROUP = 64
 
 
 class OpenVinoRunner:
     def __init__(self, openvino, model, compiled, name: str, low_memory: bool, parts: Parts | None = None):
         self._openvino, self._request, self._name = openvino, compiled.create_infer_request(), name
         self._give_back = compiled.release_memory if low_memory else None
-        # names are read before compiling, which may give a port the name of a cast it was fused with
+        # names are read before compiling: it may fuse a port with a cast and give it the cast's name
         self.inputs = tuple(port.any_name for port in model.inputs)
         self._results, self._parts = tuple(port.any_name for port in model.outputs), parts
         apart = parts.names if parts else []
@@ -37,7 +40,7 @@ class OpenVinoRunner:
 
     def run(self, inputs: Tensors, outputs: Sequence[str], held: Container[str] = ()) -> dict[str, np.ndarray]:
         try:
-            # share_inputs: the page pool is read where it lies; without it every call copies the pool
+            # share_inputs: inputs are read in place; without it every call would copy the page pool
             given = {self.inputs.index(name): self._tensor(name, array) for name, array in inputs.items()}
             self._request.infer(given, share_inputs=True)
             found = {name: self._array(name) for name in outputs}
@@ -53,7 +56,7 @@ class OpenVinoRunner:
         if name not in self._bfloat16:
             return array
         array = np.asarray(array)
-        if array.dtype == np.float32:  # a pool that is not this engine's cache
+        if array.dtype == np.float32:  # not this engine's cache, which is kept in 16 bits
             array = narrowed(array, "bfloat16")
         return self._openvino.Tensor(array, list(array.shape), self._openvino.Type.bf16)
 
@@ -63,7 +66,7 @@ class OpenVinoRunner:
         return self._seen(name).copy()
 
     def _seen(self, name: str) -> np.ndarray:
-        """A result where it lies, until the next call."""
+        """A result in OpenVINO's own memory; the next call writes over it."""
         array = self._request.get_output_tensor(self._results.index(name)).data
         return array.view(np.uint16) if name in self._bfloat16 else array
 
@@ -88,11 +91,12 @@ class OpenVinoEngine:
             raise EngineFailure(f"openvino arithmetic {arithmetic!r} is unknown; allowed: {', '.join(allowed)}")
         self._openvino, self._core = openvino, openvino.Core()
         self._low_memory, self._arithmetic = low_memory, "bfloat16" if arithmetic == ROUNDED else arithmetic
-        # the default precision on CPUs with AMX is bf16: it must be asked for, never taken silently
+        # on CPUs with AMX OpenVINO's default is bf16 whatever the graph says; here it is taken only where it is asked
+        # for
         self._config: dict[str, object] = {
             "INFERENCE_PRECISION_HINT": PRECISIONS[self._arithmetic],
             "PERFORMANCE_HINT": "LATENCY",
-            # not 0 by default: it must be asked for, too
+            # the default is not 0: OpenVINO would round activations to 8 bits unasked
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(GROUP if arithmetic == ROUNDED else 0),
         }
         if threads:
@@ -112,14 +116,16 @@ class OpenVinoEngine:
         except Exception as error:
             raise EngineFailure(f"openvino cannot load {graph}: {error}") from error
         runner = OpenVinoRunner(self._openvino, model, compiled, graph.stem, self._low_memory, parts)
-        if prime is not None:  # 2026.4.1 computes a ViT wrongly for ever when its first call has one patch
+        if prime is not None:  # 2026.4.1: a ViT whose first call has a single patch computes every later call wrongly
             runner.run(prime, ())
         return runner
 
     def _narrow_pool(self, model) -> None:
-        """Let a float32 page pool be given in 16 bits where products are computed in them; the numbers are the same.
+        """Make a float32 page pool a 16-bit input where the model computes in 16 bits; the results are the same.
 
-        Otherwise every call would round the whole pool before it gathers a context: 0.3 s and 1.9 GiB at the 7B's size.
+        OpenVINO (2026.4.1) would round the whole pool to 16 bits in every call, before it gathers the context from it:
+        0.3 s and 1.9 GiB at the 7B's size. So the cache is kept in 16 bits (NarrowCache), and what was gathered is
+        converted to float32 for the nodes that read it.
         """
         from openvino import opset13 as ops
 
@@ -148,7 +154,7 @@ class OpenVinoEngine:
 
 
 def _gathers(port) -> Iterator[Any]:
-    """The nodes that gather from a pool, or from it in another shape."""
+    """The Gather nodes that read a pool, directly or through a Reshape."""
     for reader in (target.get_node() for target in port.get_target_inputs()):
         if reader.get_type_name() == "Gather":
             yield reader

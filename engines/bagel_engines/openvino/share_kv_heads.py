@@ -1,10 +1,14 @@
-"""Attention without keys and values that nobody looks at, and without copies of them.
+"""Grouped-query attention without copies of keys and values, for OpenVINO.
 
-OpenVINO's reader of ONNX repeats keys and values up to the number of query heads before it attends: seven times for the
-7B, in every layer, for every token. Its kernel needs no copies when a key head is a batch of its own with one head of
-keys and all its heads of queries. Left to itself it also transposes and scales all keys first, which for one query is
-most of the work: here queries are scaled, and the product reads keys as they lie. Where an expert has no rows, its
-attention would still collect the context.
+Seen with 2026.4.1, each in every layer of every call:
+
+* Its reader of ONNX expands grouped-query attention by repeating keys and values for every query head, seven times for
+  the 7B. Here each key-value head becomes a batch of its own, (kv heads, 1, keys, dim), with its queries side by side,
+  and nothing is repeated.
+* It transposes and scales all keys before the product, which for a single query is most of the work. Here the queries
+  are scaled, and MatMul reads the keys as they lie.
+* An expert that gets no rows would still gather the whole context from the page pool for its attention. Here the
+  gather takes no rows when there are no queries.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import numpy as np
 
 
 def share_keys(model: Any) -> int:
-    """Take the repeats out of a model's attention; returns how many attentions had them."""
+    """Rewrite every attention of a model that reads repeated keys and values; returns how many there were."""
     found = 0
     for node in model.get_ordered_ops():
         if node.get_type_name() == "ScaledDotProductAttention" and not node.get_attributes()["causal"]:
@@ -23,7 +27,7 @@ def share_keys(model: Any) -> int:
             if keys is not None and values is not None:
                 _count_unrepeated(node.input_value(1), keys)
                 if not _masked(node):
-                    keys, values = (_if_asked(port, node.input_value(0)) for port in (keys, values))
+                    keys, values = (_gathered_for(port, node.input_value(0)) for port in (keys, values))
                 _attend(node, keys, values)
                 found += 1
     if found:
@@ -32,7 +36,8 @@ def share_keys(model: Any) -> int:
 
 
 def _unrepeated(port: Any) -> Any | None:
-    """What a port repeats, (1, kv heads, rows, dim); None where it is of another form."""
+    """The keys or values (1, kv heads, rows, dim) before they are repeated for every query head (by Unsqueeze, Tile and
+    Reshape); None where the port is made in another way."""
     for kind in ("Reshape", "Tile", "Unsqueeze"):
         node = port.get_node()
         if node.get_type_name() != kind:
@@ -44,7 +49,7 @@ def _unrepeated(port: Any) -> Any | None:
 
 
 def _count_unrepeated(repeated: Any, keys: Any) -> None:
-    """Let who asks how many keys there are ask before they are repeated: a mask is padded to that length."""
+    """Move the nodes that read the repeated keys' shape (to pad a mask to their number) to the keys themselves."""
     for target in list(repeated.get_target_inputs()):
         if target.get_node().get_type_name() == "ShapeOf":
             target.replace_source_output(keys)
@@ -54,9 +59,9 @@ def _masked(node: Any) -> bool:
     return node.get_input_size() > 3 and node.input_value(3).get_partial_shape().rank.get_length() > 0
 
 
-def _if_asked(port: Any, queries: Any) -> Any:
-    """Keys or values, (1, kv heads, rows, dim), whose gathered rows are left out when there are no queries (1, heads,
-    0, dim); the port itself where nothing is gathered."""
+def _gathered_for(port: Any, queries: Any) -> Any:
+    """Keys or values (1, kv heads, rows, dim) that are gathered from the pool only if there are queries (1, heads, n,
+    dim) to read them; the port itself where nothing is gathered."""
     from openvino import opset13 as ops
 
     unsqueeze = port.get_node()
@@ -64,17 +69,20 @@ def _if_asked(port: Any, queries: Any) -> Any:
     if unsqueeze.get_type_name() != "Unsqueeze" or joined.get_type_name() != "Concat":
         return port
     asked = ops.minimum(ops.gather(ops.shape_of(queries), [2], 0), np.array([1], np.int64))
-    parts = [_some(part, asked) for part in joined.input_values()]
+    parts = [_gathered_if(part, asked) for part in joined.input_values()]
     return ops.unsqueeze(ops.concat(parts, joined.get_attributes()["axis"]), 0).output(0)
 
 
-def _some(port: Any, asked: Any) -> Any:
-    """What a port gathers by an index (kv heads, rows), once more for all or none of the rows; others as they are."""
+def _gathered_if(port: Any, asked: Any) -> Any:
+    """A Gather by an index (kv heads, rows) made again with asked * rows of the index; other ports as they are.
+
+    asked: (1,) int64, 1 where there are queries, else 0.
+    """
     from openvino import opset13 as ops
 
     node = port.get_node()
     if node.get_type_name() == "Convert":
-        return ops.convert(_some(node.input_value(0), asked), node.get_element_type().get_type_name()).output(0)
+        return ops.convert(_gathered_if(node.input_value(0), asked), node.get_element_type().get_type_name()).output(0)
     if node.get_type_name() != "Gather":
         return port
     table, index, axis = node.input_values()
@@ -83,7 +91,7 @@ def _some(port: Any, asked: Any) -> Any:
 
 
 def _attend(node: Any, keys: Any, values: Any) -> None:
-    """softmax(scale queries keys^T + mask) values, over one head of keys and values for several of queries."""
+    """Replace the node by softmax(scale queries keys^T + mask) values, each key-value head with all its query heads."""
     from openvino import opset13 as ops
 
     heads = node.input_value(0).get_partial_shape()[1].get_length()
@@ -94,13 +102,13 @@ def _attend(node: Any, keys: Any, values: Any) -> None:
     keys, values = (ops.reshape(port, [shared, 1, -1, dim], False) for port in (keys, values))
     scores = ops.matmul(queries, keys, False, True)
     if _masked(node):
-        scores = ops.add(scores, _added(node.input_value(3), kind))
+        scores = ops.add(scores, _additive(node.input_value(3), kind))
     attended = ops.matmul(ops.softmax(scores, -1), values, False, False)
     node.output(0).replace(ops.reshape(attended, [1, heads, -1, dim], False).output(0))
 
 
-def _added(mask: Any, kind: Any) -> Any:
-    """What a mask adds to scores of some type."""
+def _additive(mask: Any, kind: Any) -> Any:
+    """The mask as numbers to add to scores of element type `kind`: 0 where a query may look, -inf elsewhere."""
     from openvino import opset13 as ops
 
     if mask.get_element_type().get_type_name() != "boolean":

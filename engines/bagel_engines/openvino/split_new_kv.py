@@ -1,8 +1,10 @@
-"""New keys and values as results of their own, layer by layer, where a graph stacks them at its end.
+"""Makes every layer's new keys and values outputs of the model, for OpenVINO, and stacks them on the host.
 
-OpenVINO lets tensors of changing size take turns in one place, which grows to the largest of them. Keys and values that
-wait for the stack keep their places to the end, and places are as wide as an MLP: 4.2 GiB for 1024 latents of the 7B,
-where the tensors themselves are 0.1. Results have memory of their own.
+A step graph stacks the new keys and values of all layers into one output (new_kv) at its end. OpenVINO (2026.4.1) lets
+tensors of dynamic size share a buffer that grows to the largest of them. A layer's keys and values stay alive until the
+stack is made, so each keeps its whole buffer occupied, which an MLP activation had used before: 4.2 GiB for 1024
+latents of the 7B, where the keys and values themselves are 0.1 GiB. Outputs have buffers of their own, of their own
+size.
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ NARROW = {"bfloat16": "bf16", "float16": "f16"}
 
 @dataclass(frozen=True)
 class Parts:
-    """Names of the results that make up each half of the stacked tensor, and the 16-bit type they are kept in where the
-    stack has float32."""
+    """The outputs that new_kv was split into: their names by half (keys, or values, of a layer).
+
+    kept: the 16-bit type they are given out in where new_kv itself is float32; None: the type of new_kv.
+    """
 
     halves: tuple[tuple[str, ...], ...]
     kept: str | None
@@ -31,7 +35,8 @@ class Parts:
         return [name for half in self.halves for name in half]
 
     def stacked(self, arrays: dict[str, np.ndarray]) -> np.ndarray:
-        """(halves, rows, heads, dim) from the arrays of the names, each (some of the rows, heads, dim)."""
+        """new_kv (halves, rows, heads, dim) put together again from the arrays of `names`, each (rows of one expert,
+        heads, dim)."""
         first = [arrays[name] for name in self.halves[0]]
         rows = sum(len(array) for array in first)
         out = np.empty((len(self.halves), rows, *first[0].shape[1:]), np.float32 if self.kept else first[0].dtype)
@@ -45,9 +50,11 @@ class Parts:
 
 
 def take_apart(model: Any, arithmetic: str) -> Parts | None:
-    """Replace a model's stacked result by its parts; None, and nothing changed, where it has none of that form.
+    """Replace the output new_kv by the tensors it is stacked from; None, and nothing changed, where it has no such
+    form.
 
-    arithmetic: what the model will compute in. Parts are given out in it, or they would wait to be widened.
+    arithmetic: what the model will compute in. 16-bit parts are given out as they are and widened on the host: a
+    conversion at the graph's end would keep their buffers occupied like the stack did.
     """
     from openvino import opset13 as ops
 
@@ -76,7 +83,7 @@ def _stacked_in(result: Any) -> list[Any]:
 
 
 def _half(port: Any) -> list[Any]:
-    """The ports that are put one behind the other in a half of the stack; none where it is made in another way."""
+    """The tensors that one half of the stack is concatenated from; none where it is made in another way."""
     node = port.get_node()
     if node.get_type_name() != "Unsqueeze":
         return []

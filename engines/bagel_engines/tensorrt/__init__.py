@@ -1,1 +1,1 @@
-"""TensorRT and TensorRT-RTX: building plans, keeping them, running them."""
+"""TensorRT and TensorRT-RTX: building plans (engine files for one GPU and version), keeping them, running them."""

@@ -1,4 +1,7 @@
-"""TensorRT: plans built once, run with everything on the device. One backend, two flavours (TensorRT 11, RTX)."""
+"""TensorRT as an engine: builds a plan of each graph once, and runs it with all arrays on the device.
+
+One backend, two flavours with the same API: TensorRT 11 and TensorRT-RTX. Not executed on a GPU yet.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +23,16 @@ from bagel_engines.tensorrt.plan_builder import BuildSettings, Flavour, Profile
 from bagel_engines.tensorrt.plan_store import PlanKey, PlanStore, Target, key_for, record_of, refusal
 
 TIMING_CACHE = "timing.cache"
-ALIGNMENT = 256  # bytes, of addresses that TensorRT takes
+ALIGNMENT = 256  # TensorRT takes addresses that are multiples of so many bytes
 
 
 @dataclass(frozen=True)
 class Plans:
-    """Where plans are kept and what they are built from.
+    """Where plans are kept and what they are built for.
 
-    model: a name that changes when graphs or weights do. profiles: of a graph, by its file's stem. budget: bytes of
-    weights kept on the device, the rest streamed while the engine runs; None keeps all.
+    model: a name that changes when graphs or weights do. profiles: gives the optimisation profiles (ranges of input
+    shapes) of a graph, by its file's stem. budget: bytes of weights kept on the device, the rest being streamed from
+    the host while a plan runs; None keeps all on the device.
     """
 
     folder: Path
@@ -55,36 +59,37 @@ def plan_file(found: Flavour, graph: Path, plans: Plans, target: Target, archite
 
 
 class Activations:
-    """Scratch memory shared by every engine: they never run at the same time."""
+    """One scratch buffer for all runners of an engine, as only one of them runs at a time. It grows when one needs
+    more."""
 
     def __init__(self, memory: Memory):
         self._memory, self._array = memory, None
-        self.before_growth: Callable[[], None] = lambda: None  # who else holds the array lets go of it
+        self.before_growth: Callable[[], None] = lambda: None  # called before the buffer is replaced by a larger one
 
     def at_least(self, size: int) -> DeviceArray:
         if self._array is None or self._array.nbytes < size:
             self.before_growth()
-            self._array = None  # given back before more is taken
+            self._array = None  # frees the old buffer before a larger one is allocated
             self._array = DeviceArray(self._memory, (max(1, size),), np.dtype(np.uint8))
         return self._array
 
 
 @dataclass
 class Shared:
-    """What the runners of an engine share. repeats: None where runs are not recorded."""
+    """What the runners of an engine have in common. repeats: recordings of CUDA graphs, None where none are made."""
 
     memory: Memory
     stream: Stream
     activations: Activations
-    unwanted: Activations  # outputs that nobody asked for
+    unwanted: Activations  # a buffer for outputs that nobody asked for: TensorRT must write them somewhere
     repeats: Repeats | None = None
 
 
 class TensorRtRunner:
-    """A deserialised plan with one execution context."""
+    """A loaded plan with one execution context."""
 
     def __init__(self, trt: Any, engine: Any, name: str, shared: Shared, ran: Callable[[], None] | None = None):
-        """ran: called once, after the first run."""
+        """ran: called once, after the first run, to record that the plan was executed."""
         self._trt, self._engine, self._name, self._shared = trt, engine, name, shared
         self._ran = ran
         self._memory = shared.memory
@@ -96,7 +101,7 @@ class TensorRtRunner:
         self._context = self._new_context()
 
     def run(self, inputs: Tensors, outputs: Sequence[str], held: Container[str] = ()) -> dict[str, Any]:
-        given = {name: self._given(name, tensor) for name, tensor in inputs.items()}  # kept until the run is over
+        given = {name: self._given(name, tensor) for name, tensor in inputs.items()}  # alive until the run is over
         repeats = self._shared.repeats
         if repeats is not None and repeats.active(self._name):
             results = repeats.run(
@@ -127,9 +132,10 @@ class TensorRtRunner:
         context, stream = self._new_context(), self._shared.stream
         scratch = self._bind(context, given)
         results, unwanted = self._results(context, outputs)
-        self._done(context.execute_async_v3(stream.handle), "start")  # settles what new shapes put off until a run
+        # an ordinary run first, in which TensorRT finishes its set-up for new shapes
+        self._done(context.execute_async_v3(stream.handle), "start")
         stream.wait()
-        capturable = getattr(context, "is_stream_capturable", None)  # of TensorRT-RTX
+        capturable = getattr(context, "is_stream_capturable", None)  # TensorRT-RTX only
         if capturable is not None and not capturable(stream.handle):
             raise EngineFailure(f"graph '{self._name}' cannot be captured, says TensorRT-RTX")
         replay = stream.capture(lambda: self._done(context.execute_async_v3(stream.handle), "start"))
@@ -147,7 +153,7 @@ class TensorRtRunner:
         return context
 
     def _bind(self, context: Any, given: Mapping[str, Any]) -> DeviceArray:
-        """Tell a context its profile, inputs and scratch memory, which is returned."""
+        """Set a context's profile, inputs and scratch memory; returns the scratch memory."""
         profile = self._profile({name: tuple(tensor.shape) for name, tensor in given.items()})
         if context.active_optimization_profile != profile:
             taken = context.set_optimization_profile_async(profile, self._shared.stream.handle)
@@ -165,7 +171,7 @@ class TensorRtRunner:
         return on_device(self._memory, tensor.astype(self._dtypes[name], copy=False))
 
     def _results(self, context: Any, wanted: Sequence[str]) -> tuple[dict[str, DeviceArray], DeviceArray]:
-        """Room for the wanted outputs, and the shared room that the others are written to, side by side."""
+        """Set a context's outputs: an array of its own for each wanted one; the others share the buffer `unwanted`."""
         shapes = {name: self._shape(context, name) for name in self.outputs}
         results = {name: DeviceArray(self._memory, shapes[name], self._dtypes[name]) for name in wanted}
         places, end = {}, 0
@@ -186,7 +192,7 @@ class TensorRtRunner:
         return shape
 
     def _profile(self, shapes: dict[str, tuple[int, ...]]) -> int:
-        """The first profile these shapes fit."""
+        """The number of the first optimisation profile that takes these shapes."""
         for profile in range(self._engine.num_optimization_profiles):
             if all(self._fits(name, profile, shape) for name, shape in shapes.items()):
                 return profile
@@ -236,22 +242,23 @@ class TensorRtEngine:
         if record:
             repeats = self._shared.repeats = Repeats(memory, self._tell)
             for scratch in (self._shared.activations, self._shared.unwanted):
-                scratch.before_growth = repeats.close  # recordings use the old one
+                scratch.before_growth = repeats.close  # recordings hold the old buffer's address
         self._runtime = found.trt.Runtime(found.trt.Logger(found.trt.Logger.ERROR))
 
     def load(self, graph: Path, prime: Arrays | None = None) -> TensorRtRunner:
-        """The graph's plan, built where there is none. Raises EngineFailure for one whose comparison failed."""
+        """Load the graph's plan, built where there is none. Raises EngineFailure for one that was found to compute
+        wrongly."""
         path = self.plan_of(graph)
         if (reason := refusal(path, record := record_of(path))) is not None:
             raise EngineFailure(reason)
         return self._opened(graph, path, None if record.get("executed") else lambda: self._keep_that_it_ran(graph))
 
     def load_unproven(self, graph: Path) -> TensorRtRunner:
-        """`load` for a comparison: whatever an earlier one found."""
+        """`load` for comparing the plan with another engine: loads it whatever an earlier comparison found."""
         return self._opened(graph, self.plan_of(graph))
 
     def keep_comparison(self, graph: Path, found: Mapping[str, Any]) -> None:
-        """Write what a comparison found beside the graph's plan, whose use it decides.
+        """Write a comparison's result into the record beside the graph's plan; `load` refuses a plan that did not pass.
 
         found: "passed", "outputs" (each with "output", "relative_l2", "tolerance", "passed"), "reference", "date".
         """
@@ -278,7 +285,7 @@ class TensorRtEngine:
         return TensorRtRunner(self._found.trt, engine, graph.stem, self._shared, ran)
 
     def repeating(self) -> AbstractContextManager[None]:
-        """Runs inside may be recorded as CUDA graphs and played when they come again (repeats.py)."""
+        """Runs inside may be recorded as CUDA graphs and replayed when they come again (device/recorded_runs.py)."""
         return nullcontext() if self._shared.repeats is None else self._shared.repeats.marked()
 
     def _tell(self, remark: str) -> None:
@@ -294,12 +301,13 @@ class TensorRtEngine:
 def on_cuda(
     device: str, arithmetic: str, weights: int, plans: Plans, record: bool = False, flavour: str | None = None
 ) -> TensorRtEngine:
-    """The engine on "cuda" or "cuda:N". record: repeated runs become CUDA graphs. flavour: None is the one installed.
+    """The engine on "cuda" or "cuda:N". record: runs inside `repeating` become CUDA graphs. flavour: None is the one
+    installed.
 
     Raises EngineFailure for a missing package, driver, device or memory."""
     found = plan_builder.flavour(flavour)
     index = cuda.device_index("cuda" if device == "cpu" else device)
     cuda.check_room(index, weights if plans.budget is None else plans.budget)
     info = EngineInfo(found.name, found.version, f"cuda:{index}", arithmetic)
-    memory = cuda.CudaMemory(index)  # makes the device the thread's
+    memory = cuda.CudaMemory(index)  # also makes it this thread's current device
     return TensorRtEngine(found, plans, Target.at_hand(index), memory, info, cuda.CudaStream(), record)

@@ -1,6 +1,7 @@
-"""What a machine without a GPU can say about a graph and TensorRT: lint, parse and build with TensorRT-RTX.
+"""Checks of a graph for TensorRT that need no GPU: a lint for known traps, parsing, and building with TensorRT-RTX.
 
-The result is always "built, not executed": a plan cannot be loaded without a driver.
+The best result is "built, not executed": without a driver a plan cannot be loaded. The traps and the versions they were
+seen on are in docs/internals/tensorrt.md.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ class BuildReport:
 
 
 def lint(path: Path) -> list[str]:
-    """What NVIDIA's parser takes without a word and computes wrongly, or refuses on some GPUs; empty when clean."""
+    """Forms in a graph that NVIDIA's parser accepts and computes wrongly, or that do not build on some GPUs.
+
+    One message each; empty when there is none.
+    """
     import onnx
 
     graph = onnx.load(str(path), load_external_data=False).graph

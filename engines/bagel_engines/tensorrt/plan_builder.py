@@ -1,4 +1,4 @@
-"""Building TensorRT plans, with either flavour of the common API: TensorRT 11, or TensorRT-RTX."""
+"""Building TensorRT plans from ONNX files, with either flavour of the common API: TensorRT 11 or TensorRT-RTX."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # smallest, us
 Profile = Mapping[str, Range]
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}  # flavour and the module it is imported from
 NO_FP8 = "GPUs before SM89 have no 8-bit floats: export with --precision w8a8, or build for a newer architecture"
-RECIPE = 4  # raise it when `build` makes other plans of the same settings
+RECIPE = 4  # part of every plan's key: raise it when a change here makes other plans of the same settings
 INSTALL = "pip install 'bagel-rt[tensorrt]' (data-centre GPUs) or 'bagel-rt[tensorrt-rtx]' (GeForce, RTX PRO)"
 
 
 @dataclass(frozen=True)
 class Flavour:
+    """TensorRT or TensorRT-RTX, as installed."""
+
     name: str
     trt: Any  # the module; its bindings have no types
 
@@ -43,7 +45,7 @@ def flavour(name: str | None = None) -> Flavour:
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """What a plan is built for. architecture: "SM120" and so on, TensorRT-RTX alone; None is the GPU at hand."""
+    """What a plan is built for. architecture: such as "SM120", for TensorRT-RTX only; None is this machine's GPU."""
 
     profiles: Sequence[Profile]
     architecture: str | None = None
@@ -62,8 +64,8 @@ def build(
 ) -> Any:
     """The serialized plan of a graph (an IHostMemory, a buffer). Strongly typed: the graph states every precision.
 
-    Weights are read where they lie: the mapped file's addresses are given to the parser, so they are not copied before
-    the builder itself takes them. Raises EngineFailure in the parser's or the builder's own words.
+    The parser is given addresses in the memory-mapped weight files, so the only copy of the weights is the builder's
+    own. Raises EngineFailure in the parser's or the builder's own words.
     """
     trt, log = found.trt, _Log.of(found.trt)
     builder = trt.Builder(log)
@@ -101,14 +103,14 @@ def _parse(parser: Any, graph: Path, weights: Mapping[str, np.ndarray]) -> bool:
 
 
 def _allow_decomposed_attention(trt: Any, network: Any) -> None:
-    """Let attention be built of other layers where no fused kernel takes it (float32; the ViT's width of heads).
+    """Allow attention to be built of several layers where there is no fused kernel (float32; heads 8 wide).
 
-    The parser asks for a fused kernel alone, and the builder refuses the graph where there is none.
+    The parser (TensorRT-RTX 1.7.1) asks for a fused kernel only, and the builder refuses a graph that has none.
     """
     for i in range(network.num_layers):
         layer = network.get_layer(i)
         if layer.type == trt.LayerType.ATTENTION_INPUT:
-            layer.__class__ = trt.IAttentionInputLayer  # the bindings' way from a layer to its kind
+            layer.__class__ = trt.IAttentionInputLayer  # how the Python bindings cast a layer to its class
             layer.attention.decomposable = True
 
 
@@ -152,7 +154,8 @@ def _keep(path: Path, data: bytes) -> None:
 def _weights_of(graph: Path) -> Iterator[dict[str, np.ndarray]]:
     """Each external initializer's bytes in the mapped weight file.
 
-    Empty without the onnx package, which reads the graph: then the parser reads the files, through a copy of its own.
+    Empty without the onnx package, which is needed to find them: then the parser reads the files into a copy of its
+    own.
     """
     if not readable():
         yield {}
@@ -167,7 +170,7 @@ def _weights_of(graph: Path) -> Iterator[dict[str, np.ndarray]]:
 
 
 class _Log:
-    """The builder's complaints, kept to be told."""
+    """A logger that keeps the errors of parser and builder for the message of an EngineFailure."""
 
     @staticmethod
     def of(trt: Any) -> Any:

@@ -1,4 +1,5 @@
-"""Plans on disk. A plan is used only for exactly what it was built from, with and for."""
+"""Plans on disk. Each is named by everything it depends on (model, TensorRT version, GPU, driver, settings), and has a
+JSON record beside it that says whether it was executed and how far from another engine it was found to be."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ SUFFIX = ".plan"
 
 @dataclass(frozen=True)
 class Target:
-    """The GPU a plan is for: name, compute capability and driver; a cross-build knows the architecture alone."""
+    """The GPU a plan is for: its name and compute capability, and the driver. Of a plan built for another machine's GPU
+    only the architecture is known."""
 
     gpu: str
     driver: str
@@ -51,7 +53,7 @@ def key_for(model: str, graph: Path, found: Flavour, target: Target, settings: B
 
 
 def refusal(path: Path, record: Mapping[str, Any]) -> str | None:
-    """Why a plan must not be used: a comparison that failed. None for one that passed or was never made."""
+    """Why a plan must not be used: the comparison it failed. None for a plan that passed or was never compared."""
     compared = record.get("compared")
     if compared is None or compared["passed"]:
         return None
@@ -66,7 +68,7 @@ def refusal(path: Path, record: Mapping[str, Any]) -> str | None:
 
 
 def standing(record: Mapping[str, Any]) -> str:
-    """What is known of a plan beyond that it was built, in a few words for people."""
+    """Whether a plan was executed and compared, in a few words for people."""
     if not record.get("executed"):
         return "not executed"
     compared = record.get("compared")
@@ -78,7 +80,7 @@ def standing(record: Mapping[str, Any]) -> str:
 
 
 def record_of(plan: Path) -> dict[str, Any]:
-    """What stands beside a plan."""
+    """The record beside a plan."""
     return json.loads(plan.with_suffix(".json").read_text(encoding="utf-8"))
 
 
