@@ -22,9 +22,11 @@ from bagel_rt.generation.turns import Turns
 from bagel_rt.inputs.images import ImageInput, open_image
 from bagel_rt.kv_cache.page_pool import CACHE_TOKENS
 from bagel_rt.model.graphs import Graphs
-from bagel_rt.options import checks, options, presets
-from bagel_rt.options.options import ImageOptions, TextOptions, with_values
+from bagel_rt.options import checks, defaults, presets
+from bagel_rt.options.defaults import with_values
+from bagel_rt.options.image_options import ImageOptions
 from bagel_rt.options.seeds import draw_seed, seeds_of
+from bagel_rt.options.text_options import TextOptions
 from bagel_rt.results import ImageResult, TextResult
 from bagel_rt.tensorrt.stores import packed_for, plans_for
 
@@ -168,7 +170,7 @@ class Bagel:
     ) -> list[ImageResult]: ...  # fmt: skip
 
     def edit(self, image, prompt, *, preset=None, on_progress=None, **values):
-        """Draw a changed version of an image. Defaults: options.EDIT; the size follows the image.
+        """Draw a changed version of an image. Defaults: defaults.EDIT; the size follows the image.
 
         `images=n`, or a list as `seed`, as in generate. The image is encoded once, with the first seed's noise: alone,
         edit(seed=s, vae_seed=first) gives the same picture.
@@ -205,7 +207,7 @@ class Bagel:
     def interleave(self, items, output="image", *, on_progress=None, **values):
         """Any sequence of texts (str) and images (Path, PIL image, bytes, array) -> one image or text.
 
-        A str is always text; give an image file as a pathlib.Path. Defaults: options.INTERLEAVE, options.ANSWER.
+        A str is always text; give an image file as a pathlib.Path. Defaults: defaults.INTERLEAVE, defaults.ANSWER.
         """
         if isinstance(items, str):  # a slip here; stream() takes it for a list of one
             raise InputError("items must be a list of texts and images, not a str")
@@ -230,7 +232,7 @@ class Bagel:
         if output == "text":
             return self._text(items, presets.defaults(presets.ASK, preset), values)
         task = presets.EDIT if pictures else presets.GENERATE
-        return self._image(items, options.INTERLEAVE if preset is None else presets.defaults(task, preset), values)
+        return self._image(items, defaults.INTERLEAVE if preset is None else presets.defaults(task, preset), values)
 
     def preview(self, step: Step) -> Image:
         """The picture a step of the sampler is heading for, decoded."""

@@ -15,8 +15,8 @@ from bagel_rt.cli.arguments import (
     open_model,
 )
 from bagel_rt.cli.progress import show
-from bagel_rt.options import options, presets
-from bagel_rt.options.options import with_values
+from bagel_rt.options import defaults, presets
+from bagel_rt.options.defaults import with_values
 
 
 def register(commands) -> None:
@@ -25,7 +25,7 @@ def register(commands) -> None:
     ask.add_argument("--image", type=Path, action="append", default=[], metavar="FILE", help="a picture (repeatable)")
     add_model_arguments(ask)
     add_preset_argument(ask, presets.ASK)
-    add_option_arguments(ask, options.ANSWER, TEXT_HELP, TEXT_FLAGS)
+    add_option_arguments(ask, defaults.ANSWER, TEXT_HELP, TEXT_FLAGS)
     ask.set_defaults(run=run_ask)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bagel_rt.conversation.streaming import drain
 from bagel_rt.errors import BagelError, InputError
 from bagel_rt.options import presets
-from bagel_rt.options.options import with_values
+from bagel_rt.options.defaults import with_values
 from bagel_rt.options.seeds import seeds_of
 from bagel_rt.results import ImageResult, TextResult
 

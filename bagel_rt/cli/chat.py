@@ -20,8 +20,8 @@ from bagel_rt.cli.arguments import (
 )
 from bagel_rt.cli.progress import show
 from bagel_rt.errors import BagelError, InputError
-from bagel_rt.options import options
-from bagel_rt.options.options import with_values
+from bagel_rt.options import defaults
+from bagel_rt.options.defaults import with_values
 
 if TYPE_CHECKING:
     from bagel_rt.api import Bagel
@@ -51,17 +51,17 @@ def register(commands) -> None:
     chat.add_argument("--seed", type=int, help="any integer (default: a new one)")
     add_model_arguments(chat)
     sampling = {"do_sample": TEXT_FLAGS["do_sample"]}
-    add_options_to(chat.add_argument_group("answers"), options.ANSWER, TEXT_HELP, sampling)
+    add_options_to(chat.add_argument_group("answers"), defaults.ANSWER, TEXT_HELP, sampling)
     drawing = {name: IMAGE_HELP[name] for name in DRAWING}
-    add_options_to(chat.add_argument_group("pictures"), options.INTERLEAVE, drawing, {})
+    add_options_to(chat.add_argument_group("pictures"), defaults.INTERLEAVE, drawing, {})
     chat.set_defaults(run=run_chat)
 
 
 def run_chat(args: argparse.Namespace) -> None:
     writing, drawing = given_options(args, *WRITING, "do_sample"), given_options(args, *DRAWING)
     del writing["seed"], drawing["seed"]  # the session has one for all turns
-    with_values(options.ANSWER, writing)
-    with_values(options.INTERLEAVE, drawing)
+    with_values(defaults.ANSWER, writing)
+    with_values(defaults.INTERLEAVE, drawing)
     with open_model(args) as bagel, Chat(bagel, args.seed, args.think, writing, drawing) as chat:
         print("bagel-rt: /help lists the commands", file=sys.stderr)
         for line in _lines():

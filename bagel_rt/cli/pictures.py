@@ -18,7 +18,8 @@ from bagel_rt.cli.arguments import (
 )
 from bagel_rt.cli.progress import show
 from bagel_rt.options import presets
-from bagel_rt.options.options import ImageOptions, with_values
+from bagel_rt.options.defaults import with_values
+from bagel_rt.options.image_options import ImageOptions
 from bagel_rt.options.seeds import seeds_of
 from bagel_rt.results import ImageResult, check_image_target
 

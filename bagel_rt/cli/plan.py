@@ -19,7 +19,9 @@ from bagel_rt.errors import EngineUnavailableError, InputError
 from bagel_rt.estimate.forecast import Forecast, forecast
 from bagel_rt.events import finished
 from bagel_rt.options import checks, presets
-from bagel_rt.options.options import ImageOptions, TextOptions, with_values
+from bagel_rt.options.defaults import with_values
+from bagel_rt.options.image_options import ImageOptions
+from bagel_rt.options.text_options import TextOptions
 
 PROMPT = "A photograph of a lighthouse on a rocky coast at dusk, warm light in its windows, long exposure of the waves."
 GIB = 2**30

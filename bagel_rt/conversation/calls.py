@@ -12,8 +12,9 @@ from bagel_rt.events import ImageReady, Turn, finished
 from bagel_rt.generation.reader import skip_encoding
 from bagel_rt.generation.turns import Rehearsal, Turns
 from bagel_rt.inputs.system_prompts import THINK_THEN_ANSWER, THINK_THEN_DRAW
-from bagel_rt.options.options import ImageOptions, TextOptions
+from bagel_rt.options.image_options import ImageOptions
 from bagel_rt.options.seeds import text_random
+from bagel_rt.options.text_options import TextOptions
 from bagel_rt.results import ImageResult, TextResult
 from bagel_rt.sampling.torch_noise import TorchNoise
 

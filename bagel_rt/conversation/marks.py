@@ -15,7 +15,7 @@ from bagel_rt.generation.reader import Reading
 from bagel_rt.generation.turns import Turns
 from bagel_rt.inputs.system_prompts import THINK_THEN_ANSWER, THINK_THEN_DRAW
 from bagel_rt.options import checks
-from bagel_rt.options.options import Encoding
+from bagel_rt.options.encoding import Encoding
 from bagel_rt.options.seeds import draw_seed, text_random
 from bagel_rt.sampling.torch_noise import TorchNoise
 

@@ -17,8 +17,11 @@ from bagel_rt.events import Event, ImageReady, OnProgress, Turn, finished
 from bagel_rt.generation.turns import Rehearsal, Turns
 from bagel_rt.inputs.images import ImageInput, open_image
 from bagel_rt.inputs.segments import Latents
-from bagel_rt.options import checks, options
-from bagel_rt.options.options import Encoding, ImageOptions, TextOptions, with_values
+from bagel_rt.options import checks, defaults
+from bagel_rt.options.defaults import with_values
+from bagel_rt.options.encoding import Encoding
+from bagel_rt.options.image_options import ImageOptions
+from bagel_rt.options.text_options import TextOptions
 from bagel_rt.results import ImageResult, TextResult
 
 if TYPE_CHECKING:
@@ -100,11 +103,11 @@ class Session:
             self._move_to(self._with_image(here, opened, Encoding(vae, vit, vae_sample)))
 
     def generate_text(self, *, on_progress: OnProgress = None, **text_options: Any) -> TextResult:
-        """Write an answer, which enters the session as a text. Options: options.ANSWER; its seed is the session's."""
+        """Write an answer, which enters the session as a text. Options: defaults.ANSWER; its seed is the session's."""
         return drain(self.stream_text(**text_options), on_progress)
 
     def generate_image(self, *, on_progress: OnProgress = None, **image_options: Any) -> ImageResult:
-        """Draw a picture, which enters the session as an image. Options: options.INTERLEAVE; the seed is the session's.
+        """Draw a picture, which enters the session as an image. Defaults are interleave's; the seed is the session's.
 
         The size follows the last image, a drawn one too.
         """
@@ -113,7 +116,7 @@ class Session:
     def stream_text(self, **text_options: Any) -> Generator[Event, None, None]:
         """As generate_text, as a generator of events that ends with Done(result). Closing it undoes the turn."""
         _refuse(text_options, "seed", "think")
-        opts = with_values(options.ANSWER, text_options)
+        opts = with_values(defaults.ANSWER, text_options)
         self._check_memory(lambda session, opts: finished(session._answer(opts)), opts)
         return self._stream(self._answer(opts))
 
@@ -121,7 +124,7 @@ class Session:
         """As generate_image, as a generator of events. The turn stands once ImageReady was given out."""
         _refuse(image_options, "seed", "vae_seed")
         plans = self.think == "image"
-        opts = with_values(options.INTERLEAVE, {"think": plans, **image_options})
+        opts = with_values(defaults.INTERLEAVE, {"think": plans, **image_options})
         if opts.think and not plans:
             raise InputError('think needs the system prompt at the beginning: open the session with think="image"')
         self._turns.check_draws()

@@ -13,7 +13,8 @@ from bagel_rt.errors import BagelError, InputError
 from bagel_rt.estimate.free_memory import free_memory
 from bagel_rt.estimate.memory import memory
 from bagel_rt.estimate.workload import Workload, workload
-from bagel_rt.options.options import ImageOptions, TextOptions
+from bagel_rt.options.image_options import ImageOptions
+from bagel_rt.options.text_options import TextOptions
 
 if TYPE_CHECKING:
     from bagel_rt.generation.turns import Rehearsal

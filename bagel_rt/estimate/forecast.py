@@ -17,7 +17,8 @@ from bagel_rt.estimate.memory import Memory, memory
 from bagel_rt.estimate.timing import Stopwatch
 from bagel_rt.estimate.workload import Workload, workload
 from bagel_rt.events import Progress
-from bagel_rt.options.options import ImageOptions, TextOptions
+from bagel_rt.options.image_options import ImageOptions
+from bagel_rt.options.text_options import TextOptions
 
 if TYPE_CHECKING:
     from bagel_rt.generation.turns import Rehearsal

@@ -16,7 +16,7 @@ from bagel_rt.model.context_tree import Context, Lease
 from bagel_rt.model.graphs import Graphs
 from bagel_rt.model.prefill import Prefill
 from bagel_rt.model.step_graphs import Experts
-from bagel_rt.options.options import ImageOptions
+from bagel_rt.options.image_options import ImageOptions
 from bagel_rt.sampling.schedule import timesteps
 from bagel_rt.sampling.step_cache import TaylorSeer
 

@@ -15,7 +15,7 @@ from bagel_rt.inputs.images import ImageInput, open_image, patchify, resize, to_
 from bagel_rt.inputs.segments import Grid, Histories, Latents, Patches, Segment, Text
 from bagel_rt.inputs.tokenizer import TextCodec
 from bagel_rt.model.graphs import Graphs
-from bagel_rt.options.options import Encoding
+from bagel_rt.options.encoding import Encoding
 from bagel_rt.sampling.torch_noise import TorchNoise
 
 if TYPE_CHECKING:

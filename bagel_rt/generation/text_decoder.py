@@ -11,7 +11,7 @@ from bagel_rt.model.context_tree import Context, Lease
 from bagel_rt.model.graphs import Graphs
 from bagel_rt.model.step_graphs import Experts
 from bagel_rt.model.token_embeddings import TokenEmbeddings
-from bagel_rt.options.options import TextOptions
+from bagel_rt.options.text_options import TextOptions
 from bagel_rt.sampling.token_choice import drawn, likeliest
 
 

@@ -28,7 +28,8 @@ from bagel_rt.model.prefill import Prefill
 from bagel_rt.model.step_graphs import Experts
 from bagel_rt.model.token_embeddings import TokenEmbeddings
 from bagel_rt.model.vae_decoder import VaeDecoder
-from bagel_rt.options.options import ImageOptions, TextOptions
+from bagel_rt.options.image_options import ImageOptions
+from bagel_rt.options.text_options import TextOptions
 from bagel_rt.results import ImageResult
 from bagel_rt.sampling.torch_noise import TorchNoise
 

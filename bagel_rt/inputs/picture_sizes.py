@@ -5,7 +5,7 @@ from __future__ import annotations
 from bagel_rt.artefact.manifest import Manifest
 from bagel_rt.errors import InputError
 from bagel_rt.inputs.segments import Grid
-from bagel_rt.options.options import ImageOptions
+from bagel_rt.options.image_options import ImageOptions
 
 
 class Sizes:

@@ -1,74 +1,151 @@
-"""Checks of single option values: each says what was seen and what is expected."""
+"""Checks of single values: each returns the value as Python's own, or says what was seen and what is expected.
+
+numpy's scalars and arrays of no dimensions are taken wherever Python's numbers are.
+"""
 
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bagel_rt.errors import InputError
+from bagel_rt.remarks import remark
+
+LARGEST = float(np.finfo(np.float32).max)  # graphs take numbers in float32
+MOST_BITS = 1024  # of an integer: more could not be written down in a picture's record
 
 
-def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> None:
-    real = isinstance(value, int | float | np.floating | np.integer) and not isinstance(value, bool)
-    if not real or not math.isfinite(value) or not low <= value <= high:
-        span = "" if math.isinf(low) else f" of {low:g} or more" if math.isinf(high) else f" from {low:g} to {high:g}"
-        raise InputError(f"{name} is {value!r}; a finite number{span} is expected")
+def plain(value: Any) -> Any:
+    """Python's own value of a numpy scalar or an array of no dimensions; anything else as it is."""
+    single = isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0)
+    return value.item() if single else value
 
 
-def positive(name: str, value: Any, optional: bool = False) -> None:
+def shown(value: Any) -> str:
+    """A value in a message: one line, not a long one."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # an integer of thousands of digits, an object that cannot describe itself
+        return f"a {type(value).__name__} that cannot be shown"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, optional: bool = False) -> Any:
+    """A float that float32 holds, from `low` to `high`."""
+    value = plain(value)
     if optional and value is None:
-        return
-    number(name, value)
-    if value <= 0:
-        raise InputError(f"{name} is {value!r}; a number above 0 is expected")
+        return None
+    real = isinstance(value, int | float | np.floating) and not isinstance(value, bool)
+    if not real or not abs(value) <= LARGEST or not low <= value <= high:
+        span = "" if math.isinf(low) else f" of {low:g} or more" if math.isinf(high) else f" from {low:g} to {high:g}"
+        large = f" (up to {LARGEST:.2g}, as float32 has)" if real and LARGEST < abs(value) < math.inf else ""
+        raise InputError(f"{name} is {shown(value)}; a finite number{span}{large} is expected")
+    return float(value)
 
 
-def temperature(value: Any, do_sample: bool) -> None:
+def positive(name: str, value: Any, optional: bool = False) -> Any:
+    found = number(name, value, optional=optional)
+    if found is not None and found <= 0:
+        raise InputError(f"{name} is {found!r}; a number above 0 is expected")
+    return found
+
+
+def share(name: str, value: Any, optional: bool = False) -> Any:
+    """A number above 0 and up to 1."""
+    found = number(name, value, 0.0, 1.0, optional)
+    if found == 0:
+        raise InputError(f"{name} is 0; a number above 0 and up to 1 is expected")
+    return found
+
+
+def shift(name: str, value: Any) -> float:
+    """A timestep shift. Below 1e-6 the schedule, computed in float32, would divide by zero."""
+    if positive(name, value) < 1e-6:
+        raise InputError(f"{name} is {shown(plain(value))}; a number of 1e-06 or more is expected")
+    return float(value)
+
+
+def sampling(temperature: float, do_sample: bool) -> None:
     """Greedy text ignores the temperature; sampling divides by it."""
-    number("text_temperature", value, 0.0)
-    if do_sample and value == 0:
+    if do_sample and temperature == 0:
         raise InputError("text_temperature is 0 with do_sample; a number above 0, or no do_sample, is expected")
 
 
-def whole(name: str, value: Any, least: int | None, optional: bool = False) -> None:
+def whole(name: str, value: Any, least: int | None, optional: bool = False) -> Any:
+    """An int of `least` or more."""
+    value = plain(value)
     if optional and value is None:
-        return
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or (least is not None and value < least):
+        return None
+    right = isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= MOST_BITS
+    if not right or (least is not None and value < least):
         span = "" if least is None else f" of {least} or more"
-        raise InputError(f"{name} is {value!r}; an integer{span} is expected")
+        raise InputError(f"{name} is {shown(value)}; an integer{span} is expected")
+    return int(value)
 
 
-def flag(name: str, value: Any) -> None:
-    if not isinstance(value, bool | np.bool_):
-        raise InputError(f"{name} is {value!r}; True or False is expected")
+def threads(name: str, value: Any) -> int | None:
+    """Threads of an engine: as many as the machine has CPUs at most, which is remarked on; None as it is."""
+    found, most = whole(name, value, least=1, optional=True), os.cpu_count() or 1
+    if found is None or found <= most:
+        return found
+    remark(f"{name} is {found}, this machine has {most} CPUs: {most} are used")
+    return most
 
 
-def text(name: str, value: Any) -> None:
+def flag(name: str, value: Any) -> bool:
+    value = plain(value)
+    if not isinstance(value, bool):
+        raise InputError(f"{name} is {shown(value)}; True or False is expected")
+    return value
+
+
+def text(name: str, value: Any, optional: bool = False) -> Any:
+    value = plain(value)
+    if optional and value is None:
+        return None
     if not isinstance(value, str):
         raise InputError(f"{name} must be a str, not {type(value).__name__}")
+    return str(value)
 
 
-def choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise InputError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
+def path(name: str, value: Any) -> Path:
+    if not isinstance(value, str | Path):
+        raise InputError(f"{name} must be a str or a pathlib.Path, not {type(value).__name__}")
+    return Path(value)
 
 
-def interval(value: Any) -> None:
+def choice(name: str, value: Any, allowed: Sequence[str], optional: bool = False) -> Any:
+    value = plain(value)
+    if optional and value is None:
+        return None
+    if not isinstance(value, str) or value not in allowed:
+        raise InputError(f"{name} is {shown(value)}; allowed: {', '.join(allowed)}")
+    return str(value)
+
+
+def interval(name: str, value: Any) -> tuple[float, float]:
     try:
         low, high = value
     except (TypeError, ValueError):
-        raise InputError(f"cfg_interval is {value!r}; two numbers 0 <= lo <= hi <= 1 are expected") from None
-    number("cfg_interval", low, 0.0, 1.0)
-    number("cfg_interval", high, 0.0, 1.0)
+        raise InputError(f"{name} is {shown(value)}; two numbers 0 <= lo <= hi <= 1 are expected") from None
+    low, high = number(name, low, 0.0, 1.0), number(name, high, 0.0, 1.0)
     if low > high:
-        raise InputError(f"cfg_interval is {value!r}; the lower bound must not be above the upper one")
+        raise InputError(f"{name} is {(low, high)!r}; the lower bound must not be above the upper one")
+    return low, high
 
 
-def noise(value: Any) -> None:
+def noise(name: str, value: Any) -> np.ndarray | None:
+    if value is None:
+        return None
     if not isinstance(value, np.ndarray) or value.ndim != 2 or not np.issubdtype(value.dtype, np.floating):
-        raise InputError("noise must be a float array of shape (h * w, 64)")
-    if not np.isfinite(value).all():
-        raise InputError("noise holds numbers that are not finite")
+        raise InputError(f"{name} must be a float array of shape (h * w, 64)")
+    with np.errstate(over="ignore"):
+        numbers = value.astype(np.float32)
+    if not np.isfinite(numbers).all():
+        raise InputError(f"{name} holds numbers that are not finite, or not in float32")
+    return numbers

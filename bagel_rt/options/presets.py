@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from bagel_rt.errors import InputError
-from bagel_rt.options import options
-from bagel_rt.options.options import with_values
+from bagel_rt.options import checks
+from bagel_rt.options import defaults as without_preset
+from bagel_rt.options.defaults import with_values
 
 GENERATE, EDIT, ASK = "generate", "edit", "ask"
 DEFAULTS: dict[str, Any] = {
-    GENERATE: options.GENERATE,
-    EDIT: options.EDIT,
-    ASK: options.ANSWER,
+    GENERATE: without_preset.GENERATE,
+    EDIT: without_preset.EDIT,
+    ASK: without_preset.ANSWER,
 }
 
 RAW_VIT = {"vit_raw": True, "vit_min_size": 378}  # the evaluations resize the original for the ViT, by another rule
@@ -49,8 +50,7 @@ def defaults(task: str, preset: str | None) -> Any:
     """
     if preset is None:
         return DEFAULTS[task]
-    if preset not in PRESETS:
-        raise InputError(f"preset is {preset!r}; allowed: {', '.join(PRESETS)}")
+    checks.choice("preset", preset, tuple(PRESETS))
     if task not in PRESETS[preset]:
         fitting = ", ".join(name for name, tasks in PRESETS.items() if task in tasks)
         raise InputError(f"preset {preset} is for {', '.join(PRESETS[preset])}; those for {task} are {fitting}")

@@ -11,12 +11,12 @@ from calls import FAST, same
 from PIL import Image
 
 import bagel_rt
-from bagel_rt.options import options
+from bagel_rt.options import defaults
 from bagel_rt.results import read_metadata
 
 
 def test_defaults_are_the_official_ones():
-    g, e, i, a = options.GENERATE, options.EDIT, options.INTERLEAVE, options.ANSWER
+    g, e, i, a = defaults.GENERATE, defaults.EDIT, defaults.INTERLEAVE, defaults.ANSWER
     assert (g.cfg_text_scale, g.cfg_img_scale, g.cfg_interval, g.cfg_renorm_type) == (4.0, 1.0, (0.4, 1.0), "global")
     assert (e.cfg_text_scale, e.cfg_img_scale, e.cfg_interval, e.cfg_renorm_type) == (4, 2, (0, 1), "text_channel")
     assert (i.cfg_text_scale, i.cfg_img_scale, i.cfg_interval, i.cfg_renorm_type) == (3, 1.5, (0.4, 1), "global")

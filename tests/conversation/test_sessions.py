@@ -14,6 +14,8 @@ from PIL import Image
 import bagel_rt
 from bagel_engines.onnxruntime import cpu_engine
 from bagel_rt.inputs.segments import Latents, Patches, Text
+from bagel_rt.options.defaults import INTERLEAVE
+from bagel_rt.options.image_options import ImageOptions
 
 
 @pytest.fixture
@@ -88,10 +90,10 @@ def test_the_next_turn_sees_the_picture_as_an_input_image_of_the_same_noise_stre
     noise.normal(16, 64)  # the first picture's beginning
     reader = small_bagel._turns.reader
     reading = reader.add_text(reader.start(None), "a")
-    reading = reader.add_image(reading, first.image, bagel_rt.options.INTERLEAVE.encoding, noise)
+    reading = reader.add_image(reading, first.image, INTERLEAVE.encoding, noise)
     with small_bagel._turns.tree.lease() as contexts:
         histories = reader.add_text(reading, "b").histories
-        opts = bagel_rt.options.ImageOptions(cfg_text_scale=3.0, cfg_img_scale=1.5, num_timesteps=3)
+        opts = ImageOptions(cfg_text_scale=3.0, cfg_img_scale=1.5, num_timesteps=3)
         (*_, last) = small_bagel._turns._painter.draw(contexts, histories, noise.normal(16, 64), (4, 4), opts)
     assert np.array_equal(second.latent, last.x)
 

@@ -24,17 +24,19 @@ from bagel_rt.estimate.admission import Limit
 from bagel_rt.estimate.counting_engine import Call
 from bagel_rt.estimate.memory import memory
 from bagel_rt.estimate.workload import workload
-from bagel_rt.options import options
+from bagel_rt.options import defaults
+from bagel_rt.options.image_options import ImageOptions
+from bagel_rt.options.text_options import TextOptions
 
 SMALL = {"height": 64, "width": 64, "num_timesteps": 9}
 REQUESTS = {
-    "a picture": (["a red ring"], replace(options.GENERATE, **SMALL)),
+    "a picture": (["a red ring"], replace(defaults.GENERATE, **SMALL)),
     "a planned picture with step caching": (
         ["a red ring"],
-        replace(options.GENERATE, **SMALL, think=True, max_think_tokens=5, step_cache="taylorseer"),
+        replace(defaults.GENERATE, **SMALL, think=True, max_think_tokens=5, step_cache="taylorseer"),
     ),
-    "an edit": ([Image.new("RGB", (64, 96)), "paint it"], replace(options.EDIT, num_timesteps=4)),
-    "an answer": ([Image.new("RGB", (64, 64)), "what is it?"], options.TextOptions(max_tokens=4)),
+    "an edit": ([Image.new("RGB", (64, 96)), "paint it"], replace(defaults.EDIT, num_timesteps=4)),
+    "an answer": ([Image.new("RGB", (64, 64)), "what is it?"], TextOptions(max_tokens=4)),
 }
 
 
@@ -45,7 +47,7 @@ def test_the_calls_that_are_counted_are_those_the_engine_gets(small_artefact, ba
     with bagel_rt.load(small_artefact, backend) as bagel:
         counted = workload(bagel.manifest, rehearsal(items), opts, bagel.graphs.engine.takes_zero_rows, 4096)
         values = {k: v for k, v in vars(opts).items() if v is not None}
-        output = "image" if isinstance(opts, options.ImageOptions) else "text"
+        output = "image" if isinstance(opts, ImageOptions) else "text"
         for _ in bagel.stream(items, output, preset="notebook", **values):
             pass
         made = bagel.graphs.calls
@@ -73,7 +75,7 @@ def planned(small_artefact):
     manifest = read_manifest(small_artefact)
 
     def total(low_memory=False, arithmetic="float32", **values) -> int:
-        opts = replace(options.GENERATE, **{**SMALL, **values})
+        opts = replace(defaults.GENERATE, **{**SMALL, **values})
         work = workload(manifest, rehearsal(["a ring"]), opts, True, 4096)
         return memory(manifest, manifest.widths, work, openvino_needs(arithmetic), low_memory).total
 
@@ -89,7 +91,7 @@ def test_planned_memory_grows_with_the_picture_and_the_text_and_shrinks_with_wha
 
 def test_weights_are_planned_as_the_artefact_states_them(small_artefact):
     manifest = read_manifest(small_artefact)
-    work = workload(manifest, rehearsal(["a ring"]), replace(options.GENERATE, **SMALL), True, 4096)
+    work = workload(manifest, rehearsal(["a ring"]), replace(defaults.GENERATE, **SMALL), True, 4096)
     parts = memory(manifest, manifest.widths, work, openvino_needs("float32")).parts
     assert parts["weights"] == sum(manifest.weights_of(graph) for graph in work.graphs)
     assert parts["program"] == (85 + 12 * len(work.graphs)) * MIB
@@ -97,7 +99,7 @@ def test_weights_are_planned_as_the_artefact_states_them(small_artefact):
 
 def test_an_expert_that_has_no_rows_is_not_counted_where_weights_are_packed_on_use(small_artefact):
     manifest = read_manifest(small_artefact)
-    work = workload(manifest, rehearsal(["what?"]), options.TextOptions(max_tokens=4), True, 4096)
+    work = workload(manifest, rehearsal(["what?"]), TextOptions(max_tokens=4), True, 4096)
     parts = memory(manifest, manifest.widths, work, openvino_needs("float32")).parts
     assert parts["weights"] == manifest.weights_of(UND_STEP) + manifest.weights_of(LM_HEAD)
 
@@ -139,10 +141,10 @@ def test_a_turn_counts_what_the_session_read_before_it(small_artefact, photo):
     answer = lambda session: session.generate_text(max_tokens=2)  # noqa: E731
     with bagel_rt.load(small_artefact, max_memory=64) as bagel, bagel.session(seed=1) as session:
         session.add_text("what?")
-        plain = workload(bagel.manifest, turn(session.mark(), answer), options.ANSWER, True, 4096)
+        plain = workload(bagel.manifest, turn(session.mark(), answer), defaults.ANSWER, True, 4096)
         session.add_image(photo)
         calls = dict(bagel.graphs.calls)
-        shown = workload(bagel.manifest, turn(session.mark(), answer), options.ANSWER, True, 4096)
+        shown = workload(bagel.manifest, turn(session.mark(), answer), defaults.ANSWER, True, 4096)
         assert bagel.graphs.calls == calls  # counting calls nothing
     assert {VAE_ENCODER, VIT} <= set(shown.graphs)
     assert VAE_ENCODER not in plain.graphs

@@ -8,6 +8,9 @@ from calls import FAST, same
 import bagel_rt
 from bagel_engines.onnxruntime import cpu_engine
 from bagel_rt.inputs.segments import Histories, Latents, Patches, Text
+from bagel_rt.options.defaults import EDIT
+from bagel_rt.options.image_options import ImageOptions
+from bagel_rt.sampling.torch_noise import TorchNoise
 
 
 def test_several_pictures_are_those_of_their_seeds(small_bagel):
@@ -77,7 +80,7 @@ def test_what_cannot_be_several_pictures_is_refused(small_bagel, bad, message):
 
 
 def test_given_noise_makes_one_picture_only(small_bagel):
-    noise = bagel_rt.noise.TorchNoise(1).normal(16, 64)
+    noise = TorchNoise(1).normal(16, 64)
     with pytest.raises(bagel_rt.InputError, match="every picture would be the same"):
         small_bagel.generate("a", noise=noise, images=2, **FAST)
 
@@ -99,8 +102,8 @@ def test_a_negative_prompt_guides_as_that_texts_velocity_does(small_bagel, photo
 
 def test_an_edits_negative_prompt_stands_behind_the_image(small_bagel, photo):
     turns = small_bagel._turns
-    reading = turns.reader.read([photo, "a"], None, bagel_rt.options.EDIT.encoding, bagel_rt.noise.TorchNoise(0))
-    plan = turns.plan(None, reading.histories, bagel_rt.options.ImageOptions(negative_prompt="b"), None)
+    reading = turns.reader.read([photo, "a"], None, EDIT.encoding, TorchNoise(0))
+    plan = turns.plan(None, reading.histories, ImageOptions(negative_prompt="b"), None)
     with pytest.raises(StopIteration) as end:
         next(plan)
     histories, _ = end.value.value

@@ -19,7 +19,7 @@ from bagel_rt.estimate.workload import workload
 from bagel_rt.model import vae_strips
 from bagel_rt.model.graphs import Graphs
 from bagel_rt.model.vae_strips import Sums, decode_in_strips, in_strips
-from bagel_rt.options.options import ImageOptions
+from bagel_rt.options.image_options import ImageOptions
 
 ENGINES = [(name, "float32") for name in installed()]
 ENGINES += [("openvino", "bfloat16")] if "openvino" in installed() else []

@@ -9,7 +9,8 @@ from calls import FAST, same
 import bagel_rt
 from bagel_rt.inputs.segments import Gap, Histories, Patches, Text
 from bagel_rt.options import presets
-from bagel_rt.options.options import Encoding
+from bagel_rt.options.encoding import Encoding
+from bagel_rt.sampling.torch_noise import TorchNoise
 
 SYSTEM, PROMPT, THOUGHT = (Text((1, n, 2)) for n in range(10, 13))
 
@@ -64,7 +65,7 @@ def test_every_preset_is_complete_and_without_one_the_notebooks_defaults_hold():
 
 
 def grids(bagel, photo, how: Encoding) -> list:
-    reader, noise = bagel._turns.reader, bagel_rt.noise.TorchNoise(0)
+    reader, noise = bagel._turns.reader, TorchNoise(0)
     return [s.grid for s in reader.add_image(reader.start(None), photo, how, noise).histories.cond]
 
 
@@ -82,7 +83,7 @@ def test_the_raw_image_is_resized_once_and_by_the_given_rule(small_bagel, photo)
 def test_the_vit_sees_the_originals_pixels(small_bagel, photo):
     from bagel_rt.inputs.images import patchify, resize, to_pixels
 
-    reader, noise = small_bagel._turns.reader, bagel_rt.noise.TorchNoise(0)
+    reader, noise = small_bagel._turns.reader, TorchNoise(0)
     reading = reader.add_image(reader.start(None), photo, Encoding(vae=False, vit_raw=True), noise)
     (patches,) = reading.histories.cond
     assert isinstance(patches, Patches)

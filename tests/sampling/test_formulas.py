@@ -25,7 +25,7 @@ from bagel_rt.inputs.images import (
     unpatchify,
 )
 from bagel_rt.model.rope import Rope
-from bagel_rt.options.options import TextOptions
+from bagel_rt.options.text_options import TextOptions
 from bagel_rt.sampling.guidance import RENORM_TYPES, Guidance
 from bagel_rt.sampling.schedule import timesteps
 from bagel_rt.sampling.step_cache import TaylorSeer

@@ -9,8 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from bagel_rt.artefact.manifest import Manifest
-from bagel_rt.options import options
-from bagel_rt.options.options import ImageOptions, TextOptions, with_values
+from bagel_rt.options import defaults
+from bagel_rt.options.defaults import with_values
+from bagel_rt.options.image_options import ImageOptions
+from bagel_rt.options.text_options import TextOptions
 
 Trace = dict[str, np.ndarray]  # what a run computed, under the keys of the recorded runs (proof/records.py)
 
@@ -26,12 +28,12 @@ class Case:
 
     @property
     def image_options(self) -> ImageOptions:
-        return with_values(options.INTERLEAVE, self.options)
+        return with_values(defaults.INTERLEAVE, self.options)
 
     @property
     def text_options(self) -> TextOptions:
         """Of the answer, or of the plan before a picture."""
-        return self.image_options.text if self.output == "image" else with_values(options.ANSWER, self.options)
+        return self.image_options.text if self.output == "image" else with_values(defaults.ANSWER, self.options)
 
     @property
     def think(self) -> bool:

@@ -26,7 +26,8 @@ import numpy as np
 
 from bagel_export.proof.cases import Case, Trace
 from bagel_rt.errors import InputError
-from bagel_rt.options.options import ImageOptions, TextOptions
+from bagel_rt.options.image_options import ImageOptions
+from bagel_rt.options.text_options import TextOptions
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 MODES = ("t2i", "edit", "interleave", "text", "understand")

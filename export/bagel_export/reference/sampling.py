@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bagel_rt.options.options import ImageOptions
+from bagel_rt.options.image_options import ImageOptions
 
 
 def schedule(points: int, shift: float) -> Tensor:

@@ -10,7 +10,7 @@ from bagel_export.reference.bagel import PositionEmbedding, TimestepEmbedder
 from bagel_export.reference.sampling import guided, scales, schedule
 from bagel_export.reference.vision import GeluMLP
 from bagel_rt.inputs.images import patchify, position_ids
-from bagel_rt.options.options import ImageOptions
+from bagel_rt.options.image_options import ImageOptions
 
 
 class BagelConfig(SimpleNamespace):

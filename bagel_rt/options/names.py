@@ -1,0 +1,13 @@
+"""Names that are nearly right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant: one that begins like it, else the most alike; None where none is."""
+    known = sorted(known, key=len)
+    begun = next((one for one in known if one.startswith(name)), None)
+    return begun or next(iter(difflib.get_close_matches(name, known, 1)), None)

@@ -1,0 +1,82 @@
+"""Options of a written answer: the checked class, and the keywords that editors and type checkers know."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, TypedDict
+
+from bagel_rt.options import checks
+from bagel_rt.options.encoding import Encoding
+from bagel_rt.options.fields import check_all, explains, option
+
+SEED = partial(checks.whole, least=None, optional=True)
+PIXELS = partial(checks.whole, least=1, optional=True)
+TOKENS = partial(checks.whole, least=1)
+TEMPERATURE = partial(checks.number, low=0.0)
+
+# of input images, in answers and pictures alike
+VIT_RAW = "the ViT sees the image as given; False: as resized for the VAE"
+VIT_MIN_SIZE = "pixels that the short side of the ViT's image has at least; None: as the model's settings say"
+VIT_MAX_PIXELS = "pixels that the ViT's image has at most; None: as the model's settings say"
+TEXT_TEMPERATURE = "of sampled text: above 1 more varied, near 0 always the likeliest token; acts with do_sample"
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """How an answer is written. The defaults are the official notebook's."""
+
+    think: bool = option(False, "reason before answering", checks.flag)
+    max_tokens: int = option(
+        1000, "longest answer, in tokens; as in the official code, N of them are N - 1 and a start token", TOKENS
+    )
+    do_sample: bool = option(False, "sample tokens instead of taking the likeliest one", checks.flag)
+    text_temperature: float = option(0.3, TEXT_TEMPERATURE, TEMPERATURE)
+    top_k: int | None = option(None, "sample among the k likeliest tokens; acts with do_sample", PIXELS)
+    top_p: float | None = option(
+        None,
+        "sample among the likeliest tokens that reach this probability; acts with do_sample",
+        partial(checks.share, optional=True),
+    )
+    seed: int | None = option(None, "of sampled text: any integer; None takes a new one and reports it", SEED)
+    vit_raw: bool = option(False, VIT_RAW, checks.flag, images=True, on_command_line=False)
+    vit_min_size: int | None = option(None, VIT_MIN_SIZE, PIXELS, images=True, on_command_line=False)
+    vit_max_pixels: int | None = option(None, VIT_MAX_PIXELS, PIXELS, images=True, on_command_line=False)
+
+    def __post_init__(self) -> None:
+        check_all(self)
+        checks.sampling(self.text_temperature, self.do_sample)
+
+    @property
+    def encoding(self) -> Encoding:
+        """Images enter through the ViT alone."""
+        return Encoding(False, True, False, self.vit_raw, self.vit_min_size, self.vit_max_pixels)
+
+    def describe(self) -> dict[str, Any]:
+        """For results: every option as JSON values."""
+        return asdict(self)
+
+
+explains(TextOptions())(TextOptions)
+
+
+@explains(TextOptions(), without=("think", "seed"))
+class TextTurnKeywords(TypedDict, total=False):
+    """Options of an answer in a session, which has its own `think` and `seed`."""
+
+    max_tokens: int
+    do_sample: bool
+    text_temperature: float
+    top_k: int | None
+    top_p: float | None
+    vit_raw: bool
+    vit_min_size: int | None
+    vit_max_pixels: int | None
+
+
+@explains(TextOptions())
+class TextKeywords(TextTurnKeywords, total=False):
+    """Options of an answer."""
+
+    think: bool
+    seed: int | None
