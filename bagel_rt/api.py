@@ -19,7 +19,7 @@ from bagel_rt.estimate.admission import Admission, limit_of
 from bagel_rt.events import Event, OnProgress, Step
 from bagel_rt.generation.reader import Item, open_items
 from bagel_rt.generation.turns import Turns
-from bagel_rt.inputs.images import ImageInput, open_image
+from bagel_rt.inputs.pictures import ImageInput, open_image
 from bagel_rt.kv_cache.page_pool import CACHE_TOKENS
 from bagel_rt.model.graphs import Graphs
 from bagel_rt.options import checks, defaults, presets

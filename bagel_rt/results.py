@@ -83,7 +83,7 @@ def check_image_target(path: Path) -> None:
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """The record stored in a PNG. Raises InputError when there is none."""
-    from bagel_rt.inputs.images import decode_file
+    from bagel_rt.inputs.pictures import decode_file
 
     info = decode_file(Path(path)).info.get(METADATA_KEY)
     if not isinstance(info, str):

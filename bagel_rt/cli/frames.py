@@ -19,7 +19,7 @@ from bagel_rt.cli.arguments import (
 )
 from bagel_rt.cli.progress import show
 from bagel_rt.errors import InputError
-from bagel_rt.inputs.images import open_image
+from bagel_rt.inputs.pictures import open_image
 from bagel_rt.options import checks, presets
 from bagel_rt.options.defaults import with_values
 from bagel_rt.options.seeds import draw_seed

@@ -15,7 +15,7 @@ from bagel_rt.conversation.streaming import Gate, drain, stream
 from bagel_rt.errors import BagelError, InputError
 from bagel_rt.events import Event, ImageReady, OnProgress, Turn, finished
 from bagel_rt.generation.turns import Rehearsal, Turns
-from bagel_rt.inputs.images import ImageInput, open_image
+from bagel_rt.inputs.pictures import ImageInput, open_image
 from bagel_rt.inputs.segments import Latents
 from bagel_rt.options import checks, defaults
 from bagel_rt.options.defaults import with_values

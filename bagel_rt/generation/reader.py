@@ -11,7 +11,8 @@ import numpy as np
 from bagel_rt.artefact import contract
 from bagel_rt.artefact.manifest import Manifest, ResizeRule
 from bagel_rt.errors import InputError
-from bagel_rt.inputs.images import ImageInput, open_image, patchify, resize, to_pixels
+from bagel_rt.inputs.images import patchify, resize, to_pixels
+from bagel_rt.inputs.pictures import ImageInput, open_image
 from bagel_rt.inputs.segments import Grid, Histories, Latents, Patches, Segment, Text
 from bagel_rt.inputs.tokenizer import TextCodec
 from bagel_rt.model.graphs import Graphs

@@ -1,95 +1,15 @@
-"""Pictures in and out: opening, the official resize rules, patches and latents."""
+"""Pictures as numbers: the official resize rules, pixels, patches and latents."""
 
 from __future__ import annotations
 
-import io
-import warnings
-from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bagel_rt.artefact.manifest import ResizeRule
-from bagel_rt.errors import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-ImageInput = Union["Image", str, Path, bytes, np.ndarray]
-
-
-def open_image(source: ImageInput) -> Image:
-    """An RGB PIL image from a PIL image, a path, encoded bytes or a uint8 array (H, W), (H, W, 3) or (H, W, 4).
-
-    EXIF orientation is applied, transparency is laid on white. Raises InputError naming the source.
-    """
-    from PIL import Image as pil
-    from PIL import ImageOps
-
-    if isinstance(source, np.ndarray):
-        image, name = _from_array(source), "image array"
-    elif isinstance(source, bytes | bytearray | memoryview):
-        image, name = _decode(io.BytesIO(source), "image bytes"), "image bytes"
-    elif isinstance(source, str | Path):
-        name = str(source)
-        image = decode_file(Path(source))
-    elif isinstance(source, pil.Image):
-        image, name = source, "PIL image"
-    else:
-        raise InputError(f"an image is a PIL image, path, bytes or uint8 array, not {type(source).__name__}")
-    try:
-        image = ImageOps.exif_transpose(image)
-        return _to_rgb(image)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{name}: the image cannot be read: {error}") from None
-
-
-def decode_file(path: Path) -> Image:
-    """A decoded PIL image as stored. Raises InputError naming the file."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such image file")
-    return _decode(path, str(path))
-
-
-def _decode(stream, name: str) -> Image:
-    from PIL import Image as pil
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pil.DecompressionBombWarning)
-            image = pil.open(stream)
-            image.load()
-            return image
-    except (pil.DecompressionBombError, pil.DecompressionBombWarning):
-        raise InputError(
-            f"{name}: more than {pil.MAX_IMAGE_PIXELS} pixels, refused as a decompression bomb; scale it down first"
-        ) from None
-    except Exception as error:  # decoders raise whatever broken data makes them raise
-        raise InputError(f"{name}: not a readable image: {error}") from None
-
-
-def _from_array(array: np.ndarray) -> Image:
-    from PIL import Image as pil
-
-    shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
-    if array.dtype != np.uint8 or not shaped or 0 in array.shape:
-        raise InputError(
-            f"an image array is uint8 with shape (H, W), (H, W, 3) or (H, W, 4), not {array.dtype} {array.shape}"
-        )
-    return pil.fromarray(np.ascontiguousarray(array))
-
-
-def _to_rgb(image: Image) -> Image:
-    from PIL import Image as pil
-
-    if image.mode.startswith("I;16") or image.mode == "I":  # 16-bit grey: PIL would cut instead of scale
-        image = pil.fromarray((np.asarray(image).astype(np.uint32).clip(0, 65535) >> 8).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        canvas = pil.new("RGB", image.size, (255, 255, 255))
-        canvas.paste(image, mask=image.split()[3])
-        return canvas
-    return image.convert("RGB")
 
 
 def resized_size(rule: ResizeRule, width: int, height: int) -> tuple[int, int]:

@@ -5,7 +5,8 @@ from copy import deepcopy
 import torch
 from modeling.bagel.qwen2_navit import NaiveCache
 
-from bagel_rt.inputs.images import open_image, to_image, unpatchify
+from bagel_rt.inputs.images import to_image, unpatchify
+from bagel_rt.inputs.pictures import open_image
 from bagel_rt.inputs.system_prompts import THINK_THEN_ANSWER, THINK_THEN_DRAW
 
 

@@ -14,16 +14,8 @@ from PIL import Image
 
 from bagel_rt.artefact.manifest import ResizeRule
 from bagel_rt.generation.text_decoder import next_token
-from bagel_rt.inputs.images import (
-    open_image,
-    patchify,
-    position_ids,
-    resize,
-    resized_size,
-    to_image,
-    to_pixels,
-    unpatchify,
-)
+from bagel_rt.inputs.images import patchify, position_ids, resize, resized_size, to_image, to_pixels, unpatchify
+from bagel_rt.inputs.pictures import open_image
 from bagel_rt.model.rope import Rope
 from bagel_rt.options.text_options import TextOptions
 from bagel_rt.sampling.guidance import RENORM_TYPES, Guidance

@@ -12,7 +12,8 @@ from bagel_export.proof.findings import EXACT, Finding, Limits, compared, identi
 from bagel_rt.api import CACHE_TOKENS, Bagel
 from bagel_rt.artefact import contract
 from bagel_rt.errors import InputError
-from bagel_rt.inputs.images import open_image, patchify, position_ids, resize, to_pixels
+from bagel_rt.inputs.images import patchify, position_ids, resize, to_pixels
+from bagel_rt.inputs.pictures import open_image
 from bagel_rt.inputs.segments import Grid, Histories, History, Latents, Patches, Segment, Text
 from bagel_rt.inputs.system_prompts import THINK_THEN_ANSWER, THINK_THEN_DRAW
 from bagel_rt.inputs.tokenizer import TextCodec

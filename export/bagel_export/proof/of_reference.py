@@ -23,7 +23,8 @@ from bagel_export.reference.streamed import Streamed
 from bagel_export.reference.vae import AutoEncoder
 from bagel_rt.artefact.manifest import SPECIAL_TOKENS
 from bagel_rt.errors import InputError
-from bagel_rt.inputs.images import open_image, patchify, position_ids, resize, to_image, to_pixels, unpatchify
+from bagel_rt.inputs.images import patchify, position_ids, resize, to_image, to_pixels, unpatchify
+from bagel_rt.inputs.pictures import open_image
 from bagel_rt.inputs.system_prompts import THINK_THEN_ANSWER, THINK_THEN_DRAW
 
 BRANCHES = {"cond": "v_cond", "cfg_text": "v_text", "cfg_img": "v_img"}  # contexts, and their velocities' keys

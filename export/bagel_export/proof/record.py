@@ -24,7 +24,7 @@ from bagel_export.proof.cases import picture
 from bagel_export.proof.official import check_official_config, load_official
 from bagel_export.proof.recorder import Recorder
 from bagel_rt.errors import BagelError, InputError
-from bagel_rt.inputs.images import open_image
+from bagel_rt.inputs.pictures import open_image
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 # the official notebook's settings
