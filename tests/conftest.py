@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import pickle
 import shutil
@@ -9,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +55,42 @@ def photo() -> Image.Image:
     return Image.fromarray(np.random.default_rng(5).integers(0, 256, (70, 100, 3)).astype(np.uint8))
 
 
+def exported(name: str, checkpoint: Path, folder: Path, **how: object) -> Path:
+    """An artefact in a folder of the run's own. With BAGEL_RT_TEST_CACHE set it is exported once for all runs of the
+    same code: exporting is most of a short test run."""
+    from bagel_export.artefact.export import export
+
+    out, store = folder / name, os.environ.get("BAGEL_RT_TEST_CACHE")
+    kept = Path(store) / f"{name}-{exporter_digest()}" if store else None
+    if kept is not None and kept.is_dir():
+        return Path(shutil.copytree(kept, out))
+    for _ in export(checkpoint, out, **how):  # type: ignore[arg-type]
+        pass
+    if kept is not None:
+        partial = Path(shutil.copytree(out, kept.with_name(f"{kept.name}.{os.getpid()}")))
+        with contextlib.suppress(OSError):  # another run was first
+            partial.rename(kept)
+    return out
+
+
+@cache
+def exporter_digest() -> str:
+    """Of all code and files that decide what an export of the tests' checkpoints holds."""
+    root, found = GOLDEN.parent.parent, hashlib.sha256()
+    for part in (
+        "export",
+        "bagel_rt/artefact",
+        "bagel_rt/model",
+        "tests/golden/checkpoint",
+        "tests/golden/make_checkpoint.py",
+    ):
+        files = [root / part] if (root / part).is_file() else sorted((root / part).rglob("*"))
+        for path in files:
+            if path.is_file() and path.suffix != ".pyc":
+                found.update(path.read_bytes())
+    return found.hexdigest()[:16]
+
+
 @pytest.fixture(scope="session")
 def golden_checkpoint(tmp_path_factory) -> Path:
     """The checkpoint of the recorded runs, weights filled in."""
@@ -64,12 +103,7 @@ def golden_checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def golden_artefact(golden_checkpoint, tmp_path_factory) -> Path:
     """The recorded runs' checkpoint, exported with parity checks."""
-    from bagel_export.artefact.export import export
-
-    out = tmp_path_factory.mktemp("artefact") / "golden"
-    for _ in export(golden_checkpoint, out):
-        pass
-    return out
+    return exported("golden", golden_checkpoint, tmp_path_factory.mktemp("artefact"))
 
 
 @pytest.fixture(scope="session")
@@ -92,23 +126,13 @@ def quick_checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def small_artefact(small_checkpoint, tmp_path_factory) -> Path:
     """The random checkpoint, exported."""
-    from bagel_export.artefact.export import export
-
-    out = tmp_path_factory.mktemp("artefact") / "small"
-    for _ in export(small_checkpoint, out, verify=False):
-        pass
-    return out
+    return exported("small", small_checkpoint, tmp_path_factory.mktemp("artefact"), verify=False)
 
 
 @pytest.fixture(scope="session")
 def bf16_artefact(small_checkpoint, tmp_path_factory) -> Path:
     """The random checkpoint in bfloat16."""
-    from bagel_export.artefact.export import export
-
-    out = tmp_path_factory.mktemp("artefact") / "bf16"
-    for _ in export(small_checkpoint, out, precision="bf16", verify=False):
-        pass
-    return out
+    return exported("bf16", small_checkpoint, tmp_path_factory.mktemp("artefact"), precision="bf16", verify=False)
 
 
 @pytest.fixture(scope="session")
