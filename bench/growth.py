@@ -33,8 +33,8 @@ WAYS, DEEP_WAY = ("int8", "int8/int8", "w8a8"), "int8/int8"
 DEEP = """
 import json, sys
 from pathlib import Path
-from bagel_export.checkpoint import open_checkpoint
-from bagel_export.artefact import model_dims
+from bagel_export.checkpoint.open import open_checkpoint
+from bagel_export.artefact.export import model_dims
 from bench.layers import Work, arrays, engine_runs
 from bench.timing import alternating
 from bench.ways import way

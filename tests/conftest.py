@@ -80,7 +80,6 @@ def exporter_digest() -> str:
     for part in (
         "export",
         "bagel_rt/artefact",
-        "bagel_rt/model",
         "tests/golden/checkpoint",
         "tests/golden/make_checkpoint.py",
     ):

@@ -170,7 +170,7 @@ def test_a_kill_just_before_or_after_the_rename_leaves_the_old_artefact_or_the_n
     code = (
         "import os, signal, sys\n"
         "from bagel_export import publish\n"
-        "from bagel_export.artefact import export\n"
+        "from bagel_export.artefact.export import export\n"
         "die, at, replace = lambda: os.kill(os.getpid(), signal.SIGKILL), sys.argv[3], publish._replace\n"
         "def replace_and_die(new, out):\n"
         "    if at == 'before': die()\n"

@@ -1,4 +1,4 @@
-"""Recorded runs of the official code: one NumPy archive per run, as bagel_export.record writes them.
+"""Recorded runs of the official code: one NumPy archive per run, as bagel_export.proof.record writes them.
 
 | key | content |
 |---|---|

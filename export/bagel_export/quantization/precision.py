@@ -1,4 +1,4 @@
-"""What a precision comes to for the tensors of a checkpoint; its names are bagel_rt.precision's."""
+"""What a precision comes to for the tensors of a checkpoint; its names are bagel_rt.artefact.precision's."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from bagel_rt.artefact.manifest import read_manifest
 PEAK = """
 import re, sys
 import numpy as np, onnxruntime
-from bagel_engines.bounded_attention import bounded
+from bagel_engines.onnxruntime.chunk_attention import bounded
 from pathlib import Path
 graph, looped = sys.argv[1:]
 session = onnxruntime.InferenceSession(bounded(Path(graph)) if looped == "yes" else graph)

@@ -16,11 +16,11 @@ MEASURE = """
 import json, resource, sys
 from pathlib import Path
 import psutil
-from bagel_export.checkpoint import open_checkpoint
-from bagel_export.lora import Lora
-from bagel_export.precision import precision_named
-from bagel_export.recipe import recipe_for
-from bagel_export.weights import weight_bytes, write_weights
+from bagel_export.checkpoint.open import open_checkpoint
+from bagel_export.checkpoint.lora import Lora
+from bagel_export.quantization.precision import precision_named
+from bagel_export.quantization.recipe import recipe_for
+from bagel_export.weights.write import weight_bytes, write_weights
 
 def own():
     info = psutil.Process().memory_info()
