@@ -1,4 +1,4 @@
-"""Engines know nothing of this project's errors: their failures are given our names where they are called."""
+"""Turns the engines' exceptions into this package's own: bagel_engines does not know bagel_rt.errors."""
 
 from __future__ import annotations
 

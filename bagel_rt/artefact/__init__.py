@@ -1,1 +1,2 @@
-"""An exported folder: the contract of its graphs, its manifest, names of precisions, and where such folders lie."""
+"""An exported artefact folder: what its graphs take and give (contract), its manifest bagel_rt.json, names of
+precisions, and which folder a command uses."""

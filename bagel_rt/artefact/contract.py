@@ -1,8 +1,8 @@
 """The contract between exporter, runtime and engines: every graph with its tensors' names, dtypes and symbolic shapes.
 
 The same names are used in Python, in the ONNX files and in every engine; there is no translation table. A change that
-an older artefact or runtime would not survive raises CONTRACT_VERSION. Room is left for a second `gen_step` whose
-latents carry a mask (several images in one run): it would be a graph of its own, with a name of its own.
+an older artefact or runtime would not survive raises CONTRACT_VERSION. (Several pictures in one run would need latents
+with a mask: that would be another graph with a name of its own, not a change of `gen_step`.)
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ CONTRACT_VERSION = 1  # of the graphs below
 VIT, UND_STEP, GEN_STEP = "vit", "und_step", "gen_step"
 FLOW_EMBED, FLOW_HEAD, LM_HEAD = "flow_embed", "flow_head", "lm_head"
 VAE_ENCODER, VAE_DECODER = "vae_encoder", "vae_decoder"
-LAYER = "layer"  # gen_step's first layer alone: what a machine is measured with. Not among the graphs of a task
-# vae_decoder once more, cut at the group norms of its two highest resolutions (strips.py); not among them either
+LAYER = "layer"  # gen_step's first layer alone, which `bagel-rt plan` times; no request calls it
+# vae_decoder once more, cut into parts at the group norms of its two highest resolutions, so that large pictures can be
+# decoded strip by strip (model/vae_strips.py)
 VAE_BODY, VAE_OUT = "vae_body", "vae_out"
 VAE_LEVELS = (1, 0)  # as the checkpoint numbers them, in the order of their use
 VAE_RISE = {level: f"vae_up_{level}" for level in VAE_LEVELS}
@@ -30,7 +31,7 @@ VAE_STRIPS = (
     ),
     VAE_OUT,
 )
-EXTRAS = (LAYER, VAE_BODY, *VAE_STRIPS)
+EXTRAS = (LAYER, VAE_BODY, *VAE_STRIPS)  # graphs an artefact may have beside those of its task
 NORM_GROUPS, NORM_EPSILON = 32, 1e-6  # of the VAE's group norms
 
 TASK_GRAPHS = {
@@ -43,6 +44,8 @@ Dim = int | str
 
 @dataclass(frozen=True)
 class TensorSpec:
+    """An input or output of a graph; a dimension is a number or a symbol (see graph_specs)."""
+
     name: str
     dtype: str  # numpy's name, or "bfloat16"
     shape: tuple[Dim, ...]
@@ -95,8 +98,8 @@ class ModelDims:
 def graph_specs(m: ModelDims, cache: str = "float32") -> dict[str, GraphSpec]:
     """Every graph for a model of these sizes.
 
-    cache: dtype of the cached keys and values, and so of what the step graphs compute in. Every other number crosses a
-    graph's border in float32 whatever is computed inside: the host's arithmetic is the same for every precision.
+    cache: dtype of the cached keys and values, which is also what the step graphs compute in. All other inputs and
+    outputs are float32 whatever a graph computes in, so that the host's arithmetic is the same for every precision.
 
     The symbols:
 
@@ -166,15 +169,16 @@ def graph_specs(m: ModelDims, cache: str = "float32") -> dict[str, GraphSpec]:
 
 
 def layer_spec(m: ModelDims, cache: str = "float32") -> GraphSpec:
-    """LAYER: gen_step as a decoder of one layer would have it."""
+    """The graph LAYER: gen_step of a decoder with one layer."""
     return replace(graph_specs(replace(m, num_hidden_layers=1), cache)[GEN_STEP], name=LAYER)
 
 
 def strip_specs(m: ModelDims, width: int) -> dict[str, GraphSpec]:
-    """VAE_BODY, and the graphs of VAE_STRIPS, for a decoder of that first width.
+    """The graphs that decode a picture in strips: VAE_BODY and VAE_STRIPS. width: the decoder's first (smallest) width.
 
-    A strip is some rows of a picture, all columns; convolutions see zeros beyond it. mean and rate are those of the
-    group norm that comes first, for each channel: (x - mean) * rate, before its own weight and bias.
+    A strip is some rows of a picture with all columns; convolutions pad it with zeros. A part begins with a group norm
+    whose statistics are inputs, because they are of the whole picture: mean and rate of each channel, for
+    (x - mean) * rate, before the norm's weight and bias.
     """
 
     def strip(name: str, channels: int, scale: int = 1) -> TensorSpec:

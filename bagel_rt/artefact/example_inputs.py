@@ -1,4 +1,4 @@
-"""Inputs that a graph takes, made from the contract alone: for comparing what computes it, not for meaning anything."""
+"""Random inputs of the right form for any graph of the contract: to compare engines, time calls and test graphs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def example_inputs(
 ) -> dict[str, np.ndarray]:
     """Random but well-formed inputs: unit rotations, distinct slots, a mask that lets every query see itself.
 
-    sizes: values of the contract's symbols. Arrays are float32 where the graph takes 16 bits (numbers.narrowed).
+    sizes: values of the contract's symbols. Arrays are float32 also where the graph takes 16 bits (convert with
+    number_formats.narrowed).
     """
     random = np.random.default_rng(seed)
     arrays: dict[str, np.ndarray] = {}
@@ -54,8 +55,8 @@ def example_inputs(
 
 
 def cached(engine: Engine, pool: np.ndarray, halves: int) -> Tensor:
-    """A page pool (halves * slots, heads, dim) where an engine keeps it: given as an array, it may be converted in
-    every call."""
+    """A page pool (halves * slots, heads, dim) written into a cache of the engine. Given as an array instead, the
+    engine might convert it in every call."""
     by_half = pool.reshape(halves, -1, *pool.shape[1:])
     cache = engine.cache(halves, by_half.shape[1], (pool.shape[1], pool.shape[2]), pool.dtype)
     cache.write(np.arange(by_half.shape[1]), by_half)

@@ -1,4 +1,4 @@
-"""bagel_rt.json: what an artefact folder says about itself, read and checked before any graph is opened."""
+"""bagel_rt.json, the manifest of an artefact folder: read and checked before any graph is opened."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SPECIAL_TOKENS = {
 
 @dataclass(frozen=True)
 class ResizeRule:
-    """The official ImageTransform's limits in pixels (bagel-spec section 10.1)."""
+    """How input images are resized: the official ImageTransform's limits, in pixels (see inputs/images.py)."""
 
     max_size: int
     min_size: int
@@ -34,7 +34,7 @@ class ResizeRule:
 
 @dataclass(frozen=True)
 class TableRef:
-    """A matrix inside a file of the artefact; dtype is a key of numbers.KEPT_AS."""
+    """A matrix inside a file of the artefact; dtype is a key of number_formats.KEPT_AS."""
 
     file: str
     offset: int
@@ -44,7 +44,8 @@ class TableRef:
 
 @dataclass(frozen=True)
 class Widths:
-    """Inner sizes that only memory depends on: of the decoder's and the ViT's layers, and the VAE's first width."""
+    """Widths inside the graphs, needed only to estimate memory: inner is the MLP's width of the decoder's layers,
+    vit_inner of the ViT's, vae the VAE's first (smallest) width."""
 
     inner: int
     vit_inner: int
@@ -55,10 +56,12 @@ class Widths:
 
 @dataclass(frozen=True)
 class Manifest:
+    """What bagel_rt.json says, checked; `raw` is all of it."""
+
     folder: Path
     task: str
     precision: str
-    arithmetic: str  # inside the step graphs, and of the cached keys and values: a key of numbers.KEPT_AS
+    arithmetic: str  # inside the step graphs, and of the cached keys and values: a key of number_formats.KEPT_AS
     model: ModelDims
     vae_transform: ResizeRule
     vit_transform: ResizeRule
@@ -85,7 +88,8 @@ class Manifest:
         return sum(int(entry["size"]) for name, entry in self.files.items() if name.endswith(".safetensors"))
 
     def has(self, graph: str) -> bool:
-        """Whether a graph is there: those of the task are, contract.EXTRAS where the exporter knew them."""
+        """Whether the artefact has this graph. Graphs of its task it always has, contract.EXTRAS if exported since they
+        exist."""
         return graph in self.graphs or graph in self.extras
 
     @property

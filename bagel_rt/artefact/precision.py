@@ -1,4 +1,7 @@
-"""Names of precisions: how the weights of each part are stored, and what the graphs compute in."""
+"""Names of precisions ("int8", "und=int4,gen=w8a8"): how each part's weights are stored, what graphs compute in.
+
+A new precision, or a new form of weights, begins here; export/bagel_export/quantization makes it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
 PARTS = ("und", "gen", "vit", "head", "vae")
 FLOAT = "float"  # the form of weights that are not quantised
 
-# how a Linear's weight is stored and used
+# forms that a Linear's weight can be stored in
 FORMS = {
     FLOAT: "as the graphs compute",
     "int8": "8 bits in blocks",
@@ -22,7 +25,7 @@ FORMS = {
     "w8a8": "8 bits per output, and the rows it multiplies rounded to 8 bits as well",
     "fp8": "8-bit floating point per output, and the rows it multiplies too",
 }
-# the weights beside the two experts are few: they stay at 8 bits where the experts go lower
+# nearly all weights are the two experts'; the others stay at 8 bits where the experts get fewer
 _INT8_BESIDE = {"vit": "int8", "head": "int8", "vae": "int8"}
 _WORDS: dict[str, dict[str, str]] = {
     "fp32": {},
@@ -41,9 +44,10 @@ ALLOWED = ", ".join([*_WORDS, *PROFILES]) + f"; or PART=FORM,... with parts {', 
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a name comes to. `stated` is how the manifest spells it; forms: a key of FORMS for each of PARTS.
+    """What a precision's name means.
 
-    settled: whether the name, or whoever gave it, says what the graphs compute in; else arithmetic is the default.
+    stated: how the manifest spells it. arithmetic: what the graphs compute in. forms: a key of FORMS for each of PARTS.
+    settled: whether the name or its user chose the arithmetic; if not, it is the default.
     """
 
     stated: str
@@ -52,16 +56,16 @@ class Meaning:
     settled: bool
 
     def met_by(self, seen: Meaning) -> bool:
-        """Whether an artefact of that precision is what this name asks for, however either is spelled.
+        """Whether an artefact of precision `seen` is what this name asks for, however either is spelled.
 
-        Names of quantised weights leave open what the graphs compute in, unless it is settled.
+        A name of quantised weights is met by any arithmetic, unless one was chosen.
         """
         open_to_any = not self.settled and set(self.forms.values()) != {FLOAT}
         return dict(self.forms) == dict(seen.forms) and (open_to_any or self.arithmetic == seen.arithmetic)
 
 
 def meaning(name: str, arithmetic: str | None = None) -> Meaning:
-    """Of "int8", "small", or "und=int4,gen=w8a8" (what is not named is as in int8).
+    """The meaning of "int8", "small", or "und=int4,gen=w8a8" (parts that are not named are as in int8).
 
     arithmetic: a key of ARITHMETICS; None is float32, or what the word itself says. Raises InputError for what is
     unknown or does not go together.
@@ -84,13 +88,13 @@ def meaning(name: str, arithmetic: str | None = None) -> Meaning:
 
 
 def meaning_of(manifest: Manifest) -> Meaning:
-    """What an artefact is of. One from before forms were recorded was made of a single word."""
+    """The precision of an artefact. Artefacts whose manifest has no weight_forms yet were named by a single word."""
     forms = manifest.raw.get("weight_forms") or meaning(SHORT.get(manifest.precision, manifest.precision)).forms
     return Meaning(manifest.precision, manifest.arithmetic, forms, settled=True)
 
 
 def check_rounding(manifest: Manifest, arithmetic: str | None) -> None:
-    """Raise InputError for arithmetic "int8" with an artefact that has no weights it is for."""
+    """Raise InputError for arithmetic "int8" with an artefact that has no int8 or int4 weights."""
     if arithmetic == "int8" and not {"int8", "int4"} & set(meaning_of(manifest).forms.values()):
         stored = SHORT.get(manifest.precision, manifest.precision)
         raise InputError(
@@ -100,7 +104,7 @@ def check_rounding(manifest: Manifest, arithmetic: str | None) -> None:
 
 
 def _split(name: str) -> tuple[str, dict[str, str]]:
-    """The word for everything, and the parts that differ from it."""
+    """A name taken apart: the word for all parts, and the forms of the parts that differ from it."""
     word, overrides = "int8", {}
     for i, item in enumerate(name.split(",")):
         part, equals, form = item.strip().partition("=")

@@ -1,4 +1,4 @@
-"""Whether a request fits the machine: said before the work begins, with the numbers and what to do instead."""
+"""Refuses a request that needs more memory than allowed before its work begins, and says what would fit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Options = ImageOptions | TextOptions | None  # None: nothing is made, only read
 
 @dataclass(frozen=True)
 class Limit:
-    """Bytes that may be taken, and in words whose limit that is."""
+    """How many bytes may be taken, and in words why: they are free, or allowed by the user."""
 
     size: int
     why: str
@@ -42,8 +42,11 @@ def limit_of(max_memory: float | None) -> Limit:
 
 
 class Admission:
-    """The limit of one loaded model. What an engine needs must be known, and the artefact say how wide it is: an engine
-    on another device, or an artefact of an older version, is not limited here."""
+    """Checks the requests of one loaded model against its limit.
+
+    Without known factors nothing is refused: for engines on another device, and artefacts of a version that did not
+    store their widths. room: tokens of the page pool.
+    """
 
     def __init__(self, manifest: Manifest, engine: Engine, limit: Limit, room: int, low_memory: bool = False):
         self._manifest, self._engine, self._room, self._low_memory = manifest, engine, room, low_memory
@@ -56,7 +59,7 @@ class Admission:
             return
         try:
             work = self._counted(request, opts)
-        except BagelError:  # what is wrong with the request is for the request itself to say
+        except BagelError:  # a faulty request: it raises this error itself when it is made
             return
         found = memory(self._manifest, widths, work, needs, self._low_memory)
         if found.total <= self.limit.size:
@@ -69,7 +72,7 @@ class Admission:
         )
 
     def alternatives(self, request: Rehearsal, opts: Options, needs: Needs) -> Iterator[str]:
-        """What would fit, or is worth a try."""
+        """Changes that would make the request fit, or may, in words."""
         widths = self._manifest.widths
         assert widths is not None
 
@@ -89,7 +92,8 @@ class Admission:
             yield f"an export with --precision {'small' if 'int8' in forms or 'w8a8' in forms else 'balanced or small'}"
 
     def _counted(self, request: Rehearsal, opts: Options) -> Workload:
-        """The workload with as few steps and tokens as show its largest calls; the tokens left out are added."""
+        """The request's workload, counted over few steps and tokens: enough to meet its largest calls. The tokens that
+        were left out are added to the context."""
         short, more = _shortened(opts)
         work = workload(self._manifest, request, short, self._engine.takes_zero_rows, self._room)
         return replace(work, tokens=work.tokens + more)
@@ -99,11 +103,12 @@ class Admission:
 
 
 def _shortened(opts: Options) -> tuple[Options, int]:
-    """Options for fewer calls of the same sizes, and how many tokens less they write."""
+    """Options that make fewer calls of the same sizes, and how many fewer tokens are written with them."""
     if opts is None:
         return opts, 0
     if isinstance(opts, TextOptions):
         return replace(opts, max_tokens=min(2, opts.max_tokens)), max(0, opts.max_tokens - 2)
-    short = opts if opts.step_cache else replace(opts, num_timesteps=2)  # its forecasts pile up over many steps
+    # all steps are needed with a step cache, which holds more results from step to step
+    short = opts if opts.step_cache else replace(opts, num_timesteps=2)
     left = max(0, opts.max_think_tokens - 2) if opts.think else 0
     return replace(short, max_think_tokens=min(2, opts.max_think_tokens)), left

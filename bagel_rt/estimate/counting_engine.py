@@ -1,4 +1,8 @@
-"""An engine that computes nothing and counts: the real request, run on it, tells which calls it makes."""
+"""An engine that computes nothing and counts its calls.
+
+To estimate a request, the real code of the request is run on it: the counts are right for every option, because no
+second description of what a request does has to be kept in step.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,8 @@ from bagel_rt.artefact.contract import GraphSpec, ModelDims, dim_value, graph_sp
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a graph: the contract's symbols and their values, in order of name."""
+    """A call of a graph at certain sizes: (symbol of the contract, value), sorted by symbol. Absent symbols count as
+    0."""
 
     graph: str
     sizes: tuple[tuple[str, int], ...]
@@ -29,8 +34,8 @@ class Call:
         return dict(self.sizes).get(symbol, 0)
 
 
-class Hollow:
-    """A result of some shape that nobody computed, held where the engine would hold it."""
+class HeldZeros:
+    """Stands for a result on an engine's device (a protocol.Held): it has a shape, and its numbers are zeros."""
 
     def __init__(self, shape: tuple[int, ...]):
         self.shape = shape
@@ -40,10 +45,10 @@ class Hollow:
 
 
 class CountingEngine:
-    """An `Engine` whose results are zeros without memory.
+    """An `Engine` whose results are zeros that take no memory.
 
-    calls: how often each was made. tokens: slots of the cache that were written. held: the most bytes of results that
-    were held at once, in float32. takes_zero_rows: as the engine it stands for.
+    calls: how often each was made. tokens: how many slots of the cache were written. held: the largest number of bytes
+    of results that the caller kept on the device at one time, as float32. takes_zero_rows: as the engine it stands for.
     """
 
     info = EngineInfo("counting", "", "nowhere", "")
@@ -71,10 +76,10 @@ class CountingEngine:
         return self._cache
 
     def result(self, shape: tuple[int, ...], held: bool) -> Any:
-        """Zeros of that shape; what is held counts for as long as somebody has it."""
+        """Zeros of that shape; a result on the device is counted for as long as anybody refers to it."""
         if not held:
             return np.broadcast_to(np.float32(0), shape)
-        made, size = Hollow(shape), 4 * math.prod(shape)
+        made, size = HeldZeros(shape), 4 * math.prod(shape)
         self._held_now += size
         self.held = max(self.held, self._held_now)
         weakref.finalize(made, self._released, size)
@@ -96,7 +101,7 @@ class _GraphRunner:
         return {name: self._counting.result(shapes[name], name in held) for name in outputs}
 
     def _sizes(self, inputs: Tensors) -> dict[str, int]:
-        """The symbols' values; the pool's is left out, which says nothing about a call."""
+        """The values of the contract's symbols in a call, but for the page pool's size, which no call depends on."""
         found = {}
         for tensor in self._spec.inputs:
             for dim, length in zip(tensor.shape, inputs[tensor.name].shape, strict=True):
@@ -106,7 +111,7 @@ class _GraphRunner:
 
 
 class _SumRunner:
-    """plus and slope: the shape of what is added."""
+    """Stands for the graphs plus and slope (device/linear_sums.py): a result of its first input's shape."""
 
     def __init__(self, counting: CountingEngine, name: str):
         self._counting, self.inputs, self.outputs = counting, SUM_GRAPHS[name], ("out",)
@@ -116,7 +121,7 @@ class _SumRunner:
 
 
 class _Slots:
-    """A `Cache` that only remembers which slots were written."""
+    """A `Cache` without keys and values that notes which slots were written."""
 
     def __init__(self, halves: int, slots: int, row: tuple[int, int]):
         self.written, self._shape = np.zeros(slots, bool), (halves * slots, *row)

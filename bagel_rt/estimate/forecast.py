@@ -1,4 +1,4 @@
-"""What a request will take on one engine, in memory and in time."""
+"""Memory and time that a request will take on one engine: what `bagel-rt plan` shows."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ STAGES = ("reading", "writing", "drawing", "decoding")
 
 @dataclass(frozen=True)
 class Forecast:
-    """engine: in words. seconds: by what they are spent on; empty where nothing was measured. instead: what would fit,
-    where this does not."""
+    """What a request will take. engine: its name in words. seconds: by stage, empty where nothing was timed. instead:
+    changes that would make the request fit, where it does not."""
 
     engine: str
     memory: Memory
@@ -52,7 +52,7 @@ def forecast(
     low_memory: bool = False,
     timed: bool = True,
 ) -> Generator[Progress, None, Forecast]:
-    """Of a request, yielding progress while the machine is measured.
+    """Forecast a request, yielding progress while calls are timed on this machine. room: tokens of the page pool.
 
     Raises InputError for an artefact that does not say what is needed, and for an engine whose needs are not known.
     """

@@ -1,4 +1,4 @@
-"""How much memory this machine has to give."""
+"""How much memory is free on this machine, or in the container this process runs in."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _number(path: Path) -> int | None:
 
 
 def _reclaimable() -> int:
-    """Bytes of files that a container's usage counts and gives up when asked."""
+    """Bytes of cached files: a container's usage counts them, and the kernel frees them when memory is needed."""
     try:
         stated = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):

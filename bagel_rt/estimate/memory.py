@@ -1,4 +1,4 @@
-"""How much memory a workload takes on an engine: from what the manifest states and what engines need."""
+"""How much memory a workload takes: sizes from the manifest times the engine's factors (bagel_engines.memory_needs)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from bagel_rt.estimate.workload import Workload
 from bagel_rt.model.graphs import BRIEF
 from bagel_rt.model.vae_strips import in_strips, large, strips_memory
 
-# whose weights a graph reads, where that is not one of its own; the rest is float
+# the part (of precision.PARTS) whose weights a graph reads; weights of graphs that are not named are float
 FORM_OF = {UND_STEP: "und", VIT: "vit", LM_HEAD: "head", VAE_ENCODER: "vae", VAE_DECODER: "vae"}
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that cannot be given back to the disk, by what they are for."""
+    """Bytes by what they are for. Mapped weight files are not counted: the system can drop them."""
 
     parts: Mapping[str, int]
 
@@ -29,17 +29,18 @@ class Memory:
 
 
 def memory(manifest: Manifest, widths: Widths, work: Workload, needs: Needs, low_memory: bool = False) -> Memory:
-    """At the peak of a workload, where everything is held that was loaded and worked in.
+    """Memory at the peak of a workload.
 
-    With low_memory the VAE, the ViT and every call's working memory are given back, so only the largest of each counts.
-    What decodes a large picture is given back in any case.
+    Engines keep every loaded graph and the working memory of its largest call, so these add up. With low_memory the
+    VAE, the ViT and every call's working memory are given back after use, so only the largest counts. What decodes a
+    large picture is given back in any case.
     """
     sizes = [_size(manifest, call) for call in work.of(VAE_DECODER)]
     weights = {graph: _weights(manifest, graph, needs, work) for graph in work.graphs}
-    packing = weights.get(LM_HEAD, 0) if needs.lazy else 0  # by far the largest single weight
+    packing = weights.get(LM_HEAD, 0) if needs.lazy else 0  # the largest single weight, there twice while it is packed
     working = {graph: max(_working(manifest, widths, call, needs) for call in work.of(graph)) for graph in work.graphs}
     if any(in_strips(manifest, needs, *size) for size in sizes):
-        weights[VAE_DECODER] = 0  # part of what is measured
+        weights[VAE_DECODER] = 0  # strips_memory includes the parts' weights
     once = {VAE_DECODER} if any(large(needs, *size) for size in sizes) else set()
     given_back = set(BRIEF) if low_memory else once
     steady = [graph for graph in work.graphs if graph not in given_back]
@@ -59,7 +60,7 @@ def memory(manifest: Manifest, widths: Widths, work: Workload, needs: Needs, low
 
 
 def _size(manifest: Manifest, call: Call) -> tuple[int, int]:
-    """Of the picture that a call decodes, pixels."""
+    """(height, width) in pixels of the picture that a call of the VAE's decoder makes."""
     scale = manifest.model.vae_downsample
     return scale * call["latent_height"], scale * call["latent_width"]
 
@@ -91,4 +92,4 @@ def _working(manifest: Manifest, widths: Widths, call: Call, needs: Needs) -> in
         return needs.decoder(high * wide, widths.vae)
     if call.graph == VAE_ENCODER:
         return int(needs.encoder_pixel * widths.vae * call["height"] * call["width"])
-    return 0  # a row or a number of them, against gigabytes
+    return 0  # graphs that compute few rows: nothing beside the others' gigabytes

@@ -1,4 +1,4 @@
-"""How long calls take on this machine: measured on one layer and on small pictures, and multiplied."""
+"""How long a workload's calls take on this machine: one layer and small pictures are timed, and multiplied."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from bagel_rt.artefact.manifest import Manifest
 from bagel_rt.engine_errors import named_failures
 from bagel_rt.estimate.counting_engine import Call
 
-# measured at no more than this many, and multiplied: what these graphs do grows with it
+# these graphs are timed at no more than this size (of one or two symbols), and the time is scaled with the size
 MOST = {
     VAE_DECODER: ("latent_height", "latent_width", 32),
     VAE_ENCODER: ("height", "width", 256),
@@ -56,7 +56,10 @@ class Stopwatch:
         self._runners: dict[str, Runner] = {}
 
     def measure(self, calls: Iterable[Call]) -> Iterator[Timed]:
-        """Yields after each measurement, which is of calls that differ in the context's length alone."""
+        """Times groups of calls that differ only in the context's length, and yields after each group.
+
+        Only the shortest and the longest context are timed; the rest is interpolated.
+        """
         groups = _alike(calls)
         for done, group in enumerate(groups, start=1):
             with named_failures():
@@ -79,7 +82,8 @@ class Stopwatch:
         spec = layer_spec(model, self._manifest.arithmetic)
         if call.graph == GEN_STEP:
             return self._run(spec, sizes, 2) * model.num_hidden_layers
-        # the layer has both experts and takes no empty one here: one latent row's part is taken off again
+        # this engine takes no zero rows, so LAYER is run with one latent row; half of a run of one row each is taken
+        # off
         both, one = self._run(spec, {**sizes, "gen_rows": 1}, 2), self._run(spec, {"und_rows": 1, "gen_rows": 1}, 2)
         return max(both - one / 2, both / 2) * model.num_hidden_layers
 
@@ -116,7 +120,7 @@ def _alike(calls: Iterable[Call]) -> list[list[Call]]:
 
 
 def _between(call: Call, group: list[Call], shortest: float, longest: float) -> float:
-    """The time of a call from those of the shortest and the longest context."""
+    """The time of a call, interpolated between those of its group's shortest and longest context."""
     low, high = group[0]["past"], group[-1]["past"]
     if low == high:
         return shortest
@@ -124,7 +128,7 @@ def _between(call: Call, group: list[Call], shortest: float, longest: float) -> 
 
 
 def _reduced(call: Call) -> tuple[dict[str, int], float]:
-    """Sizes to measure at, and how much more the call itself is."""
+    """The sizes to time a call at, and how many times as much work the call itself is."""
     sizes, share = dict(call.sizes), 1.0
     if call.graph in MOST:
         *names, most = MOST[call.graph]

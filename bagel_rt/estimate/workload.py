@@ -1,4 +1,4 @@
-"""What a request will do, before anything is loaded: the real request, run on an engine that only counts."""
+"""Which graphs a request will call, how often and at which sizes: the request is run on the counting engine."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Workload:
 
 
 def workload(manifest: Manifest, rehearse: Rehearsal, opts: Any, takes_zero_rows: bool, room: int) -> Workload:
-    """What a rehearsal with some options does, on an engine that only counts.
+    """Run a request on the counting engine and return what it called.
 
-    A text that the model writes counts as long as the options allow. room: tokens of the page pool. Raises InputError
-    or CacheFullError as the request itself would.
+    A text that the model would write is counted at the greatest length that the options allow. room: tokens of the page
+    pool. Raises InputError or CacheFullError as the request itself would.
     """
     from bagel_rt.generation.turns import Turns
 

@@ -1,4 +1,5 @@
-"""From what a caller gives (texts and images) to the three histories of guidance."""
+"""Reads inputs: texts are tokenized, images resized and encoded by the VAE, and both are added to the three histories
+(conditional, without the last text, without images) that classifier-free guidance needs."""
 
 from __future__ import annotations
 
@@ -27,11 +28,11 @@ Item = str | ImageInput
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read so far, in order."""
+    """All inputs so far, as the histories they make."""
 
     histories: Histories = field(default_factory=Histories)
     size: tuple[int, int] | None = None  # (height, width) of the last image after resizing
-    texts: tuple[str, ...] = ()  # for the record
+    texts: tuple[str, ...] = ()  # stored with results as the prompt
 
     @property
     def prompt(self) -> str:
@@ -55,7 +56,7 @@ class Reader:
         return Text(self._codec.segment(text))
 
     def start(self, system: str | None) -> Reading:
-        """Nothing read yet, behind a system prompt or none."""
+        """An empty reading, behind a system prompt or none."""
         return Reading() if system is None else Reading(Histories().with_system(self.text(system)))
 
     def read(self, items: Sequence[str | Image], system: str | None, how: Encoding, noise: TorchNoise) -> Reading:
@@ -72,7 +73,7 @@ class Reader:
         return replace(reading, histories=reading.histories.with_text(self.text(text)), texts=(*reading.texts, text))
 
     def add_image(self, reading: Reading, image: Image, how: Encoding, noise: TorchNoise) -> Reading:
-        """An image enters through the VAE, drawing from `noise` where how.vae_sample, then through the ViT."""
+        """Add an image: its VAE latents (sampled with `noise` where how.vae_sample), then its patches for the ViT."""
         resized = resize(self._manifest.vae_transform, image)
         segments: list[Segment] = []
         if how.vae:
@@ -124,4 +125,4 @@ def skip_encoding(noise: TorchNoise, reading: Reading) -> None:
     """Move `noise` to where it stands after the posterior draws of the images that were read."""
     for segment in reading.histories.cond:
         if isinstance(segment, Latents):
-            noise.normal(*segment.rows.shape)  # as many numbers as the moments have channels and places
+            noise.normal(*segment.rows.shape)  # the posterior draw had as many numbers

@@ -1,4 +1,4 @@
-"""Text decoding: the official loop, stop rule and length rule (bagel-spec section 9)."""
+"""Text decoding with the official code's loop, stop rule and length rule (Bagel.generate_text there)."""
 
 from __future__ import annotations
 

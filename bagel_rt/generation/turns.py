@@ -1,6 +1,7 @@
-"""What a model does in one turn: read, write a text, plan and paint a picture. Calls and sessions are made of these.
+"""What a loaded model can do: write a text, plan, denoise and decode a picture. Calls and sessions are made of these.
 
-A turn is a generator: it yields events and returns its result. The contexts it needs are in the lease it is given.
+Each is a generator that yields events and returns its result (events.Turn). The cached contexts it uses belong to the
+lease it is given (model/context_tree.py), so that they are freed when the call ends.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Painting:
 
 
 class Turns:
-    """The parts of a loaded model, put together: what reads, thinks, writes and paints over one page pool."""
+    """A loaded model's parts, put together over one key-value cache."""
 
     def __init__(self, manifest: Manifest, graphs: Graphs, cache_tokens: int):
         self.manifest, self.graphs = manifest, graphs
@@ -63,7 +64,7 @@ class Turns:
         self._decoder = VaeDecoder(manifest, graphs)
 
     def check_draws(self) -> None:
-        """Raise InputError for an artefact that only understands."""
+        """Raise InputError for an artefact without the graphs that draw (exported with --task understand)."""
         if self.manifest.task != "full":
             raise InputError(
                 f"{self.manifest.folder}: exported with --task understand, it answers but cannot draw; export with"
@@ -73,7 +74,8 @@ class Turns:
     def write(
         self, contexts: Lease, history: History, opts: TextOptions, random: np.random.Generator, stage: str
     ) -> Turn[list[int]]:
-        """The ids of a text behind a history, as the official code returns them."""
+        """Write a text behind a history; returns its token ids as the official code does (im_start first, no
+        im_end)."""
         ids: list[int] = []
         pieces, total = TextPieces(self.codec), opts.max_tokens - 1
         for token in self._writer.write(contexts, contexts.open(history), opts, random):
@@ -86,7 +88,8 @@ class Turns:
     def plan(
         self, contexts: Lease, histories: Histories, opts: ImageOptions, random: np.random.Generator
     ) -> Turn[tuple[Histories, str | None]]:
-        """The contexts a picture is guided by: the plan written, where there is one, and what the options change."""
+        """Prepare the histories that guide a picture: with `think` write a plan and add it, then apply the options that
+        change the guidance contexts. Returns them, and the plan's text or None."""
         thought = None
         if opts.think:
             ids = yield from self.write(contexts, histories.cond, opts.text, random, "thinking")
@@ -104,7 +107,7 @@ class Turns:
     def paint(
         self, contexts: Lease, histories: Histories, opts: ImageOptions, start: np.ndarray, grid: Grid
     ) -> Turn[Painting]:
-        """The latent that noise `start` becomes, and its picture."""
+        """Denoise `start` (h * w, 64) and decode the latent."""
         latent = start
         for step in self._painter.draw(contexts, histories, start, grid, opts):
             latent = step.x
@@ -122,13 +125,13 @@ class Turns:
         return opts.noise.astype(np.float32)
 
     def decode(self, latent: np.ndarray, grid: Grid) -> Image:
-        """The picture of latents (h * w, 64)."""
+        """Decode latents (h * w, 64) to a picture, without events."""
         return finished(self._decoder.run(latent, grid))
 
     def result(
         self, opts: ImageOptions, reading: Reading, painting: Painting, thought: str | None, seed: int
     ) -> ImageResult:
-        """A picture with the record of how it came about."""
+        """The ImageResult of a painting, with the options as they were used."""
         image, latent = painting.image, painting.latent
         filled = {"height": image.height, "width": image.width, "seed": seed}
         used = replace(opts, **filled).describe()
@@ -136,6 +139,6 @@ class Turns:
         return ImageResult(image, thought, latent, seed, used, reading.prompt, model, str(self.graphs.engine.info))
 
 
-# Does a call, or a session's turn, on the turns it is given, with some options. On turns over the counting engine
-# nothing is computed, and it is learned which calls of which sizes will be made.
+# A call, or a session's turn, as a function of (Turns, options) that makes it. Called with Turns over the counting
+# engine (estimate/), it computes nothing and shows which graphs would be called at which sizes.
 Rehearsal = Callable[[Turns, Any], object]

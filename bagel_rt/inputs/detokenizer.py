@@ -1,4 +1,4 @@
-"""Token ids to readable pieces of text, as they come."""
+"""Streaming text: generated token ids to pieces of text that end at whole characters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bagel_rt.inputs.tokenizer import TextCodec
 
 INCOMPLETE = "\ufffd"  # what a decoder shows for bytes that are no character, or not yet
 MARKERS = (SPECIAL_TOKENS["im_start"], SPECIAL_TOKENS["im_end"])
-AT_MARKERS = re.compile("(" + "|".join(map(re.escape, MARKERS)) + ")")  # the group keeps them in what is split
+AT_MARKERS = re.compile("(" + "|".join(map(re.escape, MARKERS)) + ")")  # the group makes split() keep the markers
 
 
 class TextPieces:

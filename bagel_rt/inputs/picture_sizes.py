@@ -9,6 +9,8 @@ from bagel_rt.options.image_options import ImageOptions
 
 
 class Sizes:
+    """The sizes that a model can draw: multiples of a latent token's pixels, up to the side of its position table."""
+
     def __init__(self, manifest: Manifest):
         self._stride = manifest.model.latent_stride
         self._most = self._stride * manifest.model.max_latent_size

@@ -1,6 +1,7 @@
-"""What a context is made of: text, latents of an image (VAE), patches of an image (ViT).
+"""Segments, the pieces a context is made of: a text, an image's VAE latents, an image's ViT patches, or a gap.
 
-Segments are values: two with the same content are equal, which is how contexts of equal content are recognised.
+A context's history is a tuple of segments. Segments with equal content are equal (images by a hash of their numbers),
+so equal histories are recognised and share one cached context (model/context_tree.py).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Text:
 
 @dataclass(frozen=True)
 class _Image:
-    """An image between two vision markers: all its tokens share one position."""
+    """An image between the markers vision_start and vision_end: all its tokens share one position id."""
 
     rows: np.ndarray = field(compare=False, repr=False)
     grid: Grid
@@ -52,7 +53,7 @@ class _Image:
 
 @dataclass(frozen=True)
 class Gap:
-    """Positions that are counted and hold no token."""
+    """Position ids that are skipped without a token, as one official script does (without_system_in_cfg_text)."""
 
     positions: int
 
@@ -80,9 +81,10 @@ History = tuple[Segment, ...]
 
 @dataclass(frozen=True)
 class Histories:
-    """The three contexts of guidance as plain sequences of segments (bagel-spec section 8).
+    """The contexts of the three branches of classifier-free guidance, as in the official interleave_inference.
 
-    cond has everything; cfg_text is cond as it was before the last text that no image follows; cfg_img has the texts.
+    cond: everything. cfg_text: without the last text, unless an image follows it; text guidance leads away from this
+    branch. cfg_img: the texts without any image; image guidance leads away from this one.
     """
 
     cond: History = ()

@@ -49,7 +49,8 @@ class TextCodec:
 
 @lru_cache(maxsize=4)
 def _tokenizer(path: str, changed: int) -> Tokenizer:
-    """Read once, until the file changes: every request is first counted by a runtime of its own."""
+    """The tokenizer of a file, read again only if the file changed: each memory estimate makes a runtime that needs
+    it."""
     from tokenizers import Tokenizer
 
     found = Tokenizer.from_file(path)

@@ -1,4 +1,6 @@
-"""The page pool: the page table, and the engine's memory behind it for the keys and values of every layer."""
+"""The page pool: keys and values of all cached tokens in an engine's memory, and the page table that says which is
+whose.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,15 @@ CACHE_TOKENS = 32768  # room in a pool when nobody says how much
 
 
 def slots_for(tokens: int, page_size: int = PAGE_SIZE) -> int:
-    """Slots of a pool with room for so many tokens: whole pages."""
+    """How many slots a pool for so many tokens has: whole pages."""
     return -(-tokens // page_size) * page_size
 
 
 class PagePool:
-    """Keys and values of up to `tokens` tokens, dtype as contract.graph_specs, in what make_cache gives (Engine.cache).
+    """A pool for up to `tokens` tokens. make_cache: allocates the memory (Engine.cache); dtype: what it holds, a key of
+    number_formats.KEPT_AS.
 
-    Raises InputError for a budget that the machine, or the device, cannot give.
+    Raises InputError where the machine, or the device, has too little memory for it.
     """
 
     def __init__(
@@ -49,11 +52,11 @@ class PagePool:
 
     @property
     def tensor(self) -> Tensor:
-        """What the step graphs read (contract: pool)."""
+        """The whole pool, as the step graphs' input `pool`."""
         return self._cache.tensor
 
     def slots(self, sequence: Sequence) -> np.ndarray:
-        """(length,) int64, the contract's `slots`."""
+        """(length,) int64: where the sequence's tokens are in the pool; the step graphs' input `slots`."""
         size = self.table.page_size
         starts = np.asarray(sequence.pages, np.int64)[:, None] * size
         return (starts + np.arange(size)).ravel()[: sequence.length]
@@ -61,7 +64,7 @@ class PagePool:
     def append(self, sequence: Sequence, new_kv: Tensor, order: np.ndarray | None = None) -> None:
         """Write new_kv (2 * layers, tokens, kv heads, head dim) behind a sequence's tokens.
 
-        order: the place of each of its tokens in the sequence, where the graph has them in another order.
+        order: the place of each token of new_kv within the segment, where a graph returns them in another order.
         """
         appended = self.table.append(sequence, new_kv.shape[1])
         slots = np.asarray(appended.slots, np.int64)

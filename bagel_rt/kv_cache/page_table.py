@@ -1,4 +1,7 @@
-"""The page table: which pool slots hold which tokens. Integers and reference counts only, no tensors.
+"""The page table: which slots of the pool hold which context's tokens. Integers and reference counts only, no tensors.
+
+A slot holds the keys and values of one token; a page is `page_size` slots. A sequence is the list of pages of one
+context. Forked sequences share pages; a shared page that is not full is copied before one of them appends to it.
 
 Invariant (check_integrity): a page's count equals the number of sequences whose page list holds it, pages with count 0
 are exactly the free ones, and a slot that two sequences can read is never given out for writing.
@@ -14,7 +17,7 @@ from bagel_rt.errors import CacheFullError
 
 @dataclass
 class Sequence:
-    """A list of pages whose first `length` slots hold tokens. Made and changed by PageTable only."""
+    """One context's tokens: they fill the first `length` slots of its pages. Made and changed by PageTable only."""
 
     pages: list[int] = field(default_factory=list)
     length: int = 0
@@ -22,7 +25,8 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Appended:
-    """What an append asks of the memory's owner: first copies (source slot, target slot, count), then writes."""
+    """What the owner of the memory must do for an append: first these copies (source slot, target slot, count) within
+    the pool, then write the new tokens to `slots`."""
 
     copies: tuple[tuple[int, int, int], ...]
     slots: tuple[int, ...]
@@ -34,7 +38,7 @@ class PageTable:
             raise ValueError(f"a page table needs at least one page of one token, got {pages} of {page_size}")
         self.page_size = page_size
         self._counts = [0] * pages
-        self._free = list(range(pages))  # a heap: the lowest pages first, so that touched memory stays compact
+        self._free = list(range(pages))  # a heap: the lowest pages first, so that little memory is ever touched
         self._live: dict[int, Sequence] = {}
 
     @property
@@ -106,7 +110,7 @@ class PageTable:
         return [self._slot(sequence, i) for i in range(sequence.length)]
 
     def check_integrity(self) -> None:
-        """Assert the invariant in this module's first lines."""
+        """Assert the invariant stated at the top of this module (tests call it)."""
         counts = [0] * len(self._counts)
         for sequence in self._live.values():
             assert len(sequence.pages) == -(-sequence.length // self.page_size)

@@ -1,1 +1,1 @@
-"""Graphs loaded and called: rows in, rows out; the tree of contexts; the VAE."""
+"""The model's forward passes: loading graphs and calling them, computing and caching contexts, decoding latents."""

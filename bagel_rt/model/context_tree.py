@@ -1,7 +1,8 @@
-"""Contexts in the page pool: a tree of segments, so that what two contexts share is computed and stored once.
+"""The prefix tree of cached contexts: what two contexts have in common is computed and stored once.
 
-The tree lasts as long as the model; what is in it lasts as long as somebody holds it. Calls and sessions hold contexts
-through a `Lease`: the page table's reference counts, one level up.
+Each node is a context, one segment longer than its parent, with its keys and values in the page pool. Calls and
+sessions use contexts through a `Lease`, which counts its users; a context that no lease holds is freed at once. There
+is one tree for each loaded model.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ from bagel_rt.model.prefill import Prefill
 
 @dataclass(eq=False)
 class Context:
-    """Tokens in the pool, and the next position id. While it is held, equal histories give the same object."""
+    """A cached context: its tokens in the pool, and the position id of the next one.
+
+    As long as a lease holds it, the tree gives this same object for every equal history.
+    """
 
     sequence: Sequence
     position: int = 0
-    parent: Context | None = None  # None: the root, or a private continuation
+    parent: Context | None = None  # None: the root, or made by Lease.branch
     segment: Segment | None = None  # what it adds to its parent
     children: dict[Segment, Context] = field(default_factory=dict)
-    leases: int = 0
+    leases: int = 0  # how many leases hold it
 
     @property
     def length(self) -> int:
@@ -33,7 +37,7 @@ class Context:
 
 
 class ContextTree:
-    """All contexts of a model. Contexts that no lease holds are given back at once."""
+    """All cached contexts of a model, from the empty one (`root`) on."""
 
     def __init__(self, pool: PagePool, prefill: Prefill, max_positions: int):
         self.pool, self._prefill, self._max_positions = pool, prefill, max_positions
@@ -51,7 +55,7 @@ class ContextTree:
             )
 
     def child(self, context: Context, segment: Segment) -> Context:
-        """The context one segment further on, computed unless it is there. The caller leases it."""
+        """The context that is one segment longer, computed unless it is cached. The caller must add it to its lease."""
         if (known := context.children.get(segment)) is not None:
             return known
         self.check_position(context.position + segment.positions - 1)
@@ -60,7 +64,7 @@ class ContextTree:
         return child
 
     def free(self, context: Context) -> None:
-        """Give an unleased context's pages back."""
+        """Free the pages of a context that no lease holds, and forget it."""
         self.pool.table.release(context.sequence)
         if context.parent is not None and context.segment is not None:
             del context.parent.children[context.segment]
@@ -79,9 +83,10 @@ class ContextTree:
 
 
 class Lease:
-    """The contexts that a call or a session uses. Leaving the `with` block, or close(), gives them back.
+    """The cached contexts that one call or session uses, kept from being freed until close() or the `with` block's end.
 
-    A lease holds whole paths from the root, so a context's parent is held as long as the context is.
+    Several leases may hold the same context. A lease holds all contexts on the path from the root, so no context is
+    freed before those that continue it.
     """
 
     def __init__(self, tree: ContextTree):
@@ -110,7 +115,7 @@ class Lease:
         return context
 
     def keep(self, history: History) -> None:
-        """Hold what the tree has of this history, and compute nothing."""
+        """Hold as much of this history as is cached already, and compute nothing."""
         context: Context | None = self._tree.root
         for segment in history:
             context = context.children.get(segment)
@@ -119,7 +124,7 @@ class Lease:
             self._take(context)
 
     def branch(self, context: Context) -> Context:
-        """A private continuation of a context (for decoding text), not found by `open`."""
+        """A copy of a context that is not in the tree, to append tokens to while a text is decoded."""
         return self._take(Context(self._tree.pool.table.fork(context.sequence), context.position))
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The artefact's graphs as functions: opened when first used, called by contract names."""
+"""The artefact's graphs as functions: loaded when first called, with the contract's names for inputs and outputs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from bagel_rt.artefact.manifest import Manifest
 from bagel_rt.engine_errors import named_failures
 from bagel_rt.errors import ArtefactError
 
-BRIEF = (contract.VIT, contract.VAE_ENCODER, contract.VAE_DECODER)  # called once for a picture; the rest at every step
+# used once per picture, so low_memory unloads them after each use; the other graphs run at every step
+BRIEF = (contract.VIT, contract.VAE_ENCODER, contract.VAE_DECODER)
 
 
 def specs_of(manifest: Manifest) -> dict[str, GraphSpec]:
-    """Every graph an artefact may have that a request calls."""
+    """The contract of every graph that a request may call."""
     specs, widths = graph_specs(manifest.model, manifest.arithmetic), manifest.widths
     return specs if widths is None else specs | strip_specs(manifest.model, widths.vae)
 
@@ -46,7 +47,7 @@ class Graphs:
     ) -> tuple[Any, ...]:
         """Run a graph; returns its outputs in the contract's order, or those named in `only`, as numpy arrays.
 
-        Those in `held` may stay with the engine: inputs for its graphs and its cache, and nothing else.
+        Outputs in `held` may stay on the engine's device: they can be inputs of its graphs and be written to its cache.
         """
         if self._low_memory and graph in BRIEF and graph not in self._lent:
             with self.lent(graph):
@@ -64,7 +65,7 @@ class Graphs:
             return self._engine.hold(array)
 
     def open(self, graph: str) -> Runner:
-        """Load a graph and check that it speaks the contract."""
+        """Load a graph and check that its inputs and outputs are the contract's."""
         path = self._manifest.graph_file(graph)
         with named_failures():
             runner = self._engine.load(path, self._prime(graph))
@@ -78,11 +79,11 @@ class Graphs:
 
     @contextmanager
     def lent(self, graph: str) -> Iterator[None]:
-        """For several calls of a graph that is given back after each otherwise: with low_memory at the end of these."""
+        """Within the block a graph stays loaded that low_memory would otherwise unload after each call."""
         if not self._low_memory or graph not in BRIEF or graph in self._lent:
             yield
             return
-        trim()  # what the step graphs' calls left, before the VAE needs its own
+        trim()  # return what the step graphs' calls freed, before this graph takes memory
         self._lent.add(graph)
         try:
             yield
@@ -92,7 +93,8 @@ class Graphs:
 
     @contextmanager
     def one_at_a_time(self) -> Iterator[Callable[..., tuple[Any, ...]]]:
-        """For calls of graphs one after the other: each is given back when the next is called, the last at the end."""
+        """Within the block graphs are called through the function it yields, and only the last one called stays
+        loaded."""
         current = ""
 
         def run(graph: str, **inputs: Any) -> tuple[Any, ...]:
@@ -114,7 +116,7 @@ class Graphs:
 
     @property
     def opened(self) -> set[str]:
-        """The graphs that are loaded now."""
+        """Names of the graphs that are loaded now."""
         return set(self._runners)
 
     def _give_back(self, graph: str) -> None:
@@ -125,6 +127,7 @@ class Graphs:
         self._runners.clear()
 
     def _prime(self, graph: str) -> Mapping[str, np.ndarray] | None:
+        """Inputs of four patches for the ViT's first call: OpenVINO's must not have one patch (openvino.engine)."""
         if graph != contract.VIT:
             return None
         patches = np.zeros((4, self._manifest.model.patch_width), np.float32)

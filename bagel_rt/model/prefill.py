@@ -1,4 +1,4 @@
-"""From a segment to the keys and values it adds to a context."""
+"""Prefill: computes the keys and values that a segment adds to a context."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ class Prefill:
         self._graphs, self._experts, self._embeddings = graphs, experts, embeddings
 
     def run(self, segment: Segment, pool: PagePool, past: Sequence, position: int) -> Tensor:
-        """new_kv (2 * layers, tokens, kv heads, head dim) of a segment that has tokens, in the graph's order."""
+        """The segment's new_kv (2 * layers, tokens, kv heads, head dim), its tokens in the order the graph returns
+        them.
+
+        past: the context it is read behind; position: the next position id there.
+        """
         match segment:
             case Text():
                 return self._text(segment, pool, past, position)

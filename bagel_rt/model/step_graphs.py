@@ -1,4 +1,5 @@
-"""Calls of the two step graphs: rows in, rows and new keys and values out."""
+"""Calls of the step graphs, which run the decoder's layers: gen_step (both experts) and und_step (understanding
+alone)."""
 
 from __future__ import annotations
 
@@ -23,13 +24,16 @@ def causal_mask(past: int, rows: int) -> np.ndarray:
 
 
 class Experts:
-    """The decoder stack. `und` rows and `gen` rows are (n, hidden); results are rows before the final norms."""
+    """The decoder's layers with both experts. Text and ViT tokens are rows of the understanding expert (und), latents
+    of the generation expert (gen), (n, hidden) each. Results are rows before the final norm, which lm_head and
+    flow_head apply."""
 
     def __init__(self, manifest: Manifest, graphs: Graphs, markers: np.ndarray):
         model = manifest.model
         self._graphs, self._markers = graphs, markers
         self.rope = Rope(model)
-        # one weight-holding graph instead of two where the engine can run it without latents
+        # where the engine can run gen_step without latents, text goes through it too: one loaded graph holds all
+        # weights
         self._und_through_gen = manifest.task == "full" and graphs.engine.takes_zero_rows
         self._no_rows = np.zeros((0, model.hidden_size), np.float32)
         self._no_rope = np.zeros((0, model.head_dim), np.float32)
@@ -37,11 +41,11 @@ class Experts:
     def und(
         self, rows: np.ndarray, rope: RopePair, pool: PagePool, past: Sequence, mask: np.ndarray
     ) -> tuple[np.ndarray, Tensor]:
-        """Understanding rows over a context -> (rows, new_kv); new_kv may stay with the engine."""
+        """Run understanding rows over a context -> (rows, new_kv); new_kv may stay on the engine's device."""
         return self._und(("und_out", "new_kv"), rows, rope, pool, past, mask)
 
     def und_kv(self, rows: np.ndarray, rope: RopePair, pool: PagePool, past: Sequence, mask: np.ndarray) -> Tensor:
-        """`und` where only what enters the context is wanted."""
+        """`und` where only the keys and values are wanted."""
         return self._und(("new_kv",), rows, rope, pool, past, mask)[0]
 
     def _und(self, outputs: tuple[str, ...], rows, rope, pool, past, mask) -> tuple[Any, ...]:
@@ -53,9 +57,10 @@ class Experts:
         return self._graphs(contract.GEN_STEP, outputs, ("new_kv",), **given, **none)
 
     def frame(self, position: int, latents: int, pool: PagePool, past: Sequence) -> dict[str, Any]:
-        """What stays the same however often an image of so many latents is evaluated over a context.
+        """The inputs of gen_step that are the same at every denoising step of a picture over a context.
 
-        Two markers and the latents stand at one position and all see each other.
+        They are put on the engine's device once. The latents and the two vision markers around them share one position
+        id and all attend to each other.
         """
         und_rope, gen_rope = self.rope.constant(position, 2), self.rope.constant(position, latents)
         once = {
@@ -75,9 +80,10 @@ class Experts:
         return self._graphs(contract.GEN_STEP, ("gen_out",), gen=gen, **frame)[0]
 
     def held_rows(self, gen: Tensor, frame: dict[str, Any]) -> Tensor:
-        """`last_rows` that may stay with the engine: for the flow head and for sums."""
+        """`last_rows`, left on the engine's device for the flow head and for step caching's sums."""
         return self._graphs(contract.GEN_STEP, ("gen_out",), ("gen_out",), gen=gen, **frame)[0]
 
     def image_kv(self, gen: Tensor, frame: dict[str, Any]) -> Tensor:
-        """new_kv of an image that enters a context: both markers come before the latents (segments.Latents.order)."""
+        """new_kv of an image that enters a context. Both markers come before the latents in it;
+        inputs.segments.Latents.order puts them around."""
         return self._graphs(contract.GEN_STEP, ("new_kv",), ("new_kv",), gen=gen, **frame)[0]

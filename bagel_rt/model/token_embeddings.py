@@ -1,4 +1,4 @@
-"""The token table, read row by row from the mapped weight file."""
+"""The token embedding table: rows are read from the memory-mapped weight file, the table is never loaded whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From latents to a picture."""
+"""Decodes latents to a picture by the VAE: whole, or in strips where the whole takes much more memory."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 class VaeDecoder:
-    """The VAE's decoder. In the machine's own memory, what decodes a large picture is given back after it, and works
-    strip by strip where that takes much less (strips.py)."""
+    """The VAE's decoder. On engines that use main memory, a large picture is decoded in strips where that takes much
+    less (vae_strips.py), and the graphs that decoded it are unloaded after it."""
 
     def __init__(self, manifest: Manifest, graphs: Graphs):
         self._manifest, self._graphs = manifest, graphs

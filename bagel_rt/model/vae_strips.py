@@ -1,8 +1,9 @@
-"""The decoder's highest resolutions computed strip by strip: the whole picture's result in a part of the memory.
+"""Decodes large pictures strip by strip: the same result as the whole VAE decoder in a part of its memory.
 
-There the VAE's decoder is convolutions, which look one row up and down, and group norms, which look at everything. So
-it is cut at the norms: every part (contract.VAE_STRIPS) is run on strips of rows with a row more on each side, and the
-norm of the next part is made of what all strips gave. What differs from the whole decoder is the order of sums.
+Most of the decoder's memory is at its two highest resolutions. There it consists of 3 x 3 convolutions, which need one
+neighbouring row, and group norms, whose statistics are of the whole picture. So the decoder is cut at the norms
+(contract.VAE_STRIPS). Each part runs over strips of rows, with one row more on either side, and the sums for the next
+norm are gathered from all strips. There are no seams: only the order of sums differs from the whole decoder.
 """
 
 from __future__ import annotations
@@ -26,19 +27,20 @@ from bagel_rt.artefact.contract import (
 from bagel_rt.artefact.manifest import Manifest
 
 STRIP = 64  # rows of pixels
-WHOLE_UP_TO = 512 * 512  # pixels: up to so many, neither memory nor time is worth a choice
-WORTH = 0.75  # of the whole decoder's memory: strips that take more are not worth the time that they cost
+WHOLE_UP_TO = 512 * 512  # pixels: smaller pictures are always decoded whole
+WORTH = 0.75  # strips must take less than this share of the whole decoder's memory, as they take more time
 Run = Callable[..., tuple[Any, ...]]  # a graph by its contract name
 Norm = dict[str, np.ndarray]  # mean and rate, as strip graphs take them
 
 
 def large(needs: Needs | None, height: int, width: int) -> bool:
-    """Whether what decodes a picture of that size is given back after it: much, and of the machine's own memory."""
+    """Whether a picture is so large that its decoder is unloaded after it. needs: None on engines with memory of their
+    own, which keep it."""
     return height * width > WHOLE_UP_TO and needs is not None
 
 
 def in_strips(manifest: Manifest, needs: Needs | None, height: int, width: int) -> bool:
-    """Whether a picture of that size is decoded so: by an artefact that can, where it saves much memory."""
+    """Whether a picture of that size is decoded in strips: the artefact has the parts, and it saves enough memory."""
     widths = manifest.widths
     if needs is None or widths is None or not large(needs, height, width) or not manifest.has(VAE_BODY):
         return False
@@ -46,8 +48,8 @@ def in_strips(manifest: Manifest, needs: Needs | None, height: int, width: int) 
 
 
 def strips_memory(height: int, width: int, channels: int) -> int:
-    """Bytes at most while a picture is decoded so: between two parts, and in one of them (measured). channels: the
-    decoder's first width."""
+    """Peak bytes while a picture is decoded in strips: what is kept between two parts, and what one part takes (fitted
+    to measurements). channels: the decoder's first width."""
     between = 3 * channels * height * width  # numbers: twice the channels before the first block, and its result
     within = 8 * 2 * channels * min(STRIP + 2, height) * width
     return 4 * (between + within)
@@ -80,7 +82,7 @@ def decode_in_strips(run: Run, latent: np.ndarray, strip: int = STRIP) -> Iterat
 
 
 def _risen(run: Run, graph: str, x: np.ndarray, strip: int) -> tuple[np.ndarray, Norm]:
-    """Twice the resolution, and the next norm."""
+    """Run an upsampling over strips; returns its result, and the statistics of the norm that follows."""
     high, wide = x.shape[2:]
     out, sums = np.empty((1, x.shape[1], 2 * high, 2 * wide), np.float32), Sums(x.shape[1])
     for rows, seen, inside in _strips(high, strip // 2):
@@ -91,7 +93,8 @@ def _risen(run: Run, graph: str, x: np.ndarray, strip: int) -> tuple[np.ndarray,
 
 
 def _convolved(run: Run, graph: str, x: np.ndarray, norm: Norm, strip: int) -> tuple[np.ndarray, Norm]:
-    """A block's first half, and the next norm."""
+    """Run the first half of a residual block over strips; returns its result, and the statistics for the second
+    half."""
     out: np.ndarray | None = None
     sums = Sums(0)
     for rows, seen, inside in _strips(x.shape[2], strip):
@@ -105,11 +108,15 @@ def _convolved(run: Run, graph: str, x: np.ndarray, norm: Norm, strip: int) -> t
 
 
 def _added(run: Run, graph: str, x: np.ndarray, y: np.ndarray, norm: Norm, strip: int) -> Norm:
-    """A block's second half, put in place of what it reads; returns the next norm."""
+    """Run the second half of a residual block over strips, writing over its input y; returns the next norm's
+    statistics.
+
+    x: the block's input, for the skip connection.
+    """
     sums, above = Sums(y.shape[1]), y[:, :, :0]
     for rows, seen, inside in _strips(y.shape[2], strip):
         below = y[:, :, rows.start : seen.stop]
-        given = np.concatenate([above, below], axis=2)  # the row above was written over
+        given = np.concatenate([above, below], axis=2)  # the row above in y was written over
         above = y[:, :, rows.stop - 1 : rows.stop].copy()
         part = run(graph, x=given, **norm, skip=_part(x, seen))[0][:, :, inside]
         sums.add(part)
@@ -118,7 +125,7 @@ def _added(run: Run, graph: str, x: np.ndarray, y: np.ndarray, norm: Norm, strip
 
 
 def _strips(high: int, strip: int) -> Iterator[tuple[slice, slice, slice]]:
-    """For each strip: its rows, those it looks at, and where the first are among the second."""
+    """For each strip: its rows, its rows with one neighbour on either side, and the former's place among the latter."""
     for start in range(0, high, strip):
         stop = min(start + strip, high)
         first, last = max(0, start - 1), min(high, stop + 1)
@@ -130,7 +137,7 @@ def _part(x: np.ndarray, rows: slice) -> np.ndarray:
 
 
 class Sums:
-    """What a group norm must know of a picture, gathered part by part in float64."""
+    """Gathers the sums that a group norm's statistics are made of, strip by strip, in float64."""
 
     def __init__(self, channels: int):
         self._sum, self._square, self._count = np.zeros(channels), np.zeros(channels), 0

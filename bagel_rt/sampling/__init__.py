@@ -1,1 +1,2 @@
-"""The mathematics of drawing and writing, on plain arrays: schedule, guidance, step cache, token choice, noise."""
+"""The mathematics of drawing and writing on plain arrays: time schedule, guidance, step caching, choice of tokens, and
+torch's random numbers. A new guidance, step cache or schedule goes here; generation/flow_sampler.py uses them."""

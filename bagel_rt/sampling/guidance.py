@@ -1,4 +1,4 @@
-"""Classifier-free guidance: scales by time, and the three renormalised combinations (bagel-spec section 8)."""
+"""Classifier-free guidance over text and image: when it acts, and the official code's three renormalisations."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ RENORM_TYPES = ("global", "channel", "text_channel")
 
 @dataclass(frozen=True)
 class Guidance:
+    """The guidance options of a picture (see ImageOptions) as functions of time."""
+
     cfg_text_scale: float
     cfg_img_scale: float
     cfg_interval: tuple[float, float]
@@ -35,21 +37,22 @@ class Guidance:
         text, image = self.scales(t)
         if "cfg_text" not in v:
             return cond
-        guided = _push(v["cfg_text"], cond, text)
+        guided = _extrapolate(v["cfg_text"], cond, text)
         if self.cfg_renorm_type == "text_channel":
-            guided = guided * self._shrink(cond, guided, axis=-1)
-            return _push(v["cfg_img"], guided, image) if "cfg_img" in v else guided
+            guided = guided * self._renorm(cond, guided, axis=-1)
+            return _extrapolate(v["cfg_img"], guided, image) if "cfg_img" in v else guided
         if "cfg_img" in v:
-            guided = _push(v["cfg_img"], guided, image)
-        return guided * self._shrink(cond, guided, axis=-1 if self.cfg_renorm_type == "channel" else None)
+            guided = _extrapolate(v["cfg_img"], guided, image)
+        return guided * self._renorm(cond, guided, axis=-1 if self.cfg_renorm_type == "channel" else None)
 
-    def _shrink(self, reference: np.ndarray, guided: np.ndarray, axis: int | None) -> np.ndarray:
-        """clamp(|reference| / |guided|, cfg_renorm_min, 1) over all numbers, or per token over its 64."""
+    def _renorm(self, reference: np.ndarray, guided: np.ndarray, axis: int | None) -> np.ndarray:
+        """Factors that bring `guided` back to the reference's norm where it is longer: clamp(|reference| / |guided|,
+        cfg_renorm_min, 1). axis None: one norm over all numbers; -1: one for each token."""
         ratio = _norm(reference, axis) / (_norm(guided, axis) + np.float32(1e-8))
         return np.clip(ratio, np.float32(self.cfg_renorm_min), np.float32(1.0))
 
 
-def _push(base: np.ndarray, towards: np.ndarray, scale: float) -> np.ndarray:
+def _extrapolate(base: np.ndarray, towards: np.ndarray, scale: float) -> np.ndarray:
     return base + np.float32(scale) * (towards - base)
 
 

@@ -1,4 +1,4 @@
-"""The rectified-flow time schedule (bagel-spec section 7)."""
+"""The times a picture is denoised at (rectified flow), equal to the last bit to those of torch in the official code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def linspace_down(points: int) -> np.ndarray:
-    """torch.linspace(1, 0, points) in float32: counted from both ends, each value rounded once."""
+    """torch.linspace(1, 0, points) in float32: torch counts from both ends and rounds each value once; so does this."""
     step = np.float64(np.float32(-1.0) / np.float32(points - 1))
     index = np.arange(points)
     ascending, descending = 1.0 + step * index, -step * (points - 1 - index)

@@ -1,7 +1,9 @@
 """TaylorSeer step caching: some steps forecast the last layer's rows instead of evaluating the model.
 
-The official code forecasts every layer's output by itself, so only the last layer's rows reach the result: keeping
-their differences alone is exact (bagel-spec section 12).
+Denoising steps change slowly, so their results can be extrapolated by finite differences (a Taylor series). The
+official code extrapolates every layer's output by itself; then only the last layer's forecast reaches the result, so it
+is enough, and exact, to keep the differences of the last layer's rows. Another step cache would be a class beside
+TaylorSeer.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ MAX_ORDER = 6
 
 
 class TaylorSeer:
-    """The forecast of one guidance branch, which counts its own calls. Lives as long as one picture is drawn.
+    """The step cache of one guidance branch, which counts its own calls. It lives as long as one picture is drawn.
 
-    Rows stay where the engine holds them; `sums` computes there.
+    Rows stay on the engine's device, where `sums` computes with them.
     """
 
     def __init__(self, sums: Sums | None = None) -> None:
@@ -31,7 +33,7 @@ class TaylorSeer:
         self._factors: list[Tensor] = []
 
     def step(self, evaluate: Callable[[], Tensor]) -> Tensor:
-        """Rows (n, hidden) of this call: evaluated, or forecast from the evaluated ones."""
+        """The rows (n, hidden) of this call: evaluated, or extrapolated from earlier evaluations."""
         call = self.calls
         self.calls += 1
         if call < WARM_STEPS or self._forecasts_since == INTERVAL - 1:
@@ -42,7 +44,8 @@ class TaylorSeer:
         return self._forecast(call - self._last_full)
 
     def fork(self) -> TaylorSeer:
-        """Another branch that has had the same calls. The factors are shared: they are replaced, never changed."""
+        """A copy for another branch that was evaluated at the same steps. Factors are never changed in place, so both
+        share them."""
         twin = TaylorSeer(self._sums)
         twin.__dict__.update(self.__dict__)
         return twin

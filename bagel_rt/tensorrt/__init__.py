@@ -1,1 +1,4 @@
-"""What TensorRT needs to know of BAGEL: ranges of sizes, where plans are kept, how they are compared."""
+"""TensorRT for BAGEL's graphs: the ranges of sizes plans are built for, where plans are kept, how they are checked.
+
+The engine itself is engines/bagel_engines/tensorrt.
+"""

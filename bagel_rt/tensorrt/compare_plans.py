@@ -1,6 +1,7 @@
-"""Does each built plan compute what ONNX Runtime computes? Builders miscompile; a plan that differs is not used.
+"""Checks that each built TensorRT plan computes what ONNX Runtime computes: builders have been seen to miscompile.
 
-Plans are compared where they run, at sizes inside each of their profiles, on inputs made from the contract.
+Every plan is run at sizes inside each of its profiles, on random inputs made from the contract. A plan that differs is
+refused by the engine from then on.
 """
 
 from __future__ import annotations
@@ -27,21 +28,22 @@ from bagel_rt.version import __version__
 if TYPE_CHECKING:
     from bagel_engines.tensorrt.engine import TensorRtEngine
 
-# largest relative L2 between two engines that both compute a graph in this arithmetic; sixteen bits round differently
-# in each, and a wrong kernel is off by ten times as much
+# largest relative L2 distance allowed between two engines that compute a graph in this arithmetic. Two right engines
+# round 16-bit numbers differently; a wrong kernel is off by ten times these limits
 TOLERANCES = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 5e-2}
 
 
 @dataclass(frozen=True)
 class OutputFinding:
-    """One output over all sizes tried: the worst of each measure. None: not finite, or of another shape."""
+    """The comparison of one output at the size where it was worst. Measures are None for numbers that are not finite,
+    or another shape."""
 
     output: str
     max_abs: float | None
     relative_l2: float | None
     tolerance: float
     passed: bool
-    at: dict[str, int]  # the sizes that it was worst at
+    at: dict[str, int]  # that size
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def check_plans(manifest: Manifest, engine: TensorRtEngine, limits: Limits) -> I
     limits: those that the plans are built for. One graph is in memory at a time, on either side.
     """
     for graph in manifest.graphs:
-        reference = reference_for(manifest)  # its graphs go with it
+        reference = reference_for(manifest)  # a new one for each graph, so that the last one's memory is freed
         with named_failures():
             runner = engine.load_unproven(manifest.graph_file(graph))
             outputs = tuple(_compared(manifest, graph, engine, runner, reference, limits))

@@ -1,4 +1,4 @@
-"""Which sizes a built engine must take: for each graph and each way it is used, every dynamic input's shapes."""
+"""TensorRT optimisation profiles: for each graph, and each way it is used, the ranges of its dynamic input shapes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from bagel_rt.kv_cache.page_pool import CACHE_TOKENS, slots_for
 
 Span = tuple[int, int, int]  # smallest, usual, largest
 Spans = Mapping[str, Span]
-DECODE_ROWS = 8  # never 1..1: TensorRT-RTX would store the weights twice
-# small, odd where they may be, and more rows than decoding takes
+DECODE_ROWS = 8  # not 1: for a profile of exactly one row TensorRT-RTX 1.7.1 stores the weights twice
+# sizes that plans are compared at: small, mostly odd, and more rows than the profile for decoding takes
 EXAMPLE = {**SIZES, "und_rows": DECODE_ROWS + 3}
-IMAGE_ROWS = 4902  # ViT tokens of the largest picture and two markers: the longest segment prefilled at once
+IMAGE_ROWS = 4902  # the longest segment prefilled at once: ViT tokens of the largest picture and two markers
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ def profiles(spec: GraphSpec, model: ModelDims, limits: Limits) -> list[dict[str
 
 
 def sum_profile(names: Sequence[str], model: ModelDims, limits: Limits) -> dict[str, tuple]:
-    """Shapes of the sums that forecast an image's rows: these inputs, (rows, hidden)."""
+    """The profile of a graph of device/linear_sums.py (step caching): shapes (rows, hidden) of these inputs."""
     return {name: tuple((n, model.hidden_size) for n in _up_to(_latents(model, limits))) for name in names}
 
 
 def example_sizes(graph: str, model: ModelDims, limits: Limits) -> Iterator[dict[str, int]]:
-    """Sizes to try a built graph at: for each way it is used the smallest that it takes, and one a little larger.
+    """Sizes to compare a plan at: for each profile the smallest sizes it takes, and some a little larger.
 
-    Each is one that its profile is the first to take, so that every profile is tried.
+    Sizes that an earlier profile would take as well are left out, as the engine would use that one.
     """
     tried: list[dict[str, int]] = []
     for place, spans in enumerate(_spans(graph, model, limits)):
@@ -76,7 +76,7 @@ def example_sizes(graph: str, model: ModelDims, limits: Limits) -> Iterator[dict
 
 
 def _first(graph: str, model: ModelDims, limits: Limits, sizes: Mapping[str, int]) -> int:
-    """The place of the first way of use that these sizes fit."""
+    """The number of the first profile that takes these sizes."""
     for place, spans in enumerate(_spans(graph, model, limits)):
         if all(low <= sizes[name] <= high for name, (low, _, high) in spans.items()):
             return place

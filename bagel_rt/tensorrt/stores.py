@@ -1,4 +1,4 @@
-"""What engines make of an artefact and keep: TensorRT's plans, ONNX Runtime's packed weights, and where."""
+"""Where files that engines make of an artefact are kept: TensorRT's plans, ONNX Runtime's packed weights."""
 
 from __future__ import annotations
 
