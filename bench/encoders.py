@@ -36,7 +36,7 @@ from bench.timing import against, alternating, finish, kept, machine
 from bench.ways import Way, exported
 
 EVERY = (VIT, VAE_DECODER, VAE_ENCODER)
-# by engine and arithmetic; int8 rounds for Linears, and the VAE is convolutions
+# (engine, arithmetic); no int8 arithmetic for the VAE, as it rounds only what Linears multiply
 GRAPHS = {
     ("openvino", "float32"): EVERY,
     ("openvino", "bfloat16"): EVERY,
@@ -50,7 +50,7 @@ Run = Callable[[], np.ndarray]
 
 @dataclass(frozen=True)
 class Sides:
-    """Of the pictures, pixels."""
+    """The side of each kind of picture, in pixels."""
 
     vit: int
     vae: int

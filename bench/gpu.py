@@ -38,7 +38,7 @@ from bagel_rt.artefact import contract
 from bagel_rt.artefact.contract import ModelDims, graph_specs, input_shapes
 from bagel_rt.artefact.manifest import ResizeRule
 
-DEVIATION = 0.02  # of the random weights
+DEVIATION = 0.02  # standard deviation of the random weights
 ROUNDS = 5
 
 
@@ -279,7 +279,7 @@ def ort_part(
                     held["pool"] = engine.cache(2 * dims.num_hidden_layers, slots, row, kept).tensor
                 outputs = tuple(t.name for t in names[graph].outputs)
                 with repeating(engine):
-                    for _ in range(2):  # seen, then captured
+                    for _ in range(2):  # the first run is ordinary, the second is captured
                         bagel.graphs(graph, outputs, outputs, **held)
                     seconds = clock.median(lambda: bagel.graphs(graph, outputs, outputs, **held))
                 return measured(seconds, work_of(graph, dims, sizes, at), rates)

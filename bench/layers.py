@@ -112,7 +112,7 @@ class Torch:
 
 
 def engine_runs(ways: Sequence[Way], folder: Path) -> dict[str, Callable]:
-    """By way: what makes a run of the step graph on given arrays. folder: where its artefacts are."""
+    """For each way a function that takes arrays and returns a run of the step graph on them. folder: its artefacts'."""
     prepared: dict[str, Callable] = {}
     for each in ways:
         engine = open_engine("openvino", settings=Settings(arithmetic=each.arithmetic))
@@ -141,7 +141,7 @@ def with_bandwidth(results: dict, works, sizes: dict[str, int], measured: float)
 
 
 def on(engine: Engine, runner: Runner) -> Callable:
-    """What makes a run on given arrays, whose pool lies where the runtime keeps it: in the engine's own cache."""
+    """A function that takes arrays and returns a run on them, their pool in the engine's own cache as at run time."""
 
     def prepare(given: dict[str, np.ndarray]) -> Callable[[], list[np.ndarray]]:
         names = ("und_out", "gen_out") if len(given["gen"]) else ("und_out",)
@@ -161,7 +161,7 @@ def measured(
     if exact and work.exact:
         wanted = exact(given)()[-1]
         inputs = given["gen" if work.gen else "und"]
-        for name, run in runs.items():  # of what the layer adds to its rows
+        for name, run in runs.items():  # the error of what the layer adds to its rows
             apart = np.linalg.norm(run()[-1] - wanted) / np.linalg.norm(wanted - inputs)
             row[name]["relative_error"] = round(float(apart), 5)
     print(work.name, json.dumps(row), file=sys.stderr, flush=True)

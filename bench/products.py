@@ -1,7 +1,8 @@
 """How fast are products with quantised weights on ONNX Runtime?  python bench/products.py
 
-One weight of 3584 x 4736 as 8-bit or 4-bit blocks, multiplied by 1, 16 and 256 rows: as onnxruntime_engine computes
-large models (EXACT), small ones (PLAIN), and on request (ROUNDED). Milliseconds, medians. Ends in one JSON line.
+One weight of 3584 x 4736 as 8-bit or 4-bit blocks, multiplied by 1, 16 and 256 rows: as onnxruntime/cpu_engine.py
+computes large models (EXACT), small ones (PLAIN), and on request (ROUNDED). Milliseconds, medians. Ends in one JSON
+line.
 """
 
 from __future__ import annotations

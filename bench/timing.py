@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 Taken = dict[str, list[float]]
-TURN = 0.3  # s: a run that is shorter is done again until so much has passed
+TURN = 0.3  # seconds: a shorter run is repeated until so much time has passed
 
 
 def seconds(run: Callable) -> float:
@@ -24,7 +24,7 @@ def seconds(run: Callable) -> float:
 def turn(run: Callable) -> float:
     """Seconds of a run, the median of those that fit into a turn.
 
-    A short run alone would tell how long workers of another library, still spinning after theirs, are in its way.
+    A single short run would measure how long the threads of another library, still spinning after its run, disturb it.
     """
     taken = [seconds(run)]
     while sum(taken) < TURN:
@@ -44,7 +44,7 @@ def alternating(runs: Mapping[str, Callable], rounds: int, warm: bool = True) ->
 
 
 def kept(runs: Mapping[str, Callable[[], Any]], into: dict[str, Any]) -> dict[str, Callable[[], None]]:
-    """The same runs, their latest results put into `into`."""
+    """The same runs, each storing its latest result in `into`."""
 
     def keeping(name: str, run: Callable[[], Any]) -> Callable[[], None]:
         def go() -> None:

@@ -14,7 +14,9 @@ from bagel_rt.errors import CheckpointError
 DecoderForm = Literal["Qwen2MoTDecoderLayer", "Qwen2MoEDecoderLayer", "Qwen2DecoderLayer"]
 DECODER_FORMS: tuple[DecoderForm, ...] = ("Qwen2MoTDecoderLayer", "Qwen2MoEDecoderLayer", "Qwen2DecoderLayer")
 Config = TypeVar("Config")
-MOST, MOST_LAYERS = 1 << 24, 1000  # beyond them a config is damaged, and building the model would fail or never end
+# greatest size and greatest number of layers that are believed: with more, a config is damaged, and building the model
+# would run out of memory or never end
+MOST, MOST_LAYERS = 1 << 24, 1000
 
 
 def read_json(path: Path) -> Any:

@@ -27,7 +27,7 @@ FORMS = {
 
 
 class TorchLoop:
-    """Text-to-image with text guidance, as bagel-spec sections 7 and 8 describe it, in a few lines of torch."""
+    """Text-to-image with text guidance, as the official code does it, in a few lines of torch."""
 
     def __init__(self, folder):
         opened = open_checkpoint(folder)

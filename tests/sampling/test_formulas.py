@@ -45,7 +45,7 @@ def test_the_schedule_is_torchs_linspace_shifted_to_the_bit(shift):
 
 
 def guided_in_torch(c, u, m, s, g, kind, low):
-    """bagel-spec section 8, written down once more."""
+    """The official combination of the branches, written down once more."""
     norm = lambda x: torch.norm(x) if kind == "global" else torch.norm(x, dim=-1, keepdim=True)  # noqa: E731
     if s <= 1:
         return c

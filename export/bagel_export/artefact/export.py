@@ -152,7 +152,8 @@ def export(
 
 
 def _extras(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """The graphs beside those of the task: parts of the decoder where pictures can be too large for the whole of it."""
+    """The graphs exported beside those of the task: LAYER, and where the model draws pictures of more than 512 x 512
+    the parts of the VAE's decoder that decode them in strips."""
     if checkpoint.task != "full":
         return ()
     dims = model_dims(checkpoint)
@@ -189,7 +190,7 @@ def _weights(
 def _told(
     running: Generator[Step, None, Result], progress: Callable[[Step], Progress]
 ) -> Generator[Progress, None, Result]:
-    """Run a generator, its steps told as progress; returns what it returns."""
+    """Run a generator, yielding its steps as Progress; returns what it returns."""
     while True:
         try:
             step = next(running)

@@ -1,4 +1,4 @@
-"""Does each exported graph compute what the reference computes? Measured at export, stored in the manifest."""
+"""Compares each exported graph with the PyTorch reference at export time; the distance is stored in the manifest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bagel_export.reference.streamed import Streamed
 from bagel_rt.artefact.contract import GraphSpec
 from bagel_rt.artefact.example_inputs import example_inputs
 
-MEMORY_PER_WEIGHT_BYTE = 2.2  # the mapped weights, and ONNX Runtime's packed copy of them
+MEMORY_PER_WEIGHT_BYTE = 2.2  # bytes in memory per byte of weights: as mapped, and in ONNX Runtime's packed copy
 
 
 def compare(
@@ -31,10 +31,11 @@ def compare(
     halves: int,
     precision: Precision,
 ) -> dict[str, Any]:
-    """Run a graph and, in float32, its wrapper on the mapped weights as rounded; state how far they are apart.
+    """Run a graph and, in float32 PyTorch, its wrapper with the weights as the artefact rounded them; return the
+    distance.
 
-    `size`: bytes of weights the graph reads. Runs on ONNX Runtime, which has no bfloat16 on CPUs: there on OpenVINO.
-    Too little free memory, or no such engine, is stated as "not verified".
+    size: bytes of weights the graph reads. The graph runs on ONNX Runtime, in bfloat16 on OpenVINO, because ONNX
+    Runtime has no bfloat16 kernels for CPUs. Too little free memory, or no such engine, is stated as "not verified".
     """
     needed, free = int(size * MEMORY_PER_WEIGHT_BYTE) + (64 << 20), psutil.virtual_memory().available
     if needed > free:

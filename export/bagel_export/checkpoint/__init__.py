@@ -1,1 +1,2 @@
-"""Finding, reading and refusing checkpoints; adapters; random ones for tests."""
+"""Reading checkpoints: finding their files, checking them as a whole, streaming tensors, merging LoRA adapters; and
+writing random ones for tests and benchmarks."""

@@ -1,4 +1,7 @@
-"""The official checkpoint directory, checked as a whole before anything is written."""
+"""Opens a checkpoint: finds its files, reads configs and headers, and checks every tensor's name and shape.
+
+What checkpoints may look like (decoder forms, prefixes, vocabularies, other ViTs) is decided here and in config.py.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ from bagel_rt.errors import CheckpointError
 
 WEIGHTS, VAE_WEIGHTS = "ema.safetensors", "ae.safetensors"
 SUFFIX, INDEX = ".safetensors", ".safetensors.index.json"
-STEMS = ("ema", "model")  # in this order: training leaves both, and the official code runs the average
+# names of weight files, in this order: training leaves both, and the official code runs the moving average (ema)
+STEMS = ("ema", "model")
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".distcp")
 
@@ -36,7 +37,7 @@ def find_weights(folder: Path) -> Path:
 
 
 def _instead(folder: Path, names: list[str]) -> str:
-    """What to do about a folder without weights by a known name."""
+    """Advice for a folder that has no weights under a known name."""
     others = [n for n in names if n.endswith((SUFFIX, INDEX)) and n != VAE_WEIGHTS]
     if others:
         return f" (nor model.safetensors, nor an index); name the file to read: --ckpt {folder / others[0]}"

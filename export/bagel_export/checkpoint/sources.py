@@ -10,7 +10,7 @@ from bagel_export.checkpoint.shards import INDEX, SUFFIX, find_weights, read_wei
 from bagel_rt.errors import CheckpointError
 
 HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
-WANTED = ("*.json", "*.safetensors", "*.txt")  # what is fetched of a model
+WANTED = ("*.json", "*.safetensors", "*.txt")  # the files that are downloaded from the hub
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,8 @@ SMALL_VIT = ViTConfig(
     image_size=224,
 )
 TAGS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
-DRAWN_ONCE = 1 << 22  # numbers; a larger tensor repeats them, so that the released size takes minutes and not hours
+# so many random numbers are drawn; a larger tensor repeats them, so that the released size takes minutes, not hours
+DRAWN_ONCE = 1 << 22
 SMALL_VAE_IMAGES, SMALL_VIT_IMAGES = ResizeRule(128, 64, 16), ResizeRule(112, 56, 14)
 
 

@@ -1,4 +1,5 @@
-"""A tensor of the model with where its values come from: mapped, converted and merged piece by piece."""
+"""A tensor of the model and where its values come from: read from the mapped file, converted, and merged with a LoRA
+update, a piece at a time."""
 
 from __future__ import annotations
 
@@ -76,7 +77,8 @@ class SourceTensor:
         return out.reshape(self.shape)
 
     def columns(self, which: slice) -> np.ndarray:
-        """Some inputs of a matrix in float32, (outputs, inputs); nothing else is converted where it is stored so."""
+        """Some columns (inputs) of a matrix in float32, (outputs, columns), without converting the rest where
+        possible."""
         if self.as_stored and (which.start, which.stop) != (0, self.shape[1]):
             return self.stored.mapped()[:, which].astype(np.float32)
         return self.array()[:, which]

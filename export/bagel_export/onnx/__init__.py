@@ -1,1 +1,2 @@
-"""The exported graphs: a module for each, traced to ONNX, and the nodes around quantised weights."""
+"""Making ONNX graphs: a wrapper module for each graph of the contract, tracing, and the nodes around quantised
+weights."""

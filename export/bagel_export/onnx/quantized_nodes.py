@@ -12,7 +12,8 @@ from bagel_export.weights.write import QuantizedTensor
 
 
 class Rewriter:
-    """Replaces the weights of one graph, one at a time. What several weights multiply is rounded once for all."""
+    """Replaces the weights of one graph by quantised ones, one at a time. An activation that several weights multiply
+    is rounded once for all of them."""
 
     def __init__(self, graph: ir.Graph):
         self._graph = graph
@@ -20,7 +21,7 @@ class Rewriter:
         self._constants: dict[str, ir.Value] = {}
 
     def quantize(self, weight: ir.Value, placed: QuantizedTensor) -> None:
-        """Feed a weight's readers from DequantizeLinear instead.
+        """Feed the nodes that read a weight from DequantizeLinear instead.
 
         A Linear's weight is stored (in, out) and read by MatMul, the form ONNX Runtime fuses; Gemm(transB) it does not.
         """
@@ -69,9 +70,11 @@ class Rewriter:
     def _rounded(
         self, reader: ir.Node, x: ir.Value, reach: float | None, placed: QuantizedTensor
     ) -> tuple[ir.Value, ir.Value | None]:
-        """x, rotated where the weight is, then rounded; and what each row of the product is to be multiplied by.
+        """The activation x, rotated where the weight is, then rounded; and a factor for each row of the product, or
+        None.
 
-        Without a reach each row is divided by its own largest number first (8-bit integers); with one, all share steps.
+        reach None (w8a8): each row is divided by its own largest number before it is rounded, and the product
+        multiplied by it again. Otherwise (fp8) all rows share the scale that lets `reach` be the largest number.
         """
         key = (id(x), reach, placed.rotated)
         if key not in self._rows:

@@ -1,4 +1,7 @@
-"""From a wrapper module to an ONNX file whose weights lie in the artefact's weight file."""
+"""Traces a wrapper module to an ONNX file whose initializers point into the artefact's weight file.
+
+Modules are on the meta device: tracing needs no memory for weights.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,7 @@ def attach_weights(model: ir.Model, weights: Mapping[str, Placed]) -> None:
             value.const_value = placed
         elif value.const_value is None or isinstance(value.const_value, ir.ExternalTensor):
             raise AssertionError(f"parameter {name} has no place in the weight file")
-    model.graph.sort()  # what several weights multiply is rounded before the first of them, wherever that stands
+    model.graph.sort()  # nodes that round a shared activation were added at the end, and must come before their readers
 
 
 def finish(model: ir.Model, spec: GraphSpec, path: Path) -> None:
@@ -80,7 +83,7 @@ def finish(model: ir.Model, spec: GraphSpec, path: Path) -> None:
     from onnxscript import optimizer
 
     with _quiet(), _mapped_weights(model):
-        # limits: shapes are worth folding, weights are never to be copied into the graph
+        # size limits: small constants of shapes are folded, weights never, as that would copy them into the graph
         optimizer.optimize(model, input_size_limit=64, output_size_limit=4096)
     for value, stated in zip([*model.graph.inputs, *model.graph.outputs], [*spec.inputs, *spec.outputs], strict=True):
         value.name = stated.name

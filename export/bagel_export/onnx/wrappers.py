@@ -20,7 +20,8 @@ from bagel_rt.artefact import contract
 
 
 class Wrapper(nn.Module):
-    """Casts what crosses the graph's border in float32 (see contract.graph_specs); `dtype` is what lies inside."""
+    """Base of the wrappers: inputs and outputs are float32 (see contract.graph_specs), `dtype` is what it computes
+    in."""
 
     def __init__(self, dtype: torch.dtype):
         super().__init__()
@@ -55,7 +56,7 @@ def decoder_layers(language_model: LanguageModel) -> list[DecoderLayer]:
 def gather_past(pool: Tensor, slots: Tensor, layer: int, layers: int) -> tuple[Tensor, Tensor]:
     """A layer's cached K and V (kv heads, past, head dim); the pool's number of slots is taken from its shape.
 
-    Read head by head, so that nothing has to be transposed.
+    Gathered with the heads in front, as attention wants them: a transposed copy of the whole past would cost time.
     """
     per_half, heads = pool.shape[0] // (2 * layers), pool.shape[1]
     rows = slots * heads + torch.arange(heads, device=slots.device)[:, None]  # (kv heads, past), of the first half
@@ -80,7 +81,7 @@ class UndStep(Wrapper):
 
 
 class GenStep(Wrapper):
-    """depth: only so many layers, from the first; None is all of them."""
+    """Both experts. depth: run only the first so many layers; None runs all of them."""
 
     def __init__(self, model: BagelModel, dtype: torch.dtype, depth: int | None = None):
         super().__init__(dtype)
@@ -103,7 +104,7 @@ class FlowEmbed(Wrapper):
         self.latent_pos_embed = model.latent_pos_embed
 
     def forward(self, latents: Tensor, time: Tensor, position_ids: Tensor) -> Tensor:
-        (latents,) = self.inside(latents)  # time stays: its waves are made in float32
+        (latents,) = self.inside(latents)  # time stays float32: its sines and cosines need it
         return outside(self.vae2llm(latents) + self.time_embedder(time) + self.latent_pos_embed(position_ids))
 
 
@@ -138,7 +139,7 @@ class VaeEncoder(Wrapper):
 
 
 class OfDecoder(Wrapper):
-    """A wrapper around the VAE's decoder."""
+    """Base of the wrappers that hold the VAE's decoder or a part of it."""
 
     def __init__(self, vae: AutoEncoder, dtype: torch.dtype):
         super().__init__(dtype)
@@ -181,7 +182,8 @@ class VaeStrip(OfDecoder):
         return outside(y)
 
     def _parts(self) -> tuple[Norm, nn.Conv2d, ResnetBlock | None]:
-        """Norm, convolution, and the block they are of. Not attributes: parameters would have two names."""
+        """Norm, convolution, and their block. A method, because as attributes their parameters would have second
+        names."""
         for level in contract.VAE_LEVELS:
             blocks = cast("list[ResnetBlock]", list(self.level(level).block))
             for block, (first, second) in zip(blocks, contract.VAE_BLOCKS[level], strict=True):

@@ -1,4 +1,4 @@
-"""What a comparison found: one line per stage, a table for people and JSON for programs."""
+"""Results of a comparison stage by stage, the limits they must keep, and their report as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-EXACT = 1e-6  # of pixels prepared for an encoder: the same arithmetic on both sides
+EXACT = 1e-6  # for pixels prepared for an encoder, which both sides compute with the same arithmetic
 # relative L2 within which a stage, and a whole picture's latent, count as the same, by what the coarser side computes
 # in. Guidance and the steps of a picture multiply what one evaluation is off.
 STAGE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 5e-2}

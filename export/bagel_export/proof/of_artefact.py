@@ -24,11 +24,11 @@ from bagel_rt.model.step_graphs import Experts
 from bagel_rt.model.token_embeddings import TokenEmbeddings
 
 VELOCITIES = {"cond": "v_cond", "cfg_text": "v_text", "cfg_img": "v_img"}
-UNCACHED = 5  # evaluations before step caching forecasts the first
+UNCACHED = 5  # step caching evaluates the first so many steps
 
 
 class Artefact:
-    """A loaded model taken apart into its stages."""
+    """A loaded model whose stages can be run one by one on given inputs."""
 
     def __init__(self, bagel: Bagel, cache_tokens: int = CACHE_TOKENS):
         self.bagel, self.manifest, self.graphs = bagel, bagel.manifest, bagel.graphs

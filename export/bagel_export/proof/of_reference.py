@@ -107,7 +107,7 @@ class _Run:
         self._ref, self._case, self._out = reference, case, Trace()
         self._random = torch.Generator().manual_seed(int(case.options["seed"]) & 0xFFFFFFFFFFFFFFFF)
         self._cond = self._cfg_text = self._cfg_img = reference.run.empty()
-        # by the identity of a context, which is kept so that no other can take it
+        # by id() of a context; the context is kept too, so that no other object can get its id
         self._passes: dict[tuple[int, tuple[int, ...]], tuple[TorchContext, TorchContext]] = {}
         self._texts = self._images = self._draws = 0
         self._size: tuple[int, int] | None = None

@@ -1,4 +1,4 @@
-"""Listening to one run of the official code: its own methods are wrapped, nothing it computes is changed."""
+"""Records one run of the official code: its methods are wrapped to note what they take and give, and change nothing."""
 
 from __future__ import annotations
 

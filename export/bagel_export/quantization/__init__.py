@@ -1,1 +1,2 @@
-"""Precisions of tensors: number formats, rounding, calibration, and what is done to each tensor."""
+"""Quantisation: what a precision means for each tensor (precision, recipe), rounding to few bits (quantize), and
+finding out what weights multiply to lose less by it (calibration, smoothing, rotation)."""

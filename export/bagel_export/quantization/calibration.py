@@ -42,7 +42,7 @@ PROMPTS = (
     "The picture shows a street with tall buildings on both sides; a bus is waiting at a crossing.",
 )
 TIMES = (0.97, 0.9, 0.75, 0.55, 0.35, 0.15)  # of the noisy latents, one for each prompt in turn
-LARGEST_GRID = 12  # latents along a side of an example picture
+LARGEST_GRID = 12  # an example picture has at most so many latents along a side
 PICTURES = 4
 
 
@@ -88,14 +88,14 @@ def calibrate(
         for picture in _pictures(batch.side):
             batch.reading(picture)
         last = yield from batch.run()
-    # noted without running the head, whose weights are 2 GiB in float32
+    # the head's range is noted without running it: in float32 its weights take 2 GiB
     ranges[LM_HEAD] = Range(np.zeros(last.shape[1], "f4"), np.zeros(last.shape[1]))
     ranges[LM_HEAD].add(last)
     return ranges
 
 
 class _Batch:
-    """Packed sequences: what goes through the understanding and the generation expert, in order of reading."""
+    """Example sequences packed one behind the other: the rows for the understanding and for the generation expert."""
 
     def __init__(self, checkpoint: Checkpoint, model: BagelModel, tokenizer: Tokenizer, special_ids: dict[str, int]):
         self._checkpoint, self._model, self._tokenizer, self._ids = checkpoint, model, tokenizer, special_ids
@@ -198,7 +198,7 @@ class _Batch:
 
 
 class _Listening:
-    """Within this block every Linear of a module notes what it multiplies."""
+    """Within this block the range of what every Linear of a module multiplies is recorded."""
 
     def __init__(self, module: nn.Module, ranges: dict[str, Range]):
         self._module, self._ranges, self._handles = module, ranges, []

@@ -16,7 +16,8 @@ HEAD = "language_model.lm_head."
 
 ROUNDED_ROWS = ("w8a8", "fp8")  # forms that round what they multiply, and so need to know its range
 TOLERANCES = {"float32": 1e-4, "bfloat16": 6e-2, "float16": 1e-2}
-# a number at the edge between two steps may fall to either side of it: 1/254 of its row's largest, or 1/16 of itself
+# two right engines may round a number between two steps to different sides: 1/254 of its row's largest (8-bit
+# integers), or 1/16 of the number itself (8-bit floats)
 _STEP_TOLERANCES = {"w8a8": 3e-2, "fp8": 1.5e-1}
 
 
@@ -54,9 +55,10 @@ class Precision:
 
 
 def part_of(tensor: str) -> str | None:
-    """Which of PARTS a tensor belongs to. The way into and out of the latents is in none: few weights, all felt.
+    """Which of PARTS a tensor belongs to. The layers that embed and predict latents belong to none: they have few
+    weights, and every error in them is seen in the picture.
 
-    What a decoder form has once for both experts counts as the understanding expert's.
+    In decoder forms where both experts share a tensor, it counts as the understanding expert's.
     """
     if tensor.startswith(LAYERS):
         return "gen" if GEN in tensor else "und"
@@ -68,7 +70,8 @@ def part_of(tensor: str) -> str | None:
 
 
 def precision_named(name: str, arithmetic: str | None = None) -> Precision:
-    """What precision.meaning makes of a name. Raises ExportError for what is unknown or does not go together."""
+    """The precision of that name (see bagel_rt.artefact.precision.meaning). Raises ExportError for an unknown one, or
+    parts that do not go together."""
     try:
         found = meaning(name, arithmetic)
     except InputError as error:

@@ -1,4 +1,4 @@
-"""Rounding weights to few bits: what is kept of an array, and what it is worth afterwards."""
+"""Rounds weights to few bits: the values and scales that are stored, and the float32 weight they stand for."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ BLOCKS = {"int8": (128, 64, 32), "int4": (64, 32)}  # inputs of one output that 
 LEVELS = {"int8": 127, "int4": 7, "w8a8": 127, "conv8": 127}
 LEAST = {"int4": -8}  # one level more on the negative side
 FP8_LARGEST = 448.0
-LEAST_ROW = 1e-6  # a row of zeros is divided by this instead of its largest number
+LEAST_ROW = 1e-6  # rows are divided by their largest number, but at least by this: a row may be all zeros
 KEPT_AS = {"int8": "int8", "int4": "int4", "w8a8": "int8", "fp8": "fp8", "conv8": "int8"}
-SEARCHED = np.linspace(0.65, 1.0, 15, dtype=np.float32)  # shares of a block's largest weight that become the last level
+# int4 scales that are tried: these shares of a block's largest weight become the largest level, the rest is clipped
+SEARCHED = np.linspace(0.65, 1.0, 15, dtype=np.float32)
 PIECE = 1 << 22  # weights searched at once
 
 
@@ -118,7 +119,7 @@ def _candidates(largest: np.ndarray, form: str) -> Iterator[np.ndarray]:
 
 
 def _as_kept(scale: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """float32 numbers that the format holds, so that values are rounded to the very steps that are kept."""
+    """Scales rounded to the format they are stored in, so that values are rounded with exactly the stored scales."""
     return scale.astype(dtype).astype(np.float32)
 
 

@@ -1,4 +1,5 @@
-"""What an export does to each tensor of a checkpoint: one treatment for each, settled before anything is written."""
+"""What an export does to each tensor of a checkpoint (type, rounding, smoothing), decided before anything is
+written."""
 
 from __future__ import annotations
 
@@ -17,18 +18,20 @@ from bagel_export.quantization.quantize import FP8_LARGEST, LEAST_ROW, LEVELS, L
 from bagel_export.quantization.rotation import rotated, rotation_for
 from bagel_export.reference.streamed import Rounding
 
-# tables are gathered row by row; the patches' way into the ViT is small and felt by all of it
+# tables, of which rows are looked up and none multiplied; and the ViT's patch embedding, whose errors reach everything
 LEFT_ALONE = ("embed_tokens", "position_embedding", "pos_embed", "patch_embedding")
 
 
 @dataclass(frozen=True)
 class Treatment:
-    """stored: a key of formats.FORMATS for the tensor, or for its scales where it is quantised (layout).
+    """What is done to one tensor.
 
-    columns (inputs,) multiplies a Linear's inputs' weights, rows (outputs,) divides its outputs', before rounding:
-    the two sides of a smoothing that moves outliers out of what passes between two tensors. rotated: inputs to a block
-    of the rotation of a Linear's weight and of what it multiplies, 0 for none. importance (inputs,) weighs the
-    rounding; reach is the largest absolute value the weight is expected to multiply.
+    stored: a key of formats.FORMATS for the tensor, or for its scales where it is quantised (then `layout` is set).
+    columns, rows: factors of a smoothing (smoothing.py), applied before rounding. A weight is multiplied by columns
+    (inputs,); the tensor that makes its inputs is divided by rows (outputs,), so the product stays the same.
+    rotated: block size of the rotation (rotation.py) of a Linear's weight and of what it multiplies; 0 for none.
+    importance (inputs,): weight of each input's rounding error, for int4. reach: the largest absolute value that the
+    weight is expected to multiply, for fp8.
     """
 
     stored: str
@@ -109,12 +112,12 @@ class Treated:
 
 
 def rounded_by_row(x: Tensor) -> Tensor:
-    """Rows (n, inputs) in 127 steps either way of each row's largest number."""
+    """Rows (n, inputs) rounded to 8-bit integers, each row scaled so that its largest number is 127."""
     step = x.abs().amax(-1, keepdim=True).clamp_min(LEAST_ROW) / LEVELS["w8a8"]
     return torch.round(x / step) * step
 
 
 def rounded_to_fp8(x: Tensor, reach: float) -> Tensor:
-    """Rows in 8-bit floating point whose largest number stands for `reach`; what is larger is cut."""
+    """Rows rounded to 8-bit floats, scaled so that the largest of them is `reach`; larger numbers are clipped to it."""
     step = reach / FP8_LARGEST
     return (x / step).clamp(-FP8_LARGEST, FP8_LARGEST).to(torch.float8_e4m3fn).float() * step

@@ -20,7 +20,7 @@ from bagel_export.quantization.recipe import Recipe, Treatment
 
 SHARE = 0.5  # a: how much of an outlier the weights take
 STANDS_OUT = 2.0  # times the median: where s begins to rise above 1
-LEAST_REACH = 1e-3  # of a weight that is hardly used
+LEAST_REACH = 1e-3  # for a weight whose inputs were (nearly) zero in the calibration
 
 
 def calibrated(
@@ -47,7 +47,7 @@ def _rounds_rows(treatment: Treatment) -> bool:
 
 
 def _pairs(tensors: Mapping[str, SourceTensor], layers: int) -> Iterator[tuple[str, list[str]]]:
-    """A tensor that can take a division, and every weight that multiplies what comes out of it.
+    """A tensor that can be divided by s, and every weight that multiplies its outputs, and so must be multiplied by s.
 
     In the forms that share a norm or an expert, both experts' weights read it.
     """

@@ -28,7 +28,8 @@ class PositionEmbedding(nn.Module):
 
 
 def sincos_table(grid: int, hidden: int) -> Tensor:
-    """The 2-D sine-cosine table of bagel-spec section 6, float64 maths, float32 result (grid * grid, hidden)."""
+    """The official 2-D sine-cosine position table (columns in the first half), float64 maths, float32 (grid * grid,
+    hidden)."""
     if hidden % 4:
         raise ValueError(f"hidden size {hidden} must be a multiple of 4 for a 2-D sine-cosine table")
     rate = 10000.0 ** (-torch.arange(hidden // 4, dtype=torch.float64) / (hidden // 4))

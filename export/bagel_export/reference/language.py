@@ -1,7 +1,7 @@
 """The decoder: Qwen2 layers whose understanding and generation rows take different experts but share attention.
 
-Modules carry the checkpoint's names. `und` rows are text, ViT tokens and vision markers, `gen` rows are latents
-(bagel-spec sections 3 and 4).
+Modules carry the checkpoint's names. `und` rows are text, ViT tokens and vision markers, `gen` rows are latents (as in
+modeling/bagel/qwen2_navit.py of the official code).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Attention inside a packed training sequence: dense boolean masks, one per sample (bagel-spec sections 3 and 11)."""
+"""Attention inside a packed training sequence: dense boolean masks, one per sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rectified-flow sampler in plain PyTorch: time schedule and guidance (bagel-spec sections 7 and 8)."""
+"""The rectified-flow sampler in plain PyTorch: time schedule and guidance, as the official code has them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FLUX-shaped image autoencoder: module names are the keys of ae.safetensors (bagel-spec section 1.2)."""
+"""FLUX-shaped image autoencoder: module names are the keys of ae.safetensors."""
 
 from __future__ import annotations
 

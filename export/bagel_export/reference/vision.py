@@ -1,4 +1,4 @@
-"""SigLIP-NaViT tower and connector (bagel-spec section 5)."""
+"""The SigLIP-NaViT image encoder, and the connector that maps its rows to the decoder's width."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ class BagelForUnifiedMultimodal(nn.Module):
     def last_hidden_state(self, x: Tensor, und: Tensor, gen: Tensor, positions: Tensor, masks: list[Tensor]) -> Tensor:
         """The decoder on packed rows x (n, hidden), final norms included; und and gen are row indexes.
 
-        cos and sin are rounded to x's dtype (bagel-spec section 4); rows in neither und nor gen come back as zeros.
+        cos and sin are rounded to x's dtype, as in the official code; rows in neither und nor gen come back as zeros.
         """
         stack, llm = self.model.language_model.model, self.config.llm
         cos, sin = (t.to(x.dtype) for t in rope_tables(positions[: x.shape[0]], llm.head_dim, llm.rope_theta))

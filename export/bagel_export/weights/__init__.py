@@ -1,1 +1,2 @@
-"""One weight file for all graphs: written piece by piece, or linked to the checkpoint's own."""
+"""The artefact's weights: one file for all graphs, written piece by piece, or hard links to the checkpoint's own
+files."""

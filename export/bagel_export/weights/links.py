@@ -21,7 +21,7 @@ from bagel_export.quantization.recipe import Recipe, Treatment
 from bagel_export.weights.write import WEIGHT_FILE, parts_of, weight_bytes
 from bagel_rt.errors import ExportError
 
-LEAST_SHARE = 0.5  # of the bytes; below it a link saves next to nothing and is not what was asked for
+LEAST_SHARE = 0.5  # of the bytes must be readable in place: with less, linking saves little and is refused
 WHY = {
     errno.EXDEV: "the artefact's folder is on another disk",
     errno.EPERM: "the file system has no hard links, or the file is not yours to link",
@@ -50,7 +50,7 @@ def _in_place(tensor: SourceTensor, treatment: Treatment) -> bool:
 
 
 def _reason(tensors: Iterable[SourceTensor], recipe: Recipe) -> str:
-    """Why most of the bytes cannot be read as they are."""
+    """Why most of the bytes cannot be read in place, for an error message."""
     reasons: Counter[str] = Counter()
     for tensor in tensors:
         size = tensor.stored.count * DTYPES[tensor.stored.dtype].itemsize

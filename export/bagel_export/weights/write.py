@@ -47,7 +47,7 @@ class QuantizedTensor:
     values: ir.ExternalTensor
     scale: ir.ExternalTensor
     layout: Layout
-    reach: float | None = None  # see recipe.Treatment, and for rotated
+    reach: float | None = None  # this and `rotated`: see recipe.Treatment
     rotated: int = 0
 
     @property
@@ -107,7 +107,7 @@ def _pieces(tensor: SourceTensor, how: Treatment) -> Iterator[np.ndarray]:
 
 
 def _rounded_pieces(tensor: SourceTensor, how: Treatment, layout: Layout) -> Iterator[np.ndarray]:
-    """The values, some blocks of inputs at a time, and then all the scales: both lie in the order of the inputs."""
+    """The values, a few blocks of inputs at a time, then all the scales, which follow them in the file."""
     scales = []
     for inputs in _input_slices(tensor, layout):
         importance = None if how.importance is None else how.importance[inputs]
