@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 PIP = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint
+.PHONY: demo test lint docs
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/bagel-rt demo
@@ -14,6 +14,11 @@ test: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/pyright && $(VENV)/bin/lint-imports
 
+# the documentation, as a site of static files in site/
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	@echo "open site/index.html"
+
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
@@ -22,5 +27,10 @@ $(VENV)/.demo: $(VENV)/bin/pip pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/pip pyproject.toml constraints.txt
+	@echo "installing PyTorch (CPU) and the tools: some minutes and 2 GB the first time"
 	$(PIP) -e '.[cpu,openvino,export,dev]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/bin/pip pyproject.toml constraints.txt
+	$(PIP) -e '.[docs]'
 	@touch $@

@@ -8,8 +8,6 @@ Ends in one JSON line.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -20,6 +18,7 @@ from bagel_export.artefact.export import export
 from bagel_export.checkpoint.synthetic import Shape, write_checkpoint
 from bagel_rt.api import load
 from bagel_rt.artefact.manifest import ResizeRule
+from bench.timing import machine
 
 ROUNDS = 5
 
@@ -85,8 +84,7 @@ def main() -> None:
                     for name in others
                 },
                 "rounds": ROUNDS,
-                "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
-                "python": platform.python_version(),
+                **machine(),
             }
         )
     )

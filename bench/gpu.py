@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import sys
@@ -37,6 +36,7 @@ from bagel_export.reference.vae import AutoEncoder
 from bagel_rt.artefact import contract
 from bagel_rt.artefact.contract import ModelDims, graph_specs, input_shapes
 from bagel_rt.artefact.manifest import ResizeRule
+from bench.timing import machine
 
 DEVIATION = 0.02  # standard deviation of the random weights
 ROUNDS = 5
@@ -335,7 +335,7 @@ def facts(args: argparse.Namespace) -> dict[str, Any]:
     device = "CPU" if args.device == "cpu" else torch.cuda.get_device_name(args.device)
     versions = {"python": platform.python_version(), "torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
     return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {device}",
+        "machine": f"{machine()['machine']}, {device}",
         "versions": versions,
         "command": "python bench/gpu.py " + " ".join(sys.argv[1:]),
         "layers": args.layers,

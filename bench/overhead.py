@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -24,6 +22,7 @@ from bagel_engines import open_engine
 from bagel_rt.api import Bagel
 from bagel_rt.artefact.manifest import read_manifest
 from bagel_rt.model.graphs import Graphs
+from bench.timing import machine
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
 
@@ -101,8 +100,7 @@ def measure(model: Path, backend: str, repeats: int) -> dict:
         "step_overhead_ms": round(1e3 * statistics.median(wall - inside for wall, inside in steps), 3),
         "call_overhead_share": round(share(calls), 4),
         "pictures": repeats,
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
-        "python": platform.python_version(),
+        **machine(),
     }
 
 

@@ -8,8 +8,6 @@ line.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
 import time
 
@@ -19,6 +17,7 @@ from onnx import TensorProto, helper
 
 from bagel_engines.onnxruntime.cpu_engine import EXACT, PLAIN, ROUNDED
 from bagel_export.quantization.quantize import Layout, packed, quantize
+from bench.timing import machine
 
 OUTPUTS, INPUTS, ROUNDS = 4736, 3584, 15
 LAYOUTS = {"int8, blocks of 128": Layout("int8", 128), "int4, blocks of 64": Layout("int4", 64)}
@@ -69,8 +68,7 @@ def main() -> None:
         "engine": f"onnxruntime {onnxruntime.__version__}",
         "results": results,
         "rounds": ROUNDS,
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
-        "python": platform.python_version(),
+        **machine(),
     }
     print(json.dumps(report))
 

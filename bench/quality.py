@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -27,6 +25,7 @@ import bagel_rt
 from bagel_rt.results import ImageResult
 from bench.nano.cases import Case, all_cases
 from bench.nano.score import compare, is_right, result
+from bench.timing import machine
 from bench.ways import Way, exported
 
 
@@ -176,8 +175,7 @@ def main() -> None:
                 "question": "what precisions, engines and shortcuts cost bagel-nano",
                 "cases": len(chosen),
                 "variants": ordered,
-                "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
-                "python": platform.python_version(),
+                **machine(),
             }
             args.out.mkdir(parents=True, exist_ok=True)
             (args.out / "quality.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

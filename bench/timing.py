@@ -77,5 +77,23 @@ def save(report: Mapping[str, Any], out: Path) -> None:
     out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
+# what decides which products a CPU has: the arithmetic beside float32
+FLAGS = ["avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimddp", "bf16"]
+
+
 def machine() -> dict[str, str]:
-    return {"machine": f"{platform.machine()}, {os.cpu_count()} CPUs", "python": platform.python_version()}
+    """What a result was measured on, its CPU's model and instructions included."""
+    model, flags = _cpu()
+    told = ", ".join(part for part in (platform.machine(), f"{os.cpu_count()} CPUs", model, flags) if part)
+    return {"machine": told, "python": platform.python_version()}
+
+
+def _cpu() -> tuple[str, str]:
+    """Model and instruction sets as Linux tells them; elsewhere the model alone, as far as it is known."""
+    told = Path("/proc/cpuinfo")
+    if not told.is_file():
+        return platform.processor(), ""
+    lines = dict(line.split(":", 1) for line in told.read_text(encoding="utf-8").splitlines() if ":" in line)
+    said = {key.strip(): value.strip() for key, value in lines.items()}
+    has = said.get("flags", said.get("Features", "")).split()
+    return said.get("model name", ""), " ".join(flag for flag in FLAGS if flag in has)

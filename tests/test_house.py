@@ -34,3 +34,34 @@ def test_every_graph_of_the_contract_is_described_in_the_architecture():
 
     text = (ROOT / "ARCHITECTURE.md").read_text()
     assert [name for name in TASK_GRAPHS["full"] if f"`{name}`" not in text] == []
+
+
+PACKAGES = ["bagel_rt", "engines/bagel_engines", "export/bagel_export"]
+PATHS = re.compile(r"(?<![\w/.-])((?:[\w.-]+/)*[\w.-]+\.(?:py|md|toml|json)|(?:[\w-]+/)+)(?![\w/])")
+LONGEST = {"README.md": 150, "ARCHITECTURE.md": 120}
+
+
+@pytest.mark.parametrize("document", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
+def test_every_path_a_document_names_exists(document):
+    named = set(PATHS.findall((ROOT / document).read_text())) - {"engines/bagel_engines/NAME/"}
+    assert len(named) > 30
+    missing = [path for path in named if not any((ROOT / start / path).exists() for start in ["", *PACKAGES])]
+    assert missing == []
+
+
+@pytest.mark.parametrize("document", LONGEST)
+def test_documents_for_a_first_visit_stay_short(document):
+    assert len((ROOT / document).read_text().splitlines()) <= LONGEST[document]
+
+
+def test_no_two_modules_import_each_other_by_whatever_way():
+    import grimp
+    import networkx
+
+    names = [Path(package).name for package in PACKAGES]
+    graph = grimp.build_graph(*names, exclude_type_checking_imports=False, cache_dir=None)
+    imports = networkx.DiGraph(
+        (one, other) for one in graph.modules for other in graph.find_modules_directly_imported_by(one)
+    )
+    assert imports.number_of_edges() > 200
+    assert [sorted(circle) for circle in networkx.strongly_connected_components(imports) if len(circle) > 1] == []

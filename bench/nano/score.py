@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -30,6 +29,7 @@ from bench.nano.checker import Seen, fulfils, keeps, look, shows
 from bench.nano.render import render
 from bench.nano.words import describe
 from bench.nano.world import Thing
+from bench.timing import machine
 
 THINK_TOKENS, ANSWER_TOKENS = 64, 48
 SHEET_COLUMNS, SHEET_ROWS = 10, 2
@@ -165,7 +165,7 @@ def main() -> None:
         "bench": "nano/score",
         "model": model,
         "engine": engine,
-        "machine": f"{platform.machine()}, {platform.system()}",
+        **machine(),
         "versions": {"bagel-rt": bagel_rt.__version__, "numpy": np.__version__},
         "options": options or "the defaults of generate and edit",
         "seconds": round(time.monotonic() - began, 1),

@@ -1,0 +1,255 @@
+"""The documents' tables of measured numbers, made from bench/results.  python bench/tables.py [--check]
+
+In README.md and docs/ a table stands between <!-- table: NAME --> and <!-- end of table -->; NAME is one of TABLES. It
+is written anew; with --check tables are only named that are not what the results give, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "bench" / "results"
+PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
+TABLES: dict[str, Callable[[], str]] = {}
+
+
+def documents() -> list[Path]:
+    return [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+
+
+def filled(text: str) -> str:
+    """The text with every table made anew."""
+    return PLACE.sub(lambda found: f"{found[1]}\n{TABLES[found[2]]()}\n\n{found[4]}", text)
+
+
+def table(make: Callable[[], Iterable[Sequence[str]]]) -> Callable[[], str]:
+    """Enter a table's rows, of which the first is the heads, under the function's name."""
+
+    def text() -> str:
+        heads, *rows = make()
+        return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows))
+
+    TABLES[make.__name__.replace("_", "-")] = text
+    return text
+
+
+def read(name: str) -> Any:
+    """A result file: an object, or a list where every line is one."""
+    text = (RESULTS / name).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()] if name.endswith(".jsonl") else json.loads(text)
+
+
+def duration(ms: float) -> str:
+    """To three digits, in milliseconds or, from a second on, in seconds."""
+    return f"{ms:.3g} ms" if ms < 1000 else f"{ms / 1000:.3g} s" if ms < 1e6 else f"{ms / 1000:.0f} s"
+
+
+def timed(cell: dict[str, float] | None, base: bool = False) -> str:
+    """The time, and its ratio to the first column."""
+    if cell is None:
+        return ""
+    return duration(cell["ms"]) if base else f"{duration(cell['ms'])} ({cell['ratio']:.2f})"
+
+
+LAYER_WAYS = ("fp32", "int8", "int8/int8", "int4", "int4/int8", "w8a8")
+
+
+@table
+def speed():
+    """README: the least that says what to expect."""
+    ways = ("int8/int8", "w8a8")
+    yield "work", "PyTorch, bfloat16", "`int8`, `--arithmetic int8`", "`w8a8`", "command"
+    layers, pictures = read("layers-cpu.json")["results"], read("picture-cpu.json")["results"]
+    for title, work in (
+        ("one denoising step, 1024 latents", "denoise 1024 latents, context 50"),
+        ("one denoising step, 4096 latents", "denoise 4096 latents, context 50"),
+        ("reading 500 tokens", "prefill of 500 tokens"),
+        ("writing one token", "one token, context 500"),
+    ):
+        row = layers[work]
+        yield title, timed(row["torch bf16"], True), *(timed(row[way]) for way in ways), "`python bench/layers.py`"
+    row = pictures["512 x 512"]
+    official = timed(row["official control flow, torch bf16"], True)
+    yield "a picture of 512 x 512", official, *(timed(row[way]) for way in ways), "`python bench/picture.py`"
+    cached = (timed(row[f"{way}, step cache"]) for way in ways)
+    yield "the same with `--step-cache taylorseer`", "", *cached, "`python bench/picture.py`"
+
+
+@table
+def layers():
+    yield "work", "PyTorch bf16", *(f"`{way}`" for way in LAYER_WAYS)
+    for work, row in read("layers-cpu.json")["results"].items():
+        yield work, timed(row["torch bf16"], True), *(timed(row.get(way)) for way in LAYER_WAYS)
+
+
+@table
+def layers_bandwidth():
+    ways = ("torch bf16", *LAYER_WAYS)
+    yield "one token", *(f"`{way}`" if way in LAYER_WAYS else "PyTorch bf16" for way in ways)
+    for work, row in read("layers-cpu.json")["results"].items():
+        if work.startswith("one token"):
+            yield work, *(f"{row[way]['share_of_bandwidth']:.2f}" for way in ways)
+
+
+@table
+def layers_error():
+    ways = ("torch bf16", *LAYER_WAYS)
+    yield "work", *(f"`{way}`" if way in LAYER_WAYS else "PyTorch bf16" for way in ways)
+    for work, row in read("layers-cpu.json")["results"].items():
+        if "relative_error" in row["fp32"]:
+            yield work, *(f"{100 * row[way]['relative_error']:.2g} %" for way in ways)
+
+
+@table
+def engines():
+    (found,) = read("engines-cpu.jsonl")
+    openvino, onnxruntime, ratio = (
+        found["median"]["openvino"],
+        found["median"]["onnxruntime"],
+        found["ratio_to_openvino"],
+    )
+    yield "work", "OpenVINO", "ONNX Runtime (ratio)"
+    for title, key in (
+        ("a denoising step of 1024 latents", "step_s"),
+        ("one text token", "token_s"),
+        ("decoding 512 x 512", "vae_decode_s"),
+    ):
+        ratios = ratio["onnxruntime"][key]
+        yield title, duration(1000 * openvino[key]), f"{duration(1000 * onnxruntime[key])} ({ratios:.2f})"
+
+
+@table
+def overhead():
+    yield "engine", "a denoising step", "of it outside the engine", "share"
+    for row in read("overhead-cpu.jsonl"):
+        times = (f"{row[key]:.2f} ms" for key in ("step_ms", "step_overhead_ms"))
+        yield row["engine"], *times, f"{100 * row['step_overhead_share']:.1f} %"
+
+
+@table
+def encoders():
+    names = {
+        "openvino int8, int8 weights": "OpenVINO int8",
+        "openvino bfloat16, int8 weights": "OpenVINO bf16",
+        "openvino float32, int8 weights": "OpenVINO float32",
+        "onnxruntime float32, int8 weights": "ONNX Runtime float32",
+    }
+    yield "work", "PyTorch bf16", "PyTorch float32", *names.values()
+    results = read("encoders-cpu.json")["results"]
+    for title, graph, suffix in (
+        ("ViT, 980 x 980", "vit", ""),
+        ("VAE decoding, 1024 x 1024", "vae_decoder", ""),
+        ("the same in strips, in half the memory", "vae_decoder", ", in strips"),
+    ):
+        row = results[graph]
+        torch = ("", "") if suffix else (timed(row["torch bf16"], True), timed(row["torch fp32"]))
+        yield title, *torch, *(timed(row.get(name + suffix)) for name in names)
+
+
+@table
+def pictures():
+    ways = ("int8/int8", "int4/int8", "w8a8")
+    yield "a picture", "official control flow, PyTorch bf16", *(f"`{way}`" for way in ways)
+    for size, row in read("picture-cpu.json")["results"].items():
+        yield size, timed(row["official control flow, torch bf16"], True), *(timed(row.get(way)) for way in ways)
+        yield f"{size}, step cache", "", *(timed(row.get(f"{way}, step cache")) for way in ways)
+
+
+@table
+def products():
+    (found,) = read("products-cpu.jsonl")
+    yield "weights", "how", "1 row", "16 rows", "256 rows"
+    for weights, ways in found["results"].items():
+        for way, times in ways.items():
+            yield weights, way, *(f"{times[rows]:.3g} ms" for rows in ("1", "16", "256"))
+
+
+@table
+def starts():
+    yield "engine", "start", "until the first token", "memory, anonymous and shared"
+    for engine, runs in read("start-cpu.json")["results"].items():
+        for which, run in runs.items():
+            yield engine, which, f"{run['token_s']:.1f} s", f"{run['peak_anonymous_and_shared_gib']:.1f} GiB"
+
+
+@table
+def quality():
+    yield "variant", "weights", "right", "difference (95 %)", "latents, relative L2", "same answers"
+    for name, row in read("quality.json")["variants"].items():
+        pair = row["paired"]
+        difference = f"{pair['difference']:+.3f} ({pair['low']:+.3f} to {pair['high']:+.3f})"
+        numbers = f"{row['latents_relative_l2']:.1e}", f"{row['answers_the_same']:.2f}"
+        yield name, f"{row['weights_mb']:.1f} MB", f"{row['right']:.3f}", difference, *numbers
+
+
+@table
+def full_size():
+    yield "work", "weights", "time", "memory taken", "planned", "with mapped files (VmHWM)"
+    titles = {"draw": "a picture, 8 evaluations", "edit": "an edit, 12 evaluations", "ask": "an answer of 64 tokens"}
+    for precision, row in read("full-size.json")["results"].items():
+        for work, title in {"export": "export of 29.2 GB", **titles}.items():
+            yield title, precision, *_taken(row[work], work)
+
+
+@table
+def full_size_1024():
+    yield "work", "weights", "time", "memory taken", "planned", "with mapped files (VmHWM)"
+    for precision, row in read("full-size-1024.json")["results"].items():
+        for work, title in {"draw": "a picture, 4 evaluations", "edit": "an edit, 6 evaluations"}.items():
+            yield title, precision, *_taken(row[work], work)
+
+
+def _taken(found: dict[str, Any], work: str) -> tuple[str, ...]:
+    seconds = found["seconds"] if work == "export" else found["seconds"][work]
+    sizes = (found["peak_anonymous_and_shared_gib"], found.get("planned_gib"), found["vmhwm_gib"])
+    return f"{seconds:.0f} s", *("" if size is None else f"{size:.1f} GiB" for size in sizes)
+
+
+@table
+def planned():
+    yield "model", "engine", "least planned / taken", "most", "rows"
+    for model, rows in read("memory-cpu.json")["results"].items():
+        for engine in ("openvino", "onnxruntime"):
+            ratios = [row["ratio"] for row in rows if row["engine"] == engine]
+            yield model, engine, f"{min(ratios):.2f}", f"{max(ratios):.2f}", str(len(ratios))
+
+
+@table
+def nano_scores():
+    exact, bundled = read("nano-score-fp32.json")["scores"], read("nano-score-int8.json")["scores"]
+    yield "asked for", "cases", "right, `int8`", "95 %", "right, `fp32`"
+    for name, row in bundled.items():
+        low, high = row["interval"]
+        yield name, str(row["n"]), f"{row['share']:.2f}", f"{low:.2f} to {high:.2f}", f"{exact[name]['share']:.2f}"
+
+
+@table
+def recorded():
+    yield "engine", "latents, relative L2, worst", "with the step cache, worst", "pixels apart, most", "texts the same"
+    for engine, row in read("recorded-cpu.json")["engines"].items():
+        plain, cached = (f"{row[key]:.1e}" for key in ("relative_l2", "relative_l2_step_cache"))
+        yield engine, plain, cached, f"{row['pixels']} of 255", f"{row['texts_same']} of {row['texts']}"
+
+
+def main() -> int:
+    check, wrong = "--check" in sys.argv[1:], []
+    for path in documents():
+        text = path.read_text(encoding="utf-8")
+        made = filled(text)
+        if made != text:
+            wrong.append(path)
+            if not check:
+                path.write_text(made, encoding="utf-8")
+    for path in wrong:
+        print(f"{path.relative_to(ROOT)}: {'is not what bench/results gives' if check else 'tables written anew'}")
+    return 1 if check and wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
