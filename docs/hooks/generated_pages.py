@@ -1,4 +1,4 @@
-"""Pages made from the code: every command from its parser, every option from its dataclass."""
+"""Pages made from the code: every command from its parser, every option from where it is declared."""
 
 from __future__ import annotations
 
@@ -14,6 +14,31 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "engines"), str(ROOT / "export")]  # this checkout, whatever is installed
 WIDTH = "100"  # columns of the commands' help
 
+COMMANDS = """# Commands
+
+Made from the commands' own parsers: `bagel-rt COMMAND --help` prints the same. Exit codes are 0 for done, 1 for failed,
+2 for a request that cannot be honoured.
+"""
+OPTIONS = """# Options
+
+Keyword arguments of the calls and, with dashes in place of underscores, arguments of the commands (not those marked
+*Python*). A value of another type or outside its range is refused before any work. The defaults are
+the official notebook's; presets change them.
+
+## Pictures
+
+Of `generate`, `edit`, `interleave` and `stream`, and of a session's `generate_image` and `stream_image`, which begin
+with the values of `interleave`.
+
+{pictures}
+
+## Answers
+
+Of `ask`, of `interleave` and `stream` with `output="text"`, and of a session's `generate_text` and `stream_text`.
+
+{answers}
+"""
+
 
 def on_files(files: Files, config: Any) -> Files:
     for path, content in (("reference/commands.md", commands()), ("reference/options.md", options())):
@@ -26,14 +51,9 @@ def commands() -> str:
     from bagel_rt.cli import build_parser
 
     os.environ["COLUMNS"] = WIDTH
-    parser = build_parser()
-    parts = [
-        "# Commands\n\nMade from the commands' own parsers; `bagel-rt COMMAND --help` prints the same. Exit codes: 0"
-        " done, 1 failed, 2 bad input."
-    ]
-    for name, command in _subcommands(parser).items():
-        parts.append(f"## {name}\n\n```text\n{command.format_help().rstrip()}\n```")
-    return "\n\n".join(parts) + "\n"
+    found = _subcommands(build_parser()).items()
+    helps = [f"## {name}\n\n```text\n{command.format_help().rstrip()}\n```\n" for name, command in found]
+    return "\n".join([COMMANDS, *helps])
 
 
 def _subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -42,42 +62,24 @@ def _subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.Argument
 
 def options() -> str:
     """The page of all options."""
-    from bagel_rt.options.options import ANSWER, EDIT, GENERATE, INTERLEAVE, ImageOptions, TextOptions
+    from bagel_rt.options.defaults import ANSWER, EDIT, GENERATE, INTERLEAVE
 
-    pictures = {"generate": GENERATE, "edit": EDIT, "interleave and sessions": INTERLEAVE}
-    return "\n\n".join(
-        [
-            "# Options\n\nKeyword arguments of the calls, and with dashes in place of underscores arguments of the"
-            " commands. A value of another type or outside its range is refused before any work.",
-            f"## Pictures\n\nOf {', '.join(f'`{name}`' for name in pictures)}.",
-            _table(ImageOptions, pictures),
-            "## Answers\n\nOf `ask`, and of sessions' answers.",
-            _table(TextOptions, {"default": ANSWER}),
-            "",
-        ]
-    )
+    pictures = {"generate": GENERATE, "edit": EDIT, "interleave": INTERLEAVE}
+    return OPTIONS.format(pictures=_table(pictures), answers=_table({"ask": ANSWER}))
 
 
-def _table(kind: type, defaults: dict[str, Any]) -> str:
-    from dataclasses import fields
+def _table(kinds: dict[str, Any]) -> str:
+    """A row for each option; the default of the other kinds where it differs from the first's."""
+    from bagel_rt.options.fields import options_of
 
-    said = _comments(kind)
-    rows = [["option", "type", *(f"default: {name}" if len(defaults) > 1 else name for name in defaults), ""]]
-    rows.append(["---"] * len(rows[0]))
-    for field in fields(kind):
-        values = [f"`{getattr(opts, field.name)!r}`" for opts in defaults.values()]
-        kinds = str(field.type).replace("|", "\\|")
-        rows.append([f"`{field.name}`", f"`{kinds}`".replace("\\|", "or"), *values, said.get(field.name, "")])
+    (first, *_), rows = kinds, [["option", "type", "default", "what it does"], ["---"] * 4]
+    others = [{one.name: one.default for one in options_of(kinds[name])} for name in kinds if name != first]
+    for one in options_of(kinds[first]):
+        default = f"`{one.default!r}`"
+        for name, values in zip(list(kinds)[1:], others, strict=True):
+            if values[one.name] != one.default:
+                default += f"<br>{name}: `{values[one.name]!r}`"
+        place = "" if one.on_command_line else " *Python.*"
+        text = one.text[:1].upper() + one.text[1:] + "." + place
+        rows.append([f"`{one.name}`", f"`{one.type.replace(' | ', ' or ')}`", default, text])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _comments(kind: type) -> dict[str, str]:
-    """What is written behind each field of a dataclass."""
-    import inspect
-
-    found = {}
-    for line in inspect.getsource(kind).splitlines():
-        name, colon, rest = line.strip().partition(":")
-        if colon and name.isidentifier() and "#" in rest:
-            found[name] = rest.partition("#")[2].strip()
-    return found
