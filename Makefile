@@ -17,7 +17,7 @@ lint: $(VENV)/.dev
 # the documentation, as a site of static files in site/
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
-	@echo "open site/index.html"
+	@echo "site/index.html; with search: $(VENV)/bin/python -m http.server -d site"
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
