@@ -40,8 +40,13 @@ Of `ask`, of `interleave` and `stream` with `output="text"`, and of a session's 
 """
 
 
+PROJECT = {"architecture": "ARCHITECTURE.md", "contributing": "CONTRIBUTING.md", "changes": "CHANGELOG.md"}
+
+
 def on_files(files: Files, config: Any) -> Files:
-    for path, content in (("reference/commands.md", commands()), ("reference/options.md", options())):
+    made = {"reference/commands.md": commands(), "reference/options.md": options()}
+    made |= {f"project/{page}.md": (ROOT / name).read_text(encoding="utf-8") for page, name in PROJECT.items()}
+    for path, content in made.items():
         files.append(File.generated(config, path, content=content))
     return files
 
