@@ -19,6 +19,7 @@ from bagel_rt.errors import (
     ExportError,
     InputError,
     OutOfDeviceMemoryError,
+    OutputError,
 )
 from bagel_rt.version import __version__
 
@@ -53,6 +54,7 @@ __all__ = [
     "InputError",
     "Mark",
     "OutOfDeviceMemoryError",
+    "OutputError",
     "Progress",
     "Session",
     "Step",

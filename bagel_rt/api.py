@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from bagel_engines import EngineFailure, Settings, open_engine
+from bagel_rt.artefact.folders import model_folder
 from bagel_rt.artefact.manifest import Manifest, read_manifest
 from bagel_rt.artefact.precision import check_rounding
 from bagel_rt.conversation.calls import Calls, rehearsal
@@ -51,6 +52,8 @@ def load(
 ) -> Bagel:
     """Open an artefact folder on an engine; use it in a `with` block, or close() it.
 
+    artefact_dir: a folder, or "bagel-nano", the model that comes with this package (an artefact folder of that name in
+    the current folder comes first).
     backend: "auto" (the fastest installed), "onnxruntime", "openvino" or "tensorrt"; device: "cpu", or "cuda" or
     "cuda:N" with onnxruntime. "tensorrt" is always on CUDA and builds what is missing on its first use.
     arithmetic None computes in what the artefact states. Faster, less exact, and named in every result: "bfloat16" for
@@ -74,7 +77,7 @@ def load(
     checks.flag("low_memory", low_memory)
     checks.flag("packed_weights", packed_weights)
     checks.positive("max_memory", max_memory, optional=True)
-    manifest = read_manifest(artefact_dir)
+    manifest = read_manifest(model_folder(artefact_dir))
     check_rounding(manifest, arithmetic)
     try:
         plans = plans_for(manifest, pool_tokens=cache_tokens) if backend == "tensorrt" else None

@@ -49,3 +49,7 @@ class ExportError(BagelError, RuntimeError):
     """An export that could not be carried out: no room on the disk, a target that exists."""
 
     exit_code = 2
+
+
+class OutputError(BagelError, OSError):
+    """A file that could not be written though its place was fit for it before: a full disk, a folder that went."""

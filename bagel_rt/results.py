@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bagel_rt.errors import InputError
+from bagel_rt.files import picture_records
+from bagel_rt.files.output_files import check_file, replacing, write_to_free
+from bagel_rt.files.typed_paths import typed_path
 from bagel_rt.version import __version__
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-METADATA_KEY = "bagel_rt"
 
 
 @dataclass(frozen=True)
@@ -31,24 +33,34 @@ class ImageResult:
     engine: str = ""  # engine, version, device, arithmetic
 
     def save(self, path: str | Path, metadata: bool = True) -> None:
-        """Write the picture; a PNG carries prompt, options, seed, model and engine unless metadata is False.
+        """Write the picture; it carries prompt, options, seed, model and engine unless metadata is False.
 
-        The file appears whole or not at all. Raises InputError for a folder that is not there or an unknown format.
+        PNG, JPEG, WebP and TIFF carry them; for BMP, which cannot, a UserWarning says so. The file appears whole or not
+        at all. Raises InputError for a place or a format that cannot be written, OutputError for a disk that fails.
         """
-        path = Path(path)
+        path = typed_path(path)
         check_image_target(path)
-        extra: dict[str, Any] = {}
-        if metadata and path.suffix.lower() == ".png":
-            extra["pnginfo"] = _png_info(self.metadata())
-        partial = path.with_name(f".{path.name}.partial-{os.getpid()}{path.suffix}")
-        try:
+        extra = self._settings(path, metadata)
+        with replacing(path) as partial:
             self.image.save(partial, **extra)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+
+    def save_to_free(self, names: Iterator[Path], metadata: bool = True) -> Path:
+        """As save, to the first of the names that nothing has, whoever else looks for one now; returns that name."""
+        first = next(names)
+        extra = self._settings(first, metadata)
+        return write_to_free(chain([first], names), lambda partial: self.image.save(partial, **extra))
+
+    def _settings(self, path: Path, metadata: bool) -> dict[str, Any]:
+        """Arguments of Image.save."""
+        if not metadata:
+            return {}
+        record = self.metadata()
+        if lost := picture_records.why_not_kept(path, record):
+            warnings.warn(f"{lost}; metadata=False says nothing", stacklevel=3)
+        return picture_records.arguments(path, record)
 
     def metadata(self) -> dict[str, Any]:
-        """What a PNG stores: enough to draw the same picture again."""
+        """What a picture's file stores: enough to draw the same picture again."""
         return {
             "prompt": self.prompt,
             "text": self.text,
@@ -68,35 +80,23 @@ class TextResult:
 
 
 def check_image_target(path: Path) -> None:
-    """Refuse, before any work, a target that cannot be written."""
-    from PIL import Image as pil
-
-    pil.init()
-    allowed = sorted(ext for ext, kind in pil.EXTENSION.items() if kind in ("PNG", "JPEG", "WEBP", "BMP", "TIFF"))
-    if path.suffix.lower() not in allowed:
-        raise InputError(f"{path}: unknown image format {path.suffix!r}; allowed: {', '.join(allowed)}")
-    if not path.parent.is_dir():
-        raise InputError(f"{path.parent}: no such folder; make it first")
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; name a file")
+    """Refuse, before any work, a picture file that cannot be written."""
+    picture_records.format_of(path)
+    check_file(path)
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """The record stored in a PNG. Raises InputError when there is none."""
+    """The record stored in a picture. Raises InputError when there is none."""
     from bagel_rt.inputs.pictures import decode_file
 
-    info = decode_file(Path(path)).info.get(METADATA_KEY)
-    if not isinstance(info, str):
-        raise InputError(f"{path}: holds no bagel-rt record (made by another program, or with --no-metadata)")
+    path = typed_path(path)
     try:
-        return json.loads(info)
-    except json.JSONDecodeError as error:
+        record = picture_records.record_in(decode_file(path))
+    except picture_records.DamagedRecord as error:
         raise InputError(f"{path}: its bagel-rt record is damaged: {error}") from None
-
-
-def _png_info(record: dict[str, Any]):
-    from PIL.PngImagePlugin import PngInfo
-
-    info = PngInfo()
-    info.add_itxt(METADATA_KEY, json.dumps(record, ensure_ascii=False))
-    return info
+    if record is None:
+        raise InputError(
+            f"{path}: holds no bagel-rt record (made by another program, with --no-metadata, or as a BMP, which keeps"
+            " none)"
+        )
+    return record

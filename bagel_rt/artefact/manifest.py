@@ -12,6 +12,7 @@ from typing import Any
 from bagel_engines.number_formats import KEPT_AS
 from bagel_rt.artefact.contract import CONTRACT_VERSION, FORMAT_VERSION, TASK_GRAPHS, ModelDims
 from bagel_rt.errors import ArtefactError
+from bagel_rt.files.text_files import read_json
 
 MANIFEST = "bagel_rt.json"
 SPECIAL_TOKENS = {
@@ -124,10 +125,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     if not path.is_file():
         hint = " (this is a checkpoint: run bagel-rt export first)" if (folder / "ema.safetensors").exists() else ""
         raise ArtefactError(f"{folder}: not a bagel-rt artefact, {MANIFEST} is missing{hint}")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ArtefactError(f"{path}: not readable as JSON ({error}); export the model again") from None
+    raw = read_json(path, ArtefactError, "; export the model again")
     _check_version(path, raw, "format_version", FORMAT_VERSION)
     _check_version(path, raw, "contract_version", CONTRACT_VERSION)
     try:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bagel_rt.cli import ask, batch, build, chat, demo, doctor, export, frames, info, pictures, plan, verify
+from bagel_rt.cli import ask, batch, build, chat, demo, doctor, export, frames, info, pictures, plan, use, verify
 from bagel_rt.errors import BagelError
 from bagel_rt.version import __version__
 
@@ -19,7 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"bagel-rt {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (export, pictures, ask, chat, frames, batch, plan, info, verify, build, doctor, demo):
+    for module in (export, use, pictures, ask, chat, frames, batch, plan, info, verify, build, doctor, demo):
         module.register(commands)
     return parser
 

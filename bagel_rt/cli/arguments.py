@@ -45,7 +45,7 @@ TEXT_FLAGS = {"think": "reason before answering", "do_sample": "sample instead o
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model and engine")
     group.add_argument(
-        "--model", type=Path, metavar="DIR", help="artefact (default: BAGEL_RT_MODEL, the last export, the bundled one)"
+        "--model", metavar="DIR", help="artefact, or bagel-nano (default: BAGEL_RT_MODEL, `bagel-rt use`, the bundled)"
     )
     group.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino or tensorrt (default: auto)")
     group.add_argument("--device", default="cpu", help="cpu, or cuda or cuda:N with onnxruntime (default: cpu)")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from bagel_rt.artefact.folders import find_model
 from bagel_rt.artefact.manifest import read_manifest
@@ -19,7 +18,7 @@ def register(commands) -> None:
         description="Build what `--backend tensorrt` would build on its first use. With --sm, plans for another GPU"
         " (TensorRT-RTX), which no GPU is needed for.",
     )
-    build.add_argument("--model", type=Path, metavar="DIR", help="artefact (default: as for generate)")
+    build.add_argument("--model", metavar="DIR", help="artefact (default: as for generate)")
     build.add_argument(
         "--precision",
         metavar="NAME",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bagel_rt.artefact.contract import TASK_GRAPHS
-from bagel_rt.artefact.folders import default_export_folder, remember_export
+from bagel_rt.artefact.folders import default_export_folder, use_model
 from bagel_rt.cli.interrupt import Interrupts
 from bagel_rt.cli.progress import Bars
 from bagel_rt.errors import InputError
@@ -46,6 +47,7 @@ def register(commands) -> None:
         help="link: read the checkpoint's own files through hard links where their type fits (default: copy)",
     )
     export.add_argument("--overwrite", action="store_true", help="replace the artefact that is there")
+    export.add_argument("--default", action="store_true", help="make it the model that commands use without --model")
     export.add_argument("--no-verify", dest="verify", action="store_false", help="do not compare with the reference")
     export.set_defaults(run=run_export)
 
@@ -109,6 +111,11 @@ def run_export(args: argparse.Namespace) -> None:
         ):
             interrupts.check()
             bars(event)
-    remember_export(out)
     print(out)
-    print(f"bagel-rt: commands without --model now use {out}", file=sys.stderr)
+    if args.default:
+        use_model(out)
+        print(f"bagel-rt: commands without --model now use {out}", file=sys.stderr)
+    else:
+        print(
+            f"bagel-rt: to make commands without --model use it: bagel-rt use {shlex.quote(str(out))}", file=sys.stderr
+        )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
-from bagel_rt.artefact.folders import find_model
+from bagel_rt.artefact.folders import Found, find_model, model_folder
 from bagel_rt.artefact.manifest import Manifest, read_manifest
 
 
@@ -17,22 +16,36 @@ def register(commands) -> None:
         help="describe an artefact or a picture",
         description="Describe an artefact folder or a picture's record.",
     )
-    info.add_argument("path", type=Path, nargs="?", help="artefact folder or PNG (default: the model commands use)")
+    info.add_argument("path", nargs="?", help="artefact folder or picture (default: the model that commands use)")
     info.add_argument("--json", action="store_true", help="everything, as JSON")
     info.set_defaults(run=run_info)
 
 
 def run_info(args: argparse.Namespace) -> None:
-    path = args.path or find_model(None).folder
+    if args.path is None:
+        found = find_model(None)
+        _tell(read_manifest(found.folder), found, args.json)
+        return
+    path = model_folder(args.path)
     if path.is_file():
         from bagel_rt.results import read_metadata
 
         record = read_metadata(path)
         _print_json(record) if args.json else _print_record(record)
     else:
-        manifest = read_manifest(path)
-        plans = _plans(manifest)
-        _print_json({**manifest.raw, "plans": plans}) if args.json else _print_artefact(manifest, plans)
+        _tell(read_manifest(path), None, args.json)
+
+
+def _tell(manifest: Manifest, found: Found | None, as_json: bool) -> None:
+    """found: how the model was chosen, where none was named."""
+    plans = _plans(manifest)
+    if as_json:
+        used = {"used": {"folder": str(found.folder), "why": found.why}} if found else {}
+        _print_json({**manifest.raw, "plans": plans, **used})
+        return
+    if found:
+        print(f"commands without --model use {found.folder}: {found.why}; 'bagel-rt use DIR' chooses another")
+    _print_artefact(manifest, plans)
 
 
 def _plans(manifest: Manifest) -> list[dict[str, Any]]:

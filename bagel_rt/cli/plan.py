@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from bagel_engines import Engine, EngineFailure, Settings, open_engine
@@ -34,7 +33,7 @@ def register(commands) -> None:
         description="Say what memory and time a picture, an edit or an answer will take, on every engine that is"
         " installed. Memory is computed; time is measured on one layer of the model, in seconds.",
     )
-    plan.add_argument("--model", type=Path, metavar="DIR", help="artefact (default: as for generate)")
+    plan.add_argument("--model", metavar="DIR", help="artefact (default: as for generate)")
     plan.add_argument("--height", type=int, metavar="N", help="pixels (default: the model's largest)")
     plan.add_argument("--width", type=int, metavar="N")
     kind = plan.add_mutually_exclusive_group()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, Union
 import numpy as np
 
 from bagel_rt.errors import InputError
+from bagel_rt.files.typed_paths import typed_path
 from bagel_rt.inputs.pixel_formats import from_array, to_rgb
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def open_image(source: ImageInput) -> Image:
     if isinstance(source, bytes | bytearray | memoryview):
         return _shown(_decode(io.BytesIO(source), "image bytes"), "image bytes")
     if isinstance(source, str | Path):
-        return _shown(decode_file(Path(source)), str(source))
+        path = typed_path(source)
+        return _shown(decode_file(path), str(path))
     if isinstance(source, pil.Image):
         return _shown(source, "PIL image")
     raise InputError(f"an image is a PIL image, a path, bytes or an array, not {type(source).__name__}")

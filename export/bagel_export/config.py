@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from bagel_rt.errors import CheckpointError
+from bagel_rt.files import text_files
 
 DecoderForm = Literal["Qwen2MoTDecoderLayer", "Qwen2MoEDecoderLayer", "Qwen2DecoderLayer"]
 DECODER_FORMS: tuple[DecoderForm, ...] = ("Qwen2MoTDecoderLayer", "Qwen2MoEDecoderLayer", "Qwen2DecoderLayer")
@@ -21,16 +21,7 @@ MOST, MOST_LAYERS = 1 << 24, 1000
 
 def read_json(path: Path) -> Any:
     """Parse a JSON file, or say which file is not JSON and where it breaks."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: file not found") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from None
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path}: not valid JSON: {error.msg} at line {error.lineno}") from None
-    except RecursionError:
-        raise CheckpointError(f"{path}: not valid JSON: nested too deeply") from None
+    return text_files.read_json(path, CheckpointError)
 
 
 class _Section:

@@ -114,29 +114,6 @@ def test_verify_accepts_a_whole_artefact_and_finds_one_flipped_byte(capsys, smal
     assert "weights.safetensors: its sha256 is not the manifest's" in err
 
 
-def test_the_model_is_named_or_the_variables_or_the_last_export_or_the_bundled_one(
-    capsys, small_artefact, monkeypatch, tmp_path
-):
-    from bagel_rt.artefact import folders
-    from bagel_rt.artefact.folders import find_model, remember_export
-
-    assert find_model(None).why == "the bundled model"
-    monkeypatch.setattr(folders, "BUNDLED", tmp_path / "left out of this package")
-    code, _, err = run(capsys, "generate", "--prompt", "a")
-    assert code == 2
-    assert "bagel-rt export --ckpt" in err
-    remember_export(small_artefact)
-    assert find_model(None).why == "the last export"
-    monkeypatch.setenv("BAGEL_RT_MODEL", "elsewhere")
-    assert str(find_model(None).folder) == "elsewhere"
-    assert find_model(tmp_path).why == "--model"
-    monkeypatch.delenv("BAGEL_RT_MODEL")
-    remember_export(tmp_path / "gone")
-    code, _, err = run(capsys, "info")
-    assert code == 2
-    assert "is gone" in err
-
-
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -182,7 +159,7 @@ def test_a_missing_image_is_named(capsys, model, tmp_path):
     assert "no.png: no such image file" in err
 
 
-COMMANDS = ["export", "generate", "edit", "ask", "chat", "frames", "batch", "info", "verify", "demo"]
+COMMANDS = ["export", "use", "generate", "edit", "ask", "chat", "frames", "batch", "info", "verify", "demo"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -199,18 +176,17 @@ def test_help_shows_the_defaults_of_the_option_classes(capsys):
     assert "(default: 2.0)" in text
 
 
-def test_export_makes_the_artefact_that_commands_then_use(capsys, quick_checkpoint, tmp_path):
-    out_folder = tmp_path / "art"
-    code, out, err = run(
-        capsys, "export", "--ckpt", quick_checkpoint, "--out", out_folder, "--task", "understand", "--no-verify"
-    )
-    assert (code, out) == (0, f"{out_folder}\n")
+def test_an_exported_artefact_is_used_where_it_can(capsys, quick_checkpoint, tmp_path):
+    given = ["--ckpt", quick_checkpoint, "--out", tmp_path / "art", "--task", "understand", "--no-verify", "--default"]
+    code, out, err = run(capsys, "export", *given)
+    assert (code, out) == (0, f"{tmp_path / 'art'}\n")
+    assert f"commands without --model now use {tmp_path / 'art'}" in err
     code, _, err = run(capsys, "generate", "--prompt", "a")
     assert code == 2
     assert "--task understand" in err
     code, _, err = run(capsys, "ask", "--prompt", "a", "--max-tokens", "3")
     assert code == 0
-    assert "(the last export)" in err
+    assert "(chosen with 'bagel-rt use')" in err
 
 
 def python(code: str, *arguments, **more) -> subprocess.CompletedProcess:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from bagel_rt.artefact.manifest import SPECIAL_TOKENS
 from bagel_rt.errors import CheckpointError
+from bagel_rt.files.text_files import has_mark, read_text
 
 TOKENIZER_FILE = "tokenizer.json"
+SLOW_FILES = (  # those that transformers reads where there is no tokenizer.json
+    "vocab.json",
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "config.json",
+)
 
 
 def load_tokenizer(folder: Path, vocab_size: int) -> tuple[Tokenizer, dict[str, int]]:
@@ -20,7 +30,7 @@ def load_tokenizer(folder: Path, vocab_size: int) -> tuple[Tokenizer, dict[str, 
     """
     path = folder / TOKENIZER_FILE
     try:
-        tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else _convert(folder)
+        tokenizer = Tokenizer.from_str(read_text(path, CheckpointError)) if path.is_file() else _converted(folder)
     except CheckpointError:
         raise
     except Exception as error:  # the library raises bare Exception
@@ -43,6 +53,17 @@ def load_tokenizer(folder: Path, vocab_size: int) -> tuple[Tokenizer, dict[str, 
             " tokenizer is another model's"
         )
     return tokenizer, ids
+
+
+def _converted(folder: Path) -> Tokenizer:
+    """The slow one's files as a fast tokenizer; from a copy where one begins with a byte order mark."""
+    files = [path for name in SLOW_FILES if (path := folder / name).is_file()]
+    if not any(has_mark(path) for path in files):
+        return _convert(folder)
+    with tempfile.TemporaryDirectory() as unmarked:
+        for path in files:
+            (Path(unmarked) / path.name).write_text(read_text(path, CheckpointError), encoding="utf-8", newline="\n")
+        return _convert(Path(unmarked))
 
 
 def _convert(folder: Path) -> Tokenizer:

@@ -20,6 +20,7 @@ from bagel_export.reference.masks import from_splits, packed_attention
 from bagel_export.reference.streamed import Streamed
 from bagel_export.reference.vae import DOWNSAMPLE
 from bagel_rt.errors import ExportError
+from bagel_rt.files.text_files import read_text
 from bagel_rt.inputs.images import patchify, position_ids
 
 PROMPTS = (
@@ -63,10 +64,7 @@ class Range:
 
 def read_prompts(path: Path) -> tuple[str, ...]:
     """One prompt a line, empty lines left out. Raises ExportError naming the file."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ExportError(f"{path}: cannot be read as text ({error}); give a file with one prompt a line") from None
+    lines = read_text(path, ExportError).split("\n")
     found = tuple(line.strip() for line in lines if line.strip())
     if not found:
         raise ExportError(f"{path}: holds no prompt; give a file with one prompt a line")

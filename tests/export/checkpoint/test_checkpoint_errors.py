@@ -132,7 +132,7 @@ def test_config_json_is_read_when_both_files_are_absent_and_only_then(copy, refu
     assert open_checkpoint(copy).config == before
     for name in ("llm_config.json", "vit_config.json"):
         (copy / name).unlink()
-    refused(copy, "config.json", "not valid JSON")
+    refused(copy, "config.json", "not readable as JSON")
     (copy / "config.json").write_text(json.dumps(both))
     assert open_checkpoint(copy).config == before
     del both["llm_config"]["rope_theta"]
@@ -147,7 +147,7 @@ def test_config_json_is_read_when_both_files_are_absent_and_only_then(copy, refu
 @pytest.mark.parametrize("file", ["llm_config.json", "vit_config.json", "preprocessor_config.json", "tokenizer.json"])
 def test_invalid_json_is_an_error_naming_the_file(copy, refused, file):
     replace(copy / file, b'{"hidden_size": 64,')
-    refused(copy, file, "not valid JSON")
+    refused(copy, file, "not readable as JSON")
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_json_nested_without_end_is_refused(copy, refused):
     replace(copy / "ema.safetensors", len(deep).to_bytes(8, "little") + deep)
     refused(copy, "ema.safetensors", "not JSON")
     replace(copy / "vit_config.json", deep)
-    refused(copy, "vit_config.json", "not valid JSON")
+    refused(copy, "vit_config.json", "not readable as JSON")
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,7 @@ def test_a_folder_that_is_no_adapter_is_named(quick_checkpoint, adapter, tmp_pat
     (adapter.folder / WEIGHTS).rename(adapter.folder / "adapter_model.bin")
     refused(quick_checkpoint, adapter, WEIGHTS, "is a pickle")
     (adapter.folder / "adapter_config.json").write_text("{")
-    refused(quick_checkpoint, adapter, "adapter_config.json", "not valid JSON")
+    refused(quick_checkpoint, adapter, "adapter_config.json", "not readable as JSON")
 
 
 def test_a_head_that_is_the_embedding_table_cannot_be_changed_alone(tmp_path):

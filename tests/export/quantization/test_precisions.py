@@ -303,7 +303,7 @@ def test_prompts_to_calibrate_on_come_from_a_file_with_one_a_line(quick_checkpoi
     empty.write_text("\n\n")
     good.write_text("a cat\n\na dog\n")
     command = ["export", "--ckpt", str(quick_checkpoint), "--task", "understand", "--precision", "small", "--out"]
-    for file, words in ((empty, "holds no prompt"), (missing, "cannot be read as text")):
+    for file, words in ((empty, "holds no prompt"), (missing, "file not found")):
         assert main([*command, str(tmp_path / "out"), "--calibrate", str(file)]) == 2
         assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -1,0 +1,79 @@
+"""Text and JSON that a person may have written: a byte order mark is read, what is wrong is said in words."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bagel_rt.errors import BagelError, InputError
+
+MARKS = (  # what editors and PowerShell put in front of a text to say how it is stored; the longer ones first
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+# half characters, which no file holds, and what other programs take for the end of a line
+UNSAFE_IN_LINES = re.compile("[\ud800-\udfff\u0085\u2028\u2029]")
+
+
+def read_text(path: Path, error: type[BagelError] = InputError) -> str:
+    """The file's text, as UTF-8 or as its byte order mark says, without the mark. Raises `error` naming the file.
+
+    Lines end with "\\n" or "\\r\\n" as stored: split them by "\\n", a prompt may hold U+2028 and other ends of lines.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise error(f"{path}: file not found") from None
+    except OSError as seen:
+        raise error(f"{path}: not readable: {seen.strerror}") from None
+    try:
+        return data.decode(_encoding(data))
+    except UnicodeDecodeError as seen:
+        raise error(f"{path}: not readable as text: {seen}; save it as UTF-8") from None
+
+
+def has_mark(path: Path) -> bool:
+    """Whether a file begins with a byte order mark."""
+    with path.open("rb") as stream:
+        return _encoding(stream.read(4)) != "utf-8"
+
+
+def _encoding(data: bytes) -> str:
+    return next((name for mark, name in MARKS if data.startswith(mark)), "utf-8")
+
+
+def read_json(path: Path, error: type[BagelError] = InputError, hint: str = "") -> Any:
+    """A JSON file's value. Raises `error` naming the file and where it breaks; `hint` says what to do then."""
+    text = read_text(path, error)
+    try:
+        return parse_json(text)
+    except InputError as seen:
+        raise error(f"{path}: not readable as JSON: {seen}{hint}") from None
+
+
+def parse_json(text: str, pairs: Callable[[list], Any] | None = None) -> Any:
+    """The value of a JSON text. Raises InputError, in words, for whatever Python's reader raises."""
+    try:
+        return json.loads(text, object_pairs_hook=pairs)
+    except json.JSONDecodeError as seen:
+        line = f"line {seen.lineno}, " if "\n" in text else ""
+        raise InputError(f"{seen.msg} at {line}character {seen.colno}") from None
+    except InputError:
+        raise
+    except RecursionError:
+        raise InputError("brackets are nested too deeply") from None
+    except ValueError:  # int() has a limit
+        raise InputError("a number has thousands of digits") from None
+
+
+def json_line(value: Any) -> str:
+    """The value as JSON on one line that every program reads as one line, and that can be written as UTF-8."""
+    text = json.dumps(value, ensure_ascii=False)
+    return UNSAFE_IN_LINES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
