@@ -64,7 +64,7 @@ LAYER_WAYS = ("fp32", "int8", "int8/int8", "int4", "int4/int8", "w8a8")
 def speed():
     """README: the least that says what to expect."""
     ways = ("int8/int8", "w8a8")
-    yield "work", "PyTorch, bfloat16", "`int8`, `--arithmetic int8`", "`w8a8`", "command"
+    yield "work", "PyTorch, bfloat16", "`int8`, `--arithmetic int8`", "`w8a8`, `--arithmetic bfloat16`", "command"
     layers, pictures = read("layers-cpu.json")["results"], read("picture-cpu.json")["results"]
     for title, work in (
         ("one denoising step, 1024 latents", "denoise 1024 latents, context 50"),
