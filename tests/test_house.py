@@ -49,6 +49,14 @@ def test_every_path_a_document_names_exists(document):
     assert missing == []
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_room_has_its_place_in_the_architecture(package):
+    rooms = [path.parent.name for path in (ROOT / package).glob("*/__init__.py")]
+    assert len(rooms) >= 4
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    assert [room for room in rooms if f"`{room}/`" not in text] == []
+
+
 @pytest.mark.parametrize("document", LONGEST)
 def test_documents_for_a_first_visit_stay_short(document):
     assert len((ROOT / document).read_text().splitlines()) <= LONGEST[document]

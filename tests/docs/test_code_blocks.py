@@ -13,7 +13,6 @@ import pytest
 from documents import ROOT, Block, blocks, pages
 from PIL import Image
 
-from bagel_rt.artefact.folders import BUNDLED
 from bagel_rt.cli import main
 from bench.nano.render import render
 from bench.nano.world import Placed, Scene, Thing
@@ -33,7 +32,6 @@ def folder(tmp_path, monkeypatch) -> Path:
     """Where a reader would type: a picture of a red circle is there."""
     red = Scene((Placed(Thing("circle", "red", "big"), (1, 1)),), "white")
     Image.fromarray(np.asarray(render(red))).save(tmp_path / "photo.png")
-    (tmp_path / "bagel-nano").symlink_to(BUNDLED)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
