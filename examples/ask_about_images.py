@@ -6,9 +6,8 @@ python examples/ask_about_images.py [QUESTION IMAGE ...]    prints the answer
 import sys
 
 import bagel_rt
-from bagel_rt.artefact.folders import find_model
 
-with bagel_rt.load(find_model(None).folder) as bagel:
+with bagel_rt.load("bagel-nano") as bagel:
     if len(sys.argv) > 2:
         question, images = sys.argv[1], sys.argv[2:]
     else:

@@ -8,12 +8,11 @@ import time
 from pathlib import Path
 
 import bagel_rt
-from bagel_rt.artefact.folders import find_model
 
 PROMPTS = ["a red ring", "two blue squares", "a green triangle on a yellow background"]
 
 prompts = Path(sys.argv[1]).read_text(encoding="utf-8").splitlines() if len(sys.argv) > 1 else PROMPTS
-with bagel_rt.load(find_model(None).folder) as bagel:
+with bagel_rt.load("bagel-nano") as bagel:
     for number, prompt in enumerate(filter(None, prompts), start=1):
         begun = time.perf_counter()
         bagel.generate(prompt, seed=1).save(f"{number:02}.png")

@@ -8,7 +8,6 @@ import sys
 import numpy as np
 
 import bagel_rt
-from bagel_rt.artefact.folders import find_model
 
 SEEDS, LOOK_AT, KEPT = range(6), 0.3, 2  # begun; the share of steps after which they are judged; finished
 
@@ -19,7 +18,7 @@ def score(image) -> float:
 
 
 prompt = sys.argv[1] if len(sys.argv) > 1 else "two red circles"
-with bagel_rt.load(find_model(None).folder) as bagel:
+with bagel_rt.load("bagel-nano") as bagel:
     streams, scores = {seed: bagel.stream(prompt, seed=seed) for seed in SEEDS}, {}
     for seed, stream in streams.items():
         step = next(e for e in stream if isinstance(e, bagel_rt.Step) and e.done >= LOOK_AT * e.total)

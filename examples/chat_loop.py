@@ -7,10 +7,9 @@ import sys
 from itertools import count
 
 import bagel_rt
-from bagel_rt.artefact.folders import find_model
 
 names = (f"drawn-{number}.png" for number in count(1))
-with bagel_rt.load(find_model(None).folder) as bagel, bagel.session(seed=1) as session:
+with bagel_rt.load("bagel-nano") as bagel, bagel.session(seed=1) as session:
     for line in map(str.strip, sys.stdin):
         try:
             if line.startswith("/image "):

@@ -6,12 +6,11 @@ python examples/five_edits_of_one_image.py [IMAGE]    writes edit-1.png to edit-
 import sys
 
 import bagel_rt
-from bagel_rt.artefact.folders import find_model
 
 EDITS = ["make it red", "make it green", "make it yellow", "make it small", "put it on a black background"]
 GUIDANCE = {"cfg_text_scale": 4.0, "cfg_img_scale": 2.0, "cfg_interval": (0.0, 1.0), "cfg_renorm_type": "text_channel"}
 
-with bagel_rt.load(find_model(None).folder) as bagel:
+with bagel_rt.load("bagel-nano") as bagel:
     image = sys.argv[1] if len(sys.argv) > 1 else bagel.generate("a big blue square", seed=1).image
     with bagel.session(seed=1) as reading:
         reading.add_image(image)

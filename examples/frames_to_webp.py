@@ -6,11 +6,10 @@ python examples/frames_to_webp.py [IMAGE PROMPT]    writes frames.webp
 import sys
 
 import bagel_rt
-from bagel_rt.artefact.folders import find_model
 
 FRAMES, MILLISECONDS = 5, 400
 
-with bagel_rt.load(find_model(None).folder) as bagel:
+with bagel_rt.load("bagel-nano") as bagel:
     if len(sys.argv) > 2:
         image, words = sys.argv[1], sys.argv[2]
     else:

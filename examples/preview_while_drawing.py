@@ -6,10 +6,9 @@ python examples/preview_while_drawing.py [PROMPT]    writes preview-10.png, prev
 import sys
 
 import bagel_rt
-from bagel_rt.artefact.folders import find_model
 
 prompt = sys.argv[1] if len(sys.argv) > 1 else "a blue square left of a yellow triangle"
-with bagel_rt.load(find_model(None).folder) as bagel:
+with bagel_rt.load("bagel-nano") as bagel:
     for event in bagel.stream(prompt, seed=31):
         if isinstance(event, bagel_rt.Step) and event.done % 10 == 0:
             # decodes the picture that the step is heading for; leave the loop to cancel the drawing

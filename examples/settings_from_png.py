@@ -9,10 +9,9 @@ import numpy as np
 from PIL import Image
 
 import bagel_rt
-from bagel_rt.artefact.folders import find_model
 from bagel_rt.results import read_metadata
 
-with bagel_rt.load(find_model(None).folder) as bagel:
+with bagel_rt.load("bagel-nano") as bagel:
     path = sys.argv[1] if len(sys.argv) > 1 else "first.png"
     if len(sys.argv) < 2:
         bagel.generate("a green ring above a red square", seed=7).save(path)

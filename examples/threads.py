@@ -7,10 +7,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import bagel_rt
-from bagel_rt.artefact.folders import find_model
 
 begun = time.perf_counter()
-with bagel_rt.load(find_model(None).folder) as bagel, ThreadPoolExecutor() as pool:
+with bagel_rt.load("bagel-nano") as bagel, ThreadPoolExecutor() as pool:
     photo = bagel.generate("a blue square", seed=1).image
     work = {
         pool.submit(bagel.generate, "a red ring", seed=1): "thread-1.png",

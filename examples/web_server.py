@@ -9,12 +9,11 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, HTTPException, Response
 
 import bagel_rt
-from bagel_rt.artefact.folders import find_model
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI):
-    with bagel_rt.load(find_model(None).folder) as app.state.bagel:
+    with bagel_rt.load("bagel-nano") as app.state.bagel:
         yield
 
 
