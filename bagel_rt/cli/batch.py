@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from bagel_rt.cli.arguments import add_model_arguments, open_model
-from bagel_rt.cli.batch_requests import RESULTS, Batch, read_requests
+from bagel_rt.cli.jsonl_requests import RESULTS, Batch, read_requests
 from bagel_rt.cli.progress import Bars
 from bagel_rt.errors import BagelError, InputError
 from bagel_rt.events import Progress

@@ -6,7 +6,7 @@ import argparse
 
 from bagel_rt.artefact.folders import find_model
 from bagel_rt.artefact.manifest import read_manifest
-from bagel_rt.cli.precision import check_precision
+from bagel_rt.cli.precision_check import check_precision
 from bagel_rt.cli.progress import Bars
 from bagel_rt.errors import EngineUnavailableError, InputError
 

@@ -23,8 +23,7 @@ from bagel_rt.options.text_options import (
     TextOptions,
 )
 from bagel_rt.sampling.guidance import RENORM_TYPES, Guidance
-
-STEP_CACHES = ("taylorseer",)
+from bagel_rt.sampling.step_cache import STEP_CACHES
 
 
 @dataclass(frozen=True)

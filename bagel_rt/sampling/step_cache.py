@@ -15,6 +15,8 @@ import numpy as np
 
 from bagel_engines import Sums, Tensor
 
+STEP_CACHES = ("taylorseer",)  # values of the option step_cache; generation/flow_sampler.py makes what they name
+
 WARM_STEPS = 5  # steps 0 to 4 are always evaluated
 INTERVAL = 3  # then every third
 MAX_ORDER = 6

@@ -10,7 +10,7 @@ from calls import FAST, run
 from PIL import Image
 
 import bagel_rt
-from bagel_rt.cli.batch_requests import Batch, read_requests
+from bagel_rt.cli.jsonl_requests import Batch, read_requests
 
 LINES = [
     {"prompt": "a cube", "seed": 3, **FAST},
