@@ -16,7 +16,7 @@ lint: $(VENV)/.dev
 
 # the documentation, as a site of static files in site/
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 	@echo "site/index.html; with search: $(VENV)/bin/python -m http.server -d site"
 
 $(VENV)/bin/pip:
