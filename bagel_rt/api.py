@@ -12,9 +12,10 @@ from bagel_rt.artefact.folders import model_folder
 from bagel_rt.artefact.manifest import Manifest, read_manifest
 from bagel_rt.artefact.precision import check_rounding
 from bagel_rt.conversation.calls import Calls, rehearsal
+from bagel_rt.conversation.gate import Gate
 from bagel_rt.conversation.marks import Think, beginning
 from bagel_rt.conversation.session import Session
-from bagel_rt.conversation.streaming import Gate, drain, stream
+from bagel_rt.conversation.streaming import drain, stream
 from bagel_rt.errors import EngineUnavailableError, InputError
 from bagel_rt.estimate.admission import Admission, limit_of
 from bagel_rt.events import Event, OnProgress, Step
@@ -23,6 +24,7 @@ from bagel_rt.generation.turns import Turns
 from bagel_rt.inputs.pictures import ImageInput, open_image
 from bagel_rt.kv_cache.page_pool import CACHE_TOKENS
 from bagel_rt.model.graphs import Graphs
+from bagel_rt.model.vocabulary import Vocabulary
 from bagel_rt.options import checks, defaults, presets
 from bagel_rt.options.defaults import with_values
 from bagel_rt.options.image_options import ImageOptions
@@ -95,8 +97,9 @@ def load(
         engine = open_engine(backend, device, settings)
     except EngineFailure as error:
         raise EngineUnavailableError(str(error)) from error
-    admission = Admission(manifest, engine, limit_of(max_memory), cache_tokens, low_memory)
-    return Bagel(manifest, Graphs(manifest, engine, low_memory), cache_tokens, admission)
+    vocabulary = Vocabulary.of(manifest)
+    admission = Admission(manifest, engine, limit_of(max_memory), cache_tokens, low_memory, vocabulary)
+    return Bagel(manifest, Graphs(manifest, engine, low_memory), cache_tokens, admission, vocabulary)
 
 
 class Bagel:
@@ -107,10 +110,15 @@ class Bagel:
     """
 
     def __init__(
-        self, manifest: Manifest, graphs: Graphs, cache_tokens: int = CACHE_TOKENS, admission: Admission | None = None
+        self,
+        manifest: Manifest,
+        graphs: Graphs,
+        cache_tokens: int = CACHE_TOKENS,
+        admission: Admission | None = None,
+        vocabulary: Vocabulary | None = None,
     ):
         self.manifest, self.graphs, self._admission = manifest, graphs, admission
-        self._turns = Turns(manifest, graphs, cache_tokens)
+        self._turns = Turns(manifest, graphs, cache_tokens, vocabulary)
         self._calls = Calls(self._turns)
         self._gate = Gate()
 
@@ -121,8 +129,11 @@ class Bagel:
         self.close()
 
     def close(self) -> None:
-        """Give the graphs' memory back; streams and sessions end at their next step. Closing twice is harmless."""
-        self._gate.close(self.graphs.close)
+        """Give all memory back, that of its streams and sessions too: they answer that it was closed, as it does.
+
+        Closing twice is harmless. In a process that was forked after loading, nothing happens.
+        """
+        self._gate.close(self._turns.close)
 
     @property
     def engine(self) -> str:
@@ -244,9 +255,11 @@ class Bagel:
 
     def session(self, seed: int | None = None, think: Think = None) -> Session:
         """A conversation that keeps its contexts; use it in a `with` block, or close() it. See session.Session."""
+        self._gate.check_open()
         return Session(self._gate, beginning(self._turns, seed, think), self._admission and self._admission.check)
 
     def _text(self, items: list, defaults: Any, values: dict[str, Any]) -> Generator[Event, None, None]:
+        self._gate.check_open()
         opts = with_values(defaults, values)
         self._check_memory(items, opts)
         return stream(self._gate, self._calls.answer(items, opts, draw_seed(opts.seed)))
@@ -256,6 +269,7 @@ class Bagel:
             self._admission.check(rehearsal(items), opts)
 
     def _image(self, items: list, defaults: ImageOptions, values: dict[str, Any]) -> Generator[Event, None, None]:
+        self._gate.check_open()
         images, seed = values.pop("images", None), values.pop("seed", defaults.seed)
         seeds = seeds_of(seed, images)
         opts = with_values(defaults, {**values, "seed": None if seeds else seed})

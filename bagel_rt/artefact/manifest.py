@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from bagel_engines.number_formats import KEPT_AS
 from bagel_rt.artefact.contract import CONTRACT_VERSION, FORMAT_VERSION, TASK_GRAPHS, ModelDims
+from bagel_rt.artefact.stamps import Stamp, check_unchanged, stamp
 from bagel_rt.errors import ArtefactError
 from bagel_rt.files.text_files import read_json
 
@@ -72,6 +75,7 @@ class Manifest:
     graphs: Mapping[str, Mapping[str, Any]]
     files: Mapping[str, Mapping[str, Any]]
     raw: Mapping[str, Any]
+    found: Mapping[str, Stamp]  # each file as it was when the manifest was read
 
     @property
     def name(self) -> str:
@@ -108,6 +112,18 @@ class Manifest:
     def _entry(self, graph: str) -> Mapping[str, Any]:
         return self.graphs[graph] if graph in self.graphs else self.extras[graph]
 
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Around what opens files of the artefact later: they are those that were there when the manifest was read.
+
+        Raises ArtefactError for a folder that was replaced, changed or removed, whatever went wrong inside.
+        """
+        check_unchanged(self.folder, self.found)
+        try:
+            yield
+        finally:
+            check_unchanged(self.folder, self.found)
+
     @property
     def widths(self) -> Widths | None:
         """None for an artefact that was exported before they were stated."""
@@ -120,20 +136,20 @@ def read_manifest(folder: str | Path) -> Manifest:
 
     Raises ArtefactError naming the folder or file, the key, and what to do.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()  # so that neither another working folder nor another link changes an open model
     path = folder / MANIFEST
-    if not path.is_file():
+    if not os.path.lexists(path):
         hint = " (this is a checkpoint: run bagel-rt export first)" if (folder / "ema.safetensors").exists() else ""
         raise ArtefactError(f"{folder}: not a bagel-rt artefact, {MANIFEST} is missing{hint}")
+    found = {MANIFEST: stamp(path)}
     raw = read_json(path, ArtefactError, "; export the model again")
     _check_version(path, raw, "format_version", FORMAT_VERSION)
     _check_version(path, raw, "contract_version", CONTRACT_VERSION)
     try:
-        manifest = _parse(folder, raw)
+        manifest = _parse(folder, raw, found)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtefactError(f"{path}: key missing or malformed: {error}; export the model again") from None
-    _check_files(manifest)
-    return manifest
+    return replace(manifest, found={**found, **_check_files(manifest)})
 
 
 def _check_version(path: Path, raw: Any, key: str, known: int) -> None:
@@ -145,7 +161,7 @@ def _check_version(path: Path, raw: Any, key: str, known: int) -> None:
         raise ArtefactError(f"{path}: {key} is {seen}, this version reads {known}: {what}")
 
 
-def _parse(folder: Path, raw: Mapping[str, Any]) -> Manifest:
+def _parse(folder: Path, raw: Mapping[str, Any], found: Mapping[str, Stamp]) -> Manifest:
     if raw["task"] not in TASK_GRAPHS:
         raise ValueError(f"task {raw['task']!r}, allowed: {', '.join(TASK_GRAPHS)}")
     missing = [g for g in TASK_GRAPHS[raw["task"]] if g not in raw["graphs"]]
@@ -171,22 +187,23 @@ def _parse(folder: Path, raw: Mapping[str, Any]) -> Manifest:
         graphs=raw["graphs"],
         files=raw["files"],
         raw=raw,
+        found=found,
     )
 
 
-def _check_files(manifest: Manifest) -> None:
+def _check_files(manifest: Manifest) -> dict[str, Stamp]:
+    """Every listed file as it is now: there, and of the stated size."""
+    found = {name: stamp(manifest.folder / name) for name in manifest.files}
     for name, stated in manifest.files.items():
-        path = manifest.folder / name
-        if not path.is_file():
-            raise ArtefactError(f"{path}: file is missing; export the model again")
-        size = path.stat().st_size
-        if size != stated["size"]:
+        if found[name].size != stated["size"]:
             raise ArtefactError(
-                f"{path}: {size} bytes, the manifest says {stated['size']}: the file is damaged; export the model again"
+                f"{manifest.folder / name}: {found[name].size} bytes, the manifest says {stated['size']}: the file is"
+                " damaged; export the model again"
             )
     needed = {manifest.tokenizer_file, manifest.embeddings.file, *_graph_files(manifest)}
     for name in sorted(needed - set(manifest.files)):
         raise ArtefactError(f"{manifest.folder / MANIFEST}: {name} is used but not listed in 'files'")
+    return found
 
 
 def _graph_files(manifest: Manifest) -> Iterator[str]:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bagel_rt.artefact.contract import VAE_ENCODER
+from bagel_rt.conversation.gate import Gate
 from bagel_rt.conversation.marks import Drawn, Kind, Mark
-from bagel_rt.conversation.streaming import Gate, drain, stream
+from bagel_rt.conversation.streaming import drain, stream
 from bagel_rt.errors import BagelError, InputError
 from bagel_rt.events import Event, ImageReady, OnProgress, Turn, finished
+from bagel_rt.generation.reader import Reading
 from bagel_rt.generation.turns import Rehearsal, Turns
 from bagel_rt.inputs.pictures import ImageInput, open_image
 from bagel_rt.inputs.segments import Latents
@@ -49,6 +51,7 @@ class Session:
         self._lease = self._turns.tree.lease()
         with gate.enter():
             self._move_to(mark)
+        gate.admit(self, Session._forget)
 
     @property
     def seed(self) -> int:
@@ -234,9 +237,15 @@ class Session:
             raise InputError("nothing was said in this session yet: add a text or an image first")
         return here
 
+    def _forget(self) -> None:
+        """Hold nothing of a model that is being closed: no context, and nothing of what was read."""
+        self._lease.close()
+        self._mark = replace(self._mark, reading=Reading(), drawn=None)
+
     def _check_memory(self, take: Callable[[Session, Any], object], opts: Any) -> None:
         """Raise InputError when the turn `take`, with all that was read before, will need more memory than is
         allowed."""
+        self._gate.check_open()
         if self._admit is not None:
             self._admit(rehearsal(self._mark, take), opts)
 
@@ -246,6 +255,7 @@ class Session:
             raise BagelError("this session is in the middle of a turn: read its stream to the end, or close it, first")
 
     def _check_open(self) -> None:
+        self._gate.check_open()
         if self._closed:
             raise BagelError("this session was closed; open another")
 

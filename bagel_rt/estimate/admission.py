@@ -18,6 +18,7 @@ from bagel_rt.options.text_options import TextOptions
 
 if TYPE_CHECKING:
     from bagel_rt.generation.turns import Rehearsal
+    from bagel_rt.model.vocabulary import Vocabulary
 
 GIB = 2**30
 Options = ImageOptions | TextOptions | None  # None: nothing is made, only read
@@ -48,9 +49,18 @@ class Admission:
     store their widths. room: tokens of the page pool.
     """
 
-    def __init__(self, manifest: Manifest, engine: Engine, limit: Limit, room: int, low_memory: bool = False):
+    def __init__(
+        self,
+        manifest: Manifest,
+        engine: Engine,
+        limit: Limit,
+        room: int,
+        low_memory: bool = False,
+        vocabulary: Vocabulary | None = None,
+    ):
+        """vocabulary: of the open model; None opens it for each request."""
         self._manifest, self._engine, self._room, self._low_memory = manifest, engine, room, low_memory
-        self.limit = limit
+        self.limit, self._vocabulary = limit, vocabulary
 
     def check(self, request: Rehearsal, opts: Options) -> None:
         """Raise InputError for a request that will take more than the limit."""
@@ -95,7 +105,7 @@ class Admission:
         """The request's workload, counted over few steps and tokens: enough to meet its largest calls. The tokens that
         were left out are added to the context."""
         short, more = _shortened(opts)
-        work = workload(self._manifest, request, short, self._engine.takes_zero_rows, self._room)
+        work = workload(self._manifest, request, short, self._engine.takes_zero_rows, self._room, self._vocabulary)
         return replace(work, tokens=work.tokens + more)
 
     def _side(self, opts: ImageOptions) -> int:

@@ -71,6 +71,8 @@ class CountingEngine:
     def hold(self, array: np.ndarray) -> np.ndarray:
         return array
 
+    def release(self) -> None: ...
+
     def cache(self, halves: int, slots: int, row: tuple[int, int], dtype: np.dtype) -> _Slots:
         self._cache = _Slots(halves, slots, row)
         return self._cache

@@ -17,6 +17,7 @@ from bagel_rt.estimate.memory import Memory, memory
 from bagel_rt.estimate.timing import Stopwatch
 from bagel_rt.estimate.workload import Workload, workload
 from bagel_rt.events import Progress
+from bagel_rt.model.vocabulary import Vocabulary
 from bagel_rt.options.image_options import ImageOptions
 from bagel_rt.options.text_options import TextOptions
 
@@ -61,12 +62,13 @@ def forecast(
         raise InputError(f"{manifest.folder}: exported by a version that did not state its widths; export it again")
     if needs is None:
         raise InputError(f"{engine.info}: what it takes from main memory is not known; plan for a CPU engine")
-    work = workload(manifest, request, opts, engine.takes_zero_rows, room)
+    vocabulary = Vocabulary.of(manifest)
+    work = workload(manifest, request, opts, engine.takes_zero_rows, room, vocabulary)
     found = memory(manifest, widths, work, needs, low_memory)
     seconds: Mapping[str, float] = {}
     if timed:
         seconds = yield from _seconds(manifest, engine, work)
-    admission = Admission(manifest, engine, limit, room, low_memory)
+    admission = Admission(manifest, engine, limit, room, low_memory, vocabulary)
     instead = () if found.total <= limit.size else tuple(admission.alternatives(request, opts, needs))
     return Forecast(str(engine.info), found, limit, instead, seconds)
 

@@ -12,6 +12,7 @@ from bagel_rt.model.graphs import Graphs
 
 if TYPE_CHECKING:
     from bagel_rt.generation.turns import Rehearsal
+    from bagel_rt.model.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,21 @@ class Workload:
         return tuple(dict.fromkeys(call.graph for call in self.calls))
 
 
-def workload(manifest: Manifest, rehearse: Rehearsal, opts: Any, takes_zero_rows: bool, room: int) -> Workload:
+def workload(
+    manifest: Manifest,
+    rehearse: Rehearsal,
+    opts: Any,
+    takes_zero_rows: bool,
+    room: int,
+    vocabulary: Vocabulary | None = None,
+) -> Workload:
     """Run a request on the counting engine and return what it called.
 
     A text that the model would write is counted at the greatest length that the options allow. room: tokens of the page
-    pool. Raises InputError or CacheFullError as the request itself would.
+    pool. vocabulary: that of an open model. Raises InputError or CacheFullError as the request itself would.
     """
     from bagel_rt.generation.turns import Turns
 
     counting = CountingEngine(manifest.model, manifest.arithmetic, takes_zero_rows)
-    rehearse(Turns(manifest, Graphs(manifest, counting), room), opts)
+    rehearse(Turns(manifest, Graphs(manifest, counting), room, vocabulary), opts)
     return Workload(dict(counting.calls), counting.tokens, counting.held)

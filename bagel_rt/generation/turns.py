@@ -21,14 +21,13 @@ from bagel_rt.generation.text_decoder import TextDecoder
 from bagel_rt.inputs.detokenizer import TextPieces
 from bagel_rt.inputs.picture_sizes import Sizes
 from bagel_rt.inputs.segments import Grid, Histories, History
-from bagel_rt.inputs.tokenizer import TextCodec
 from bagel_rt.kv_cache.page_pool import PagePool
 from bagel_rt.model.context_tree import ContextTree, Lease
 from bagel_rt.model.graphs import Graphs
 from bagel_rt.model.prefill import Prefill
 from bagel_rt.model.step_graphs import Experts
-from bagel_rt.model.token_embeddings import TokenEmbeddings
 from bagel_rt.model.vae_decoder import VaeDecoder
+from bagel_rt.model.vocabulary import Vocabulary
 from bagel_rt.options.image_options import ImageOptions
 from bagel_rt.options.text_options import TextOptions
 from bagel_rt.results import ImageResult
@@ -49,19 +48,28 @@ class Painting:
 class Turns:
     """A loaded model's parts, put together over one key-value cache."""
 
-    def __init__(self, manifest: Manifest, graphs: Graphs, cache_tokens: int):
+    def __init__(self, manifest: Manifest, graphs: Graphs, cache_tokens: int, vocabulary: Vocabulary | None = None):
+        """vocabulary: of a model that is open already; None opens it."""
         self.manifest, self.graphs = manifest, graphs
+        self._vocabulary = vocabulary or Vocabulary.of(manifest)
+        embeddings = self._vocabulary.embeddings
         self.pool = PagePool(manifest.model, cache_tokens, manifest.arithmetic, make_cache=graphs.engine.cache)
-        self.codec = TextCodec(manifest)
+        self.codec = self._vocabulary.codec
         self.reader = Reader(manifest, graphs, self.codec)
         self.sizes = Sizes(manifest)
-        embeddings = TokenEmbeddings(manifest)
         experts = Experts(manifest, graphs, embeddings.markers)
         prefill = Prefill(manifest, graphs, experts, embeddings)
         self.tree = ContextTree(self.pool, prefill, manifest.model.max_position_embeddings)
         self._writer = TextDecoder(graphs, experts, embeddings, self.codec.im_start, self.codec.im_end)
         self._painter = FlowSampler(graphs, experts, prefill)
         self._decoder = VaeDecoder(manifest, graphs)
+
+    def close(self) -> None:
+        """Give back the page pool, the graphs and what texts are read with. Nothing may be called afterwards."""
+        self.tree.clear()
+        self.pool.close()
+        self._vocabulary.close()
+        self.graphs.close()
 
     def check_draws(self) -> None:
         """Raise InputError for an artefact without the graphs that draw (exported with --task understand)."""

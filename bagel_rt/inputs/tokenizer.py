@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bagel_rt.artefact.manifest import SPECIAL_TOKENS, Manifest
-from bagel_rt.errors import ArtefactError, InputError
+from bagel_rt.errors import ArtefactError, BagelError, InputError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -18,13 +17,23 @@ class TextCodec:
     def __init__(self, manifest: Manifest):
         path: Path = manifest.folder / manifest.tokenizer_file
         try:
-            self._tokenizer = _tokenizer(str(path), path.stat().st_mtime_ns)
+            self._open: Tokenizer | None = _tokenizer(path)
         except Exception as error:  # the library raises bare Exception
             raise ArtefactError(f"{path}: not a tokenizer file ({error}); export the model again") from None
         self._vocab_size = manifest.model.vocab_size
         self.im_start, self.im_end, self.vision_start, self.vision_end = (
             manifest.special_ids[name] for name in ("im_start", "im_end", "vision_start", "vision_end")
         )
+
+    def close(self) -> None:
+        """Give the tokenizer's memory back."""
+        self._open = None
+
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        if self._open is None:
+            raise BagelError("this model was closed; load it again")
+        return self._open
 
     def segment(self, text: str) -> tuple[int, ...]:
         """A text segment: im_start, the text's ids (special tokens in it are parsed), im_end."""
@@ -47,13 +56,10 @@ class TextCodec:
         return parts[1] if len(parts) > 1 else ""
 
 
-@lru_cache(maxsize=4)
-def _tokenizer(path: str, changed: int) -> Tokenizer:
-    """The tokenizer of a file, read again only if the file changed: each memory estimate makes a runtime that needs
-    it."""
+def _tokenizer(path: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
-    found = Tokenizer.from_file(path)
+    found = Tokenizer.from_file(str(path))
     found.no_truncation()
     found.no_padding()
     return found

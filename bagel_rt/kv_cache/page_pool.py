@@ -73,6 +73,10 @@ class PagePool:
                 self._cache.move(source, target, count)
             self._cache.write(slots if order is None else slots[order], new_kv)
 
+    def close(self) -> None:
+        """Give the memory back. The page table still answers; keys and values are gone."""
+        self._cache = HostCache(0, 0, (0, 0), np.dtype(np.float32))
+
     def read(self, sequence: Sequence) -> np.ndarray:
         """The cached keys and values (2 * layers, length, kv heads, head dim), copied out."""
         with named_failures():

@@ -67,7 +67,11 @@ class ContextTree:
         """Free the pages of a context that no lease holds, and forget it."""
         self.pool.table.release(context.sequence)
         if context.parent is not None and context.segment is not None:
-            del context.parent.children[context.segment]
+            context.parent.children.pop(context.segment, None)
+
+    def clear(self) -> None:
+        """Forget every context, held or not; leases can still be closed."""
+        self.root.children.clear()
 
     def _extended(self, context: Context, segment: Segment) -> Sequence:
         if not segment.tokens:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bagel_engines import Engine, Runner, Tensor, trim
+from bagel_engines import Engine, Runner, Tensor, kept_in_children, trim
 from bagel_rt.artefact import contract
 from bagel_rt.artefact.contract import GraphSpec, graph_specs, strip_specs
 from bagel_rt.artefact.manifest import Manifest
@@ -67,8 +67,8 @@ class Graphs:
     def open(self, graph: str) -> Runner:
         """Load a graph and check that its inputs and outputs are the contract's."""
         path = self._manifest.graph_file(graph)
-        with named_failures():
-            runner = self._engine.load(path, self._prime(graph))
+        with self._manifest.unchanged(), named_failures():
+            runner = kept_in_children(self._engine.load(path, self._prime(graph)))
         spec = self._specs[graph]
         for kind, found, stated in (("inputs", runner.inputs, spec.inputs), ("outputs", runner.outputs, spec.outputs)):
             if set(found) != {t.name for t in stated}:
@@ -124,7 +124,10 @@ class Graphs:
         trim()
 
     def close(self) -> None:
+        """Give every graph back, and what the engine kept for later calls."""
         self._runners.clear()
+        self._engine.release()
+        trim()
 
     def _prime(self, graph: str) -> Mapping[str, np.ndarray] | None:
         """Inputs of four patches for the ViT's first call: OpenVINO's must not have one patch (openvino.engine)."""

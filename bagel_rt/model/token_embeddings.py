@@ -23,6 +23,10 @@ class TokenEmbeddings:
         ids = manifest.special_ids
         self.markers = self.rows((ids["vision_start"], ids["vision_end"]))  # (2, hidden)
 
+    def close(self) -> None:
+        """Let go of the mapped file."""
+        self._table = np.empty((0, self._table.shape[1]), self._table.dtype)
+
     def rows(self, ids: Sequence[int]) -> np.ndarray:
         """(len(ids), hidden) float32."""
         return widened(np.array(self._table[list(ids)]), self._dtype)

@@ -9,6 +9,7 @@ from bagel_engines.device.linear_sums import Sums
 from bagel_engines.device.recorded_runs import repeating
 from bagel_engines.host_cache import HostCache
 from bagel_engines.host_memory import trim
+from bagel_engines.inherited import kept_in_children
 from bagel_engines.protocol import Cache, Engine, EngineFailure, EngineInfo, Held, OutOfDeviceMemory, Runner, Tensor
 from bagel_engines.select import installed, open_engine
 from bagel_engines.settings import Settings
@@ -26,6 +27,7 @@ __all__ = [
     "Sums",
     "Tensor",
     "installed",
+    "kept_in_children",
     "open_engine",
     "repeating",
     "trim",

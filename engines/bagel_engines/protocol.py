@@ -129,3 +129,7 @@ class Engine(Protocol):
         """Make a cache for keys and values, `row` being (heads, dim). Raises MemoryError where there is too little
         memory."""
         ...
+
+    def release(self) -> None:
+        """Give back what is kept for later calls; the engine can be used again."""
+        ...

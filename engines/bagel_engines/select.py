@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from bagel_engines.inherited import kept_in_children
 from bagel_engines.protocol import Engine, EngineFailure
 from bagel_engines.settings import Settings
 
@@ -29,7 +30,7 @@ def open_engine(backend: str = "auto", device: str = "cpu", settings: Settings |
     wanted = settings or Settings()
     backend = _chosen(backend, device)
     _check(backend, device, wanted)
-    return _opened(backend, device, wanted, wanted.arithmetic or wanted.stated)
+    return kept_in_children(_opened(backend, device, wanted, wanted.arithmetic or wanted.stated))
 
 
 def _chosen(backend: str, device: str) -> str:

@@ -31,6 +31,10 @@ class Memory(Protocol):
         """Give back what take() returned to the device at once."""
         ...
 
+    def trim(self) -> None:
+        """Give the device back what is kept for later takers."""
+        ...
+
     def upload(self, target: int, array: np.ndarray) -> None: ...
 
     def download(self, array: np.ndarray, source: int) -> None: ...
@@ -99,6 +103,8 @@ class HostMemory:
         del self._taken[address]
 
     free = give
+
+    def trim(self) -> None: ...  # nothing is kept
 
     def upload(self, target: int, array: np.ndarray) -> None:
         ctypes.memmove(target, array.ctypes.data, array.nbytes)

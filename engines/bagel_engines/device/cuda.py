@@ -155,6 +155,11 @@ class CudaMemory:
         checked(self._cuda.cudaFree(address), "give memory back")
         del self._sizes[address]
 
+    def trim(self) -> None:
+        while self._spare:
+            for address in self._spare.popitem()[1]:
+                self.free(address)
+
     def upload(self, target: int, array: np.ndarray) -> None:
         kind = self._kinds.cudaMemcpyHostToDevice
         checked(self._cuda.cudaMemcpy(target, array.ctypes.data, array.nbytes, kind), f"upload {array.nbytes} bytes")

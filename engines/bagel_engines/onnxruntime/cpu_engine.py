@@ -117,5 +117,7 @@ class OnnxRuntimeEngine:
     def hold(self, array: np.ndarray) -> np.ndarray:
         return array
 
+    def release(self) -> None: ...  # nothing is kept between calls
+
     def cache(self, halves: int, slots: int, row: tuple[int, int], dtype: np.dtype) -> HostCache:
         return HostCache(halves, slots, row, dtype)

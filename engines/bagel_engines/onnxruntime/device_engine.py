@@ -259,6 +259,11 @@ class OnnxRuntimeDeviceEngine:
     def hold(self, array: np.ndarray) -> DeviceArray:
         return on_device(self._memory, array)
 
+    def release(self) -> None:
+        if self._repeats is not None:
+            self._repeats.close()
+        self._memory.trim()
+
     def cache(self, halves: int, slots: int, row: tuple[int, int], dtype: np.dtype) -> DeviceCache:
         return DeviceCache(self._memory, halves, slots, row, dtype)
 

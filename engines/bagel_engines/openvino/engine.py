@@ -147,6 +147,8 @@ class OpenVinoEngine:
     def hold(self, array: np.ndarray) -> np.ndarray:
         return array
 
+    def release(self) -> None: ...  # nothing is kept between calls
+
     def cache(self, halves: int, slots: int, row: tuple[int, int], dtype: np.dtype) -> HostCache:
         if dtype == np.float32 and self._arithmetic != "float32":
             return NarrowCache(halves, slots, row, self._arithmetic)

@@ -66,6 +66,10 @@ class Activations:
         self._memory, self._array = memory, None
         self.before_growth: Callable[[], None] = lambda: None  # called before the buffer is replaced by a larger one
 
+    def drop(self) -> None:
+        """Give it back; the next call takes what it needs."""
+        self._array = None
+
     def at_least(self, size: int) -> DeviceArray:
         if self._array is None or self._array.nbytes < size:
             self.before_growth()
@@ -293,6 +297,13 @@ class TensorRtEngine:
 
     def hold(self, array: np.ndarray) -> DeviceArray:
         return on_device(self._memory, array)
+
+    def release(self) -> None:
+        if self._shared.repeats is not None:
+            self._shared.repeats.close()
+        self._shared.activations.drop()
+        self._shared.unwanted.drop()
+        self._memory.trim()
 
     def cache(self, halves: int, slots: int, row: tuple[int, int], dtype: np.dtype) -> DeviceCache:
         return DeviceCache(self._memory, halves, slots, row, dtype)
