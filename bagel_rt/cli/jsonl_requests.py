@@ -1,4 +1,4 @@
-"""Many prompts, edits and questions from a file, one JSON line per result, going on where it was stopped."""
+"""The file of a batch: one request per line, all of them checked before any is done."""
 
 from __future__ import annotations
 
@@ -6,24 +6,21 @@ import hashlib
 import json
 import os
 import re
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bagel_rt.conversation.streaming import drain
-from bagel_rt.errors import BagelError, InputError
+from bagel_rt.errors import InputError
+from bagel_rt.files.text_files import parse_json, read_text
+from bagel_rt.files.typed_paths import typed_path
 from bagel_rt.options import presets
 from bagel_rt.options.defaults import with_values
 from bagel_rt.options.seeds import seeds_of
-from bagel_rt.results import ImageResult, TextResult
 
-if TYPE_CHECKING:
-    from bagel_rt.api import Bagel
-
-RESULTS = "results.jsonl"
 TASKS = (presets.GENERATE, presets.EDIT, presets.ASK)
+DIGEST_FORM = "2-"  # what digest() begins with; results of an earlier form name their requests by paths as typed
 
 
 @dataclass(frozen=True)
@@ -34,13 +31,23 @@ class Request:
     task: str  # "generate", "edit" or "ask"
     prompt: str
     images: tuple[Path, ...]
+    hashes: tuple[str, ...]  # of the images' bytes
     options: dict[str, Any]  # of the call; `seed` may be a list, `images` a count
     preset: str
+    meant: dict[str, Any]  # every option as it will be used, the preset's included
+
+    @property
+    def endings(self) -> list[str]:
+        """What its files' names end with, one per picture."""
+        if self.task == presets.ASK:
+            return []
+        count = self.meant["images"]
+        return [".png"] if count is None else [f"-{i}.png" for i in range(1, count + 1)]
 
     def digest(self, model: str) -> str:
-        """A hash of the request and the model: a stored result with another one was made for something else."""
-        said = [self.task, self.prompt, [str(path) for path in self.images], self.options, self.preset, model]
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+        """Names what is asked for, and of which model: the same however it is written and wherever its pictures lie."""
+        said = [self.task, self.prompt, self.hashes, _plain(self.meant), model]
+        return DIGEST_FORM + hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def read_requests(file: Path, preset: str | None = None) -> list[Request]:
@@ -50,19 +57,16 @@ def read_requests(file: Path, preset: str | None = None) -> list[Request]:
     is for; else edit where there is an image, generate where there is none), "image" (a path or a list of them,
     relative to the file's folder), "preset", and any option of the call.
     """
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not readable as text: {error}") from None
     requests: dict[str, Request] = {}
-    for number, line in enumerate(lines, 1):
+    hashed = cache(hash_of)  # a picture may stand in many lines
+    for number, line in enumerate(read_text(file).split("\n"), 1):
         if not line.strip():
             continue
         try:
-            request = _request(json.loads(line), f"{number:05}", file.parent, preset)
+            request = _request(parse_json(line, _once), f"{number:05}", file.parent, preset, hashed)
             if request.id in requests:
                 raise InputError(f"id {request.id!r} was used before")
-        except (InputError, json.JSONDecodeError) as error:
+        except InputError as error:
             raise InputError(f"{file}, line {number}: {error}") from None
         requests[request.id] = request
     if not requests:
@@ -70,12 +74,35 @@ def read_requests(file: Path, preset: str | None = None) -> list[Request]:
     return list(requests.values())
 
 
-def _request(line: Any, number: str, folder: Path, preset: str | None) -> Request:
+def hash_of(path: Path) -> str:
+    """Of an image file's bytes. Raises InputError for what is no file."""
+    if os.path.isdir(path):
+        raise InputError(f"{path}: is a folder; name an image file")
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: no such image file")
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: not readable: {error.strerror}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys stand in it once."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise InputError(f"key {key!r} stands there twice")
+        found[key] = value
+    return found
+
+
+def _request(line: Any, number: str, folder: Path, preset: str | None, hashed: Callable[[Path], str]) -> Request:
     if not isinstance(line, dict) or not isinstance(line.get("prompt"), str):
         raise InputError('a JSON object with a text "prompt" is expected')
     values = dict(line)
     prompt, name = values.pop("prompt"), values.pop("id", number)
-    if not isinstance(name, str | int) or not re.fullmatch(r"[\w-][\w.-]*", str(name)):
+    if isinstance(name, bool) or not isinstance(name, str | int) or not re.fullmatch(r"[\w-][\w.-]*", str(name)):
         raise InputError(f"id is {name!r}; letters, digits, '_', '-' and '.' are expected: it names the pictures")
     given = values.pop("image", [])
     images = given if isinstance(given, list) else [given]
@@ -83,9 +110,10 @@ def _request(line: Any, number: str, folder: Path, preset: str | None) -> Reques
         raise InputError('"image" is a path or a list of paths')
     preset = values.pop("preset", preset) or "notebook"
     task = values.pop("task", None) or _task(preset, bool(images))
-    request = Request(str(name), task, prompt, tuple(folder / image for image in images), values, preset)
-    _check(request)
-    return request
+    _check_task(task, bool(images))
+    paths = tuple(folder / typed_path(image, folder) for image in images)
+    hashes = tuple(map(hashed, paths))
+    return Request(str(name), task, prompt, paths, hashes, values, preset, _meant(task, preset, values))
 
 
 def _task(preset: str, has_image: bool) -> str:
@@ -93,91 +121,31 @@ def _task(preset: str, has_image: bool) -> str:
     return fitting[0] if len(fitting) == 1 else presets.EDIT if has_image else presets.GENERATE
 
 
-def _check(request: Request) -> None:
-    if request.task not in TASKS:
-        raise InputError(f"task is {request.task!r}; allowed: {', '.join(TASKS)}")
-    if request.task == presets.EDIT and not request.images:
+def _check_task(task: Any, has_image: bool) -> None:
+    if task not in TASKS:
+        raise InputError(f"task is {task!r}; allowed: {', '.join(TASKS)}")
+    if task == presets.EDIT and not has_image:
         raise InputError('an edit needs an "image"')
-    if request.task == presets.GENERATE and request.images:
+    if task == presets.GENERATE and has_image:
         raise InputError('generate takes no "image"; the task that does is edit')
-    for path in request.images:
-        if not path.is_file():
-            raise InputError(f"{path}: no such image file")
-    values = dict(request.options)
-    if request.task != presets.ASK and seeds_of(values.get("seed"), values.pop("images", None)):
-        values.pop("seed", None)
-    with_values(presets.defaults(request.task, request.preset), values)
 
 
-class Batch:
-    """A folder of results, which a second run goes on with: failed and half-written results are done again."""
-
-    def __init__(self, folder: Path, requests: list[Request], model: str):
-        self._folder, self._requests, self._model = folder, requests, model
-        self._file = folder / RESULTS
-        kept = {id: line for id, line in self._stored().items() if self._is_done(line)}
-        self.waiting = [request for request in requests if request.id not in kept]
-        for request in requests:
-            if request.id in kept and kept[request.id]["request"] != request.digest(model):
-                raise InputError(
-                    f"{self._file}: its result {request.id} is of another request, preset or model; choose another"
-                    " folder"
-                )
-        _write_lines(self._file, kept.values())
-
-    def run(self, bagel: Bagel) -> Iterator[dict[str, Any]]:
-        """Do the requests without a result, yielding each result as it was written. One that fails does not end the
-        run."""
-        for request in self.waiting:
-            started = time.perf_counter()
-            record = {"id": request.id, "task": request.task, "prompt": request.prompt, "preset": request.preset}
-            try:
-                record |= self._do(bagel, request)
-            except BagelError as error:
-                record["error"] = str(error)
-            record |= {"seconds": round(time.perf_counter() - started, 3), "request": request.digest(self._model)}
-            with self._file.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(record, ensure_ascii=False) + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-            yield record
-
-    def _do(self, bagel: Bagel, request: Request) -> dict[str, Any]:
-        items, output = [*request.images, request.prompt], "text" if request.task == presets.ASK else "image"
-        result = drain(bagel.stream(items, output, preset=request.preset, **request.options))
-        if isinstance(result, TextResult):
-            return {"text": result.text, "seed": result.seed}
-        several = isinstance(result, list)
-        pictures: list[ImageResult] = result if several else [result]
-        names = [f"{request.id}-{i}.png" for i in range(1, len(pictures) + 1)] if several else [f"{request.id}.png"]
-        for picture, name in zip(pictures, names, strict=True):
-            picture.save(self._folder / name)
-        return {"files": names, "seeds": [p.seed for p in pictures], "text": pictures[0].text}
-
-    def _stored(self) -> dict[str, dict[str, Any]]:
-        """Results by id; a last line that was cut off is left out."""
-        if not self._file.exists():
-            return {}
-        stored = {}
-        lines = self._file.read_text(encoding="utf-8", errors="replace").splitlines()
-        for number, line in enumerate(lines, 1):
-            try:
-                record = json.loads(line)
-                stored[record["id"]] = record
-            except (json.JSONDecodeError, TypeError, KeyError):
-                if number < len(lines):
-                    raise InputError(f"{self._file}, line {number}: not a result; choose another folder") from None
-        return stored
-
-    def _is_done(self, record: dict[str, Any]) -> bool:
-        files = record.get("files", [])
-        return "error" not in record and all((self._folder / name).is_file() for name in files)
+def _meant(task: str, preset: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Every option of the call with its value, `seed` as the list of all seeds where it is given. Raises InputError."""
+    defaults, values = presets.defaults(task, preset), dict(options)
+    if task == presets.ASK:
+        return with_values(defaults, values).describe()
+    count, seed = values.pop("images", None), values.pop("seed", defaults.seed)
+    seeds = seeds_of(seed, count)
+    described = with_values(defaults, {**values, "seed": None if seeds else seed}).describe()
+    fixed = None if seed is None else seeds or [seed]
+    return {**described, "seed": fixed, "images": len(seeds) if seeds else None}
 
 
-def _write_lines(file: Path, records) -> None:
-    partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
-    try:
-        partial.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
+def _plain(value: Any) -> Any:
+    """Equal for equal numbers: 4 and 4.0 ask for the same."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -77,6 +77,14 @@ def write_bytes(path: Path, data: bytes) -> None:
         partial.write_bytes(data)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file that grows, and let the disk have it. Raises OutputError."""
+    with _named(path), path.open("a", encoding="utf-8", newline="\n") as stream:
+        stream.write(line + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
 def write_to_free(names: Iterable[Path], write: Callable[[Path], object]) -> Path:
     """Write a file once and give it the first of the names that nothing has; returns that name.
 
