@@ -44,7 +44,7 @@ def started(model: Path, backend: str, arithmetic: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=BUNDLED, help="artefact (default: bagel-nano)")
-    parser.add_argument("--arithmetic", default="int8", help="default: int8, see README")
+    parser.add_argument("--arithmetic", default="int8", help="default: int8, see docs/precisions.md")
     parser.add_argument("--backends", nargs="+", default=["openvino", "onnxruntime"])
     parser.add_argument("--cache", type=Path, help="folder for packed weights (default: a temporary one)")
     parser.add_argument("--out", type=Path, help="also write the result to this file")

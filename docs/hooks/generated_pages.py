@@ -80,9 +80,9 @@ def _table(kinds: dict[str, Any]) -> str:
         for kind in others:
             if values[kind][one.name] != one.default:
                 default += f"<br>{kind}: `{values[kind][one.name]!r}`"
-        place = "" if one.on_command_line else " *Python.*"
-        text = one.text[:1].upper() + one.text[1:] + "." + place
-        rows.append([f"`{one.name}`", f"`{one.type.replace(' | ', ' or ')}`", default, text])
+        place = "" if one.on_command_line else " (*Python*)"
+        kind = re.sub(r"Literal\[(.*?)\]", r"\1", one.type).replace(" | ", " or ")
+        rows.append([f"`{one.name}`", f"`{kind}`", default, one.text + place])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
