@@ -135,6 +135,15 @@ def bf16_artefact(small_checkpoint, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def quantised_artefacts(small_checkpoint, tmp_path_factory) -> Path:
+    """A folder with the random checkpoint as int8, int4 and w8a8."""
+    folder = tmp_path_factory.mktemp("quantised")
+    for word in ("int8", "int4", "w8a8"):
+        exported(word, small_checkpoint, folder, precision=word)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def small_bagel(small_artefact):
     """The random model on ONNX Runtime, open for the whole run."""
     with bagel_rt.load(small_artefact, backend="onnxruntime") as bagel:

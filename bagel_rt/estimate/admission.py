@@ -98,6 +98,9 @@ class Admission:
                     yield f"height and width {side} with low_memory ({size / GIB:.2f} GiB)"
                     break
         forms = set(self._manifest.raw.get("weight_forms", {}).values())
+        engine = self._engine.info
+        if engine.name == "onnxruntime" and engine.arithmetic != "int8" and forms & {"int8", "int4"}:
+            yield 'arithmetic "int8", which keeps 8-bit and 4-bit weights as they are (else they become float32)'
         if "int4" not in forms:
             yield f"an export with --precision {'small' if 'int8' in forms or 'w8a8' in forms else 'balanced or small'}"
 

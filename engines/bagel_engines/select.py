@@ -81,4 +81,4 @@ def _opened(backend: str, device: str, wanted: Settings, arithmetic: str) -> Eng
         return on_cuda(device, wanted.threads, arithmetic, wanted.weights, wanted.cuda_graphs)
     from bagel_engines.onnxruntime.cpu_engine import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(device, wanted.threads, arithmetic, wanted.low_memory, wanted.packed, wanted.weights)
+    return OnnxRuntimeEngine(device, wanted.threads, arithmetic, wanted.low_memory, wanted.packed)

@@ -4,38 +4,19 @@ Its Attention kernel (1.31.1) keeps the scores of all queries with all keys at o
 each Attention node becomes an ONNX Loop over chunks of queries whose scores fit SCORES; a query's result does not
 depend on the other queries. The kernel also refuses zero queries, which text through the two-expert graph needs: a loop
 that makes no turn takes them. And its ReduceMax over the last axis of an input without rows gives a last axis of full
-length instead of 1: a Slice cuts it. Graph files are read with the onnx package.
+length instead of 1: a Slice cuts it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-from bagel_engines.protocol import EngineFailure
-
 SCORES = 1 << 25  # attention scores held at once: 128 MiB of float32
-# where sessions look for weight files when a graph is given to them as bytes
-WEIGHTS_BESIDE = "session.model_external_initializers_file_folder_path"
 
 
-def possible() -> bool:
-    return find_spec("onnx") is not None
-
-
-def bounded(graph: Path, scores: int = SCORES) -> bytes:
-    """The graph as bytes with its attention in loops; it still refers to the weight files beside the original.
-
-    scores: how many attention scores a turn of the loop may hold. Raises EngineFailure for a broken file.
-    """
-    import onnx
-
-    try:
-        model = onnx.load(str(graph), load_external_data=False)
-    except Exception as error:  # protobuf's own
-        raise EngineFailure(f"{graph} is not an ONNX graph: {error}") from error
+def chunk_attention(model: Any, scores: int = SCORES) -> None:
+    """Put a graph's attention into loops. scores: how many attention scores a turn of the loop may hold."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer if not tensor.external_data}
     nodes = []
     for i, node in enumerate(model.graph.node):
@@ -43,7 +24,6 @@ def bounded(graph: Path, scores: int = SCORES) -> bytes:
         nodes += _looped(node, f"attention_{i}", scores) if looped else _one_maximum(node, f"largest_{i}", constants)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    return model.SerializeToString()
 
 
 def _one_maximum(node: Any, name: str, constants: Mapping[str, Any]) -> list[Any]:

@@ -18,6 +18,7 @@ import numpy as np
 from bagel_engines.device import cuda
 from bagel_engines.device.arrays import DeviceArray, DeviceCache, HostMemory, Memory, on_device
 from bagel_engines.device.recorded_runs import Recording, Repeats, Shapes
+from bagel_engines.onnxruntime.quantised_weights import HIDES_QUANTISED_WEIGHTS
 from bagel_engines.onnxruntime.shared_weights import NOT_IN_PLACE, SharedWeights
 from bagel_engines.protocol import Arrays, EngineFailure, EngineInfo, OutOfDeviceMemory, Runner, Tensors
 
@@ -250,7 +251,9 @@ class OnnxRuntimeDeviceEngine:
 
     def _opened(self, graph: Path, options: Any, providers: list) -> Any:
         try:
-            session = self._ort.InferenceSession(str(graph), options, providers=providers)
+            session = self._ort.InferenceSession(
+                str(graph), options, providers=providers, disabled_optimizers=HIDES_QUANTISED_WEIGHTS
+            )
         except Exception as error:
             raise failure(f"onnxruntime cannot load {graph} on {self.info.device}: {error}") from error
         session.disable_fallback()  # an error on the device is raised, instead of computing on the CPU without a word

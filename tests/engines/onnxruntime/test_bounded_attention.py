@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bagel_engines import EngineFailure, open_engine
-from bagel_engines.onnxruntime.chunk_attention import WEIGHTS_BESIDE, bounded
+from bagel_engines.onnxruntime.prepared_graph import WEIGHTS_BESIDE, prepared
 from bagel_rt.artefact.contract import GEN_STEP, UND_STEP, VAE_DECODER, VIT, graph_specs
 from bagel_rt.artefact.example_inputs import SIZES, example_inputs
 from bagel_rt.artefact.manifest import read_manifest
@@ -18,10 +18,10 @@ from bagel_rt.artefact.manifest import read_manifest
 PEAK = """
 import re, sys
 import numpy as np, onnxruntime
-from bagel_engines.onnxruntime.chunk_attention import bounded
+from bagel_engines.onnxruntime.prepared_graph import prepared
 from pathlib import Path
 graph, looped = sys.argv[1:]
-session = onnxruntime.InferenceSession(bounded(Path(graph)) if looped == "yes" else graph)
+session = onnxruntime.InferenceSession(prepared(Path(graph)).model if looped == "yes" else graph)
 random = np.random.default_rng(0)
 session.run(None, {name: random.standard_normal((1, 8, 6144, 16), np.float32) for name in "qkv"})
 print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
@@ -42,7 +42,7 @@ def test_a_graph_with_looped_attention_gives_what_the_graph_gives(small_artefact
     manifest = read_manifest(small_artefact)
     inputs = example_inputs(graph_specs(manifest.model)[name], 2 * manifest.model.num_hidden_layers)
     wanted = session((small_artefact / f"{name}.onnx").read_bytes(), small_artefact).run(None, inputs)
-    found = session(bounded(small_artefact / f"{name}.onnx", scores), small_artefact).run(None, inputs)
+    found = session(prepared(small_artefact / f"{name}.onnx", scores).model, small_artefact).run(None, inputs)
     for a, b in zip(wanted, found, strict=True):
         assert np.linalg.norm(a - b) <= 3e-6 * np.linalg.norm(a)
         if scores == 1 << 25:  # all queries in one turn
@@ -54,7 +54,7 @@ def test_gen_step_without_latents_is_und_step(small_artefact):
     specs, halves = graph_specs(manifest.model), 2 * manifest.model.num_hidden_layers
     inputs = example_inputs(specs[GEN_STEP], halves, sizes={**SIZES, "gen_rows": 0})
     und = {name: array for name, array in inputs.items() if not name.startswith("gen")}
-    rows, latents, kept = session(bounded(small_artefact / "gen_step.onnx"), small_artefact).run(None, inputs)
+    rows, latents, kept = session(prepared(small_artefact / "gen_step.onnx").model, small_artefact).run(None, inputs)
     alone, kept_alone = session((small_artefact / "und_step.onnx").read_bytes(), small_artefact).run(None, und)
     assert latents.shape == (0, manifest.model.hidden_size)
     assert np.array_equal(rows, alone)
@@ -74,7 +74,7 @@ def test_without_the_onnx_package_the_engine_reads_graphs_as_they_are(small_arte
 def test_a_file_that_is_no_graph_is_named(tmp_path):
     (tmp_path / "broken.onnx").write_bytes(b"\xff\xff\xff")
     with pytest.raises(EngineFailure, match=r"broken\.onnx is not an ONNX graph"):
-        bounded(tmp_path / "broken.onnx")
+        prepared(tmp_path / "broken.onnx")
 
 
 @pytest.mark.slow

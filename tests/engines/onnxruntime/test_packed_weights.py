@@ -15,9 +15,9 @@ from calls import FAST
 
 import bagel_rt
 from bagel_engines import EngineFailure, open_engine
-from bagel_engines.onnxruntime import cpu_engine, packed_weights
-from bagel_engines.onnxruntime.cpu_engine import EXACT
+from bagel_engines.onnxruntime import packed_weights
 from bagel_engines.onnxruntime.packed_weights import GRAPH, RECORD, WEIGHTS
+from bagel_engines.onnxruntime.quantised_weights import PLAIN
 from bagel_export.artefact.export import export
 from bagel_export.checkpoint.synthetic import Shape, write_checkpoint
 from bagel_rt.artefact.contract import GEN_STEP, LM_HEAD, UND_STEP
@@ -31,8 +31,9 @@ import onnx  # which takes 10 MiB itself
 import re
 from pathlib import Path
 anonymous_bytes = lambda: 1024 * int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
-model, *how = sys.argv[1:]
-with bagel_rt.load(model, "onnxruntime", threads=1, low_memory=True, packed_weights=bool(how)) as bagel:
+model, arithmetic, *how = sys.argv[1:]
+chosen = {"threads": 1, "low_memory": True, "packed_weights": bool(how), "arithmetic": arithmetic}
+with bagel_rt.load(model, "onnxruntime", **chosen) as bagel:
     before = anonymous_bytes()
     for graph in ("gen_step", "und_step"):
         bagel.graphs.open(graph)
@@ -59,7 +60,6 @@ def load(artefact: Path, **how):
 
 
 def test_results_are_the_same_to_the_last_bit_when_packing_and_when_packed(artefact, photo, monkeypatch):
-    monkeypatch.setattr(cpu_engine, "PLAIN_UP_TO", -1)  # packed weights stay quantised
     with bagel_rt.load(artefact, "onnxruntime") as plain:
         wanted = plain.edit(photo, "green", seed=1, num_timesteps=3)
         answer = plain.ask("what?", photo, max_tokens=8)
@@ -86,7 +86,8 @@ def test_mapped_weights_take_no_anonymous_memory(tmp_path, precision):
     weights = sum(sizes[name]["weight_bytes"] for name in (GEN_STEP, UND_STEP))
 
     def held(*how: str) -> int:
-        command = [sys.executable, "-c", HELD, str(tmp_path / "model"), *how]
+        arithmetic = "int8" if precision == "int8" else "float32"
+        command = [sys.executable, "-c", HELD, str(tmp_path / "model"), arithmetic, *how]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     assert held() > 0.7 * weights
@@ -111,14 +112,14 @@ def test_the_key_depends_on_graph_weights_version_processor_and_settings(small_a
     path.write_bytes(b"one")
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes(b"w")
-    key = store.key(path, "1", EXACT)
-    assert key == store.key(path, "1", EXACT)
-    names = {key.name, store.key(path, "2", EXACT).name, store.key(path, "1", {}).name}
-    names.add(replace(store, model="other").key(path, "1", EXACT).name)
+    key = store.key(path, "1", PLAIN)
+    assert key == store.key(path, "1", PLAIN)
+    names = {key.name, store.key(path, "2", PLAIN).name, store.key(path, "1", {}).name}
+    names.add(replace(store, model="other").key(path, "1", PLAIN).name)
     path.write_bytes(b"two")
-    names.add(store.key(path, "1", EXACT).name)
+    names.add(store.key(path, "1", PLAIN).name)
     os.utime(weights, ns=(1, 1))
-    names.add(store.key(path, "1", EXACT).name)
+    names.add(store.key(path, "1", PLAIN).name)
     assert len(names) == 6
 
 
@@ -157,7 +158,7 @@ def test_an_entry_that_the_engine_refuses_is_made_again(small_artefact):
 
 def test_a_packing_that_fails_leaves_nothing(small_artefact, tmp_path):
     store = replace(packed_for(read_manifest(small_artefact)), folder=tmp_path / "store")
-    key = store.key(small_artefact / "lm_head.onnx", "1", EXACT)
+    key = store.key(small_artefact / "lm_head.onnx", "1", PLAIN)
 
     def fail(path: Path) -> None:
         path.write_bytes(b"half")
@@ -170,7 +171,7 @@ def test_a_packing_that_fails_leaves_nothing(small_artefact, tmp_path):
 
 def test_too_little_room_on_the_disk_is_said_before_any_work(small_artefact, tmp_path):
     store = replace(packed_for(read_manifest(small_artefact)), folder=tmp_path, sizes={"lm_head": 1 << 60})
-    key = store.key(small_artefact / "lm_head.onnx", "1", EXACT)
+    key = store.key(small_artefact / "lm_head.onnx", "1", PLAIN)
     with pytest.raises(EngineFailure, match="GiB are free; make room, set BAGEL_RT_CACHE"):
         store.make(key, lambda path: path.write_bytes(b""))
 

@@ -13,9 +13,7 @@ from onnx import TensorProto, helper
 
 import bagel_rt
 from bagel_engines import open_engine
-from bagel_engines.onnxruntime import cpu_engine
 from bagel_engines.tensorrt.lint import lint
-from bagel_export.artefact.export import export
 from bagel_export.checkpoint.open import open_checkpoint
 from bagel_export.quantization import quantize as q
 from bagel_export.quantization.precision import precision_named
@@ -28,16 +26,6 @@ from bagel_rt.artefact.manifest import read_manifest
 from bagel_rt.cli import main
 
 WORDS = ("int8", "int4", "w8a8")
-
-
-@pytest.fixture(scope="module")
-def artefacts(small_checkpoint, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("artefact")
-    for word in WORDS:
-        for _ in export(small_checkpoint, folder / word, precision=word):
-            pass
-    return folder
-
 
 randoms = st.integers(0, 2**32 - 1).map(np.random.default_rng)
 
@@ -125,8 +113,8 @@ def test_four_bit_numbers_are_packed_as_onnx_reads_them(tmp_path):
 
 
 @pytest.mark.parametrize("word, limit", [("int8", 1e-5), ("int4", 1e-5), ("w8a8", 1e-2)])
-def test_every_graph_computes_what_the_reference_does_with_the_rounded_numbers(artefacts, word, limit):
-    manifest = json.loads((artefacts / word / "bagel_rt.json").read_text())
+def test_every_graph_computes_what_the_reference_does_with_the_rounded_numbers(quantised_artefacts, word, limit):
+    manifest = json.loads((quantised_artefacts / word / "bagel_rt.json").read_text())
     assert manifest["precision"] == word
     for name, graph in manifest["graphs"].items():
         assert graph["parity"]["status"] == "verified", name
@@ -134,14 +122,14 @@ def test_every_graph_computes_what_the_reference_does_with_the_rounded_numbers(a
 
 
 @pytest.mark.parametrize("word, least, most", [("int8", 1e-5, 0.05), ("int4", 0.01, 0.4), ("w8a8", 1e-3, 0.1)])
-def test_rounding_is_seen_but_small(artefacts, small_artefact, word, least, most):
+def test_rounding_is_seen_but_small(quantised_artefacts, small_artefact, word, least, most):
     model = read_manifest(small_artefact).model
     for name in (VIT, GEN_STEP, VAE_DECODER):
         spec = graph_specs(model)[name]
         inputs, outputs = example_inputs(spec, 2 * model.num_hidden_layers), [t.name for t in spec.outputs]
         engine = open_engine("onnxruntime")
         exact, rounded = (
-            engine.load(a / f"{name}.onnx").run(inputs, outputs) for a in (small_artefact, artefacts / word)
+            engine.load(a / f"{name}.onnx").run(inputs, outputs) for a in (small_artefact, quantised_artefacts / word)
         )
         for key, value in exact.items():
             apart = np.linalg.norm(rounded[key] - value) / np.linalg.norm(value)
@@ -149,9 +137,9 @@ def test_rounding_is_seen_but_small(artefacts, small_artefact, word, least, most
 
 
 @pytest.mark.parametrize("word", WORDS)
-def test_quantised_graphs_are_standard_onnx_and_free_of_tensorrt_traps(artefacts, word):
+def test_quantised_graphs_are_standard_onnx_and_free_of_tensorrt_traps(quantised_artefacts, word):
     for name in TASK_GRAPHS["full"]:
-        path = artefacts / word / f"{name}.onnx"
+        path = quantised_artefacts / word / f"{name}.onnx"
         model = onnx.load(path, load_external_data=False)
         assert {node.domain for node in model.graph.node} == {""}
         quantised = "DequantizeLinear" in {node.op_type for node in model.graph.node}
@@ -161,8 +149,8 @@ def test_quantised_graphs_are_standard_onnx_and_free_of_tensorrt_traps(artefacts
 
 
 @pytest.mark.parametrize("word, products", [("int8", 0), ("w8a8", 4)])
-def test_rows_are_rotated_before_each_down_projection_of_w8a8(artefacts, word, products):
-    graph = onnx.load(artefacts / word / f"{GEN_STEP}.onnx", load_external_data=False).graph
+def test_rows_are_rotated_before_each_down_projection_of_w8a8(quantised_artefacts, word, products):
+    graph = onnx.load(quantised_artefacts / word / f"{GEN_STEP}.onnx", load_external_data=False).graph
     square = {t.name for t in graph.initializer if list(t.dims) == [128, 128] and not t.external_data}
     rotations = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in square]
     assert len(rotations) == products  # two layers of two experts
@@ -170,10 +158,10 @@ def test_rows_are_rotated_before_each_down_projection_of_w8a8(artefacts, word, p
 
 
 @pytest.mark.parametrize("word, steps", [("int8", 1), ("int4", 1), ("w8a8", 12)])
-def test_both_engines_draw_the_same_picture_from_rounded_weights(artefacts, word, steps):
+def test_both_engines_draw_the_same_picture_from_rounded_weights(quantised_artefacts, word, steps):
     pictures = []
     for backend in ("onnxruntime", "openvino"):
-        with bagel_rt.load(artefacts / word, backend) as bagel:
+        with bagel_rt.load(quantised_artefacts / word, backend) as bagel:
             result = bagel.generate("a red circle", seed=3, height=64, width=64, num_timesteps=5)
             pictures.append(np.asarray(result.image, int))
     assert np.abs(pictures[0] - pictures[1]).max() <= steps
@@ -195,24 +183,16 @@ def test_weights_rounded_piece_by_piece_are_those_rounded_at_once(small_checkpoi
 
 
 @pytest.mark.parametrize("word, share", [("int8", 1 / 3), ("w8a8", 1 / 3), ("int4", 1 / 5)])
-def test_rounded_weights_take_less_room(artefacts, small_artefact, word, share):
+def test_rounded_weights_take_less_room(quantised_artefacts, small_artefact, word, share):
     size = lambda folder: read_manifest(folder).graphs[GEN_STEP]["weight_bytes"]  # noqa: E731
-    assert size(artefacts / word) < size(small_artefact) * share
-    assert read_manifest(artefacts / word).weight_bytes < read_manifest(small_artefact).weight_bytes / 3
+    assert size(quantised_artefacts / word) < size(small_artefact) * share
+    assert read_manifest(quantised_artefacts / word).weight_bytes < read_manifest(small_artefact).weight_bytes / 3
 
 
 def drawn(model, backend="onnxruntime", **engine):
     with bagel_rt.load(model, backend, **engine) as bagel:
         result = bagel.generate("a red circle", seed=3, height=64, width=64, num_timesteps=5)
         return result.latent, result.engine
-
-
-@pytest.mark.parametrize("word", ["int8", "int4"])
-def test_weights_that_are_too_many_to_be_made_plain_give_the_same_picture(artefacts, monkeypatch, word):
-    plain, _ = drawn(artefacts / word)
-    monkeypatch.setattr(cpu_engine, "PLAIN_UP_TO", 0)
-    fused, _ = drawn(artefacts / word)
-    np.testing.assert_allclose(fused, plain, rtol=0, atol=1e-4 * np.abs(plain).max())
 
 
 @pytest.mark.parametrize("command", ["plan --prompt", "generate --prompt"])
@@ -226,9 +206,9 @@ def test_rounding_is_refused_where_no_weights_are_quantised(small_artefact, caps
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("word", ["int8", "int4"])
-def test_rounding_what_quantised_weights_multiply_is_asked_for_and_named(artefacts, backend, word):
-    exact, _ = drawn(artefacts / word, backend)
-    rounded, engine = drawn(artefacts / word, backend, arithmetic="int8")
+def test_rounding_what_quantised_weights_multiply_is_asked_for_and_named(quantised_artefacts, backend, word):
+    exact, _ = drawn(quantised_artefacts / word, backend)
+    rounded, engine = drawn(quantised_artefacts / word, backend, arithmetic="int8")
     assert engine.endswith("(cpu, int8)")
     apart = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
     assert 1e-4 < apart < 0.05

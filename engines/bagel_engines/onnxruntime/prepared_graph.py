@@ -1,0 +1,58 @@
+"""A graph file as ONNX Runtime's CPU gets it: read with the onnx package, rewritten where its kernels fall short."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from bagel_engines.onnxruntime.blocked_scales import block_scales
+from bagel_engines.onnxruntime.chunk_attention import SCORES, chunk_attention
+from bagel_engines.onnxruntime.integer_products import exact_here, use_integer_products
+from bagel_engines.protocol import EngineFailure
+
+# where sessions look for weight files when a graph is given to them as bytes
+WEIGHTS_BESIDE = "session.model_external_initializers_file_folder_path"
+
+RECIPE = "2"  # of the rewriting; raised when the same file becomes another graph
+
+
+def possible() -> bool:
+    """Whether the package is there that graphs are rewritten with."""
+    return find_spec("onnx") is not None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """model: the graph as bytes; it still refers to the weight files beside the original. convolves: whether the
+    quantised weights in it, if there are any, are those of convolutions alone."""
+
+    model: bytes
+    convolves: bool
+
+
+def prepared(graph: Path, scores: int = SCORES, rounded: bool = False) -> Prepared:
+    """A graph file rewritten: attention for so many queries at once that their scores fit (chunk_attention), products
+    of 8-bit rows and weights in integers where this CPU does that right (integer_products).
+
+    rounded: the other quantised weights are to be multiplied as they are, in blocks (blocked_scales). Raises
+    EngineFailure for a broken file.
+    """
+    import onnx
+
+    try:
+        model = onnx.load(str(graph), load_external_data=False)
+    except Exception as error:  # protobuf's own
+        raise EngineFailure(f"{graph} is not an ONNX graph: {error}") from error
+    chunk_attention(model, scores)
+    if exact_here():
+        use_integer_products(model, graph.parent)
+    if rounded:
+        block_scales(model, graph.parent)
+    return Prepared(model.SerializeToString(), _convolves(model))
+
+
+def _convolves(model: Any) -> bool:
+    dense = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    return all(node.op_type == "Conv" for node in model.graph.node if dense.intersection(node.input))
