@@ -138,7 +138,7 @@ def test_a_sessions_turn_that_does_not_fit_is_refused_and_the_session_stands_whe
 
 def test_a_turn_counts_what_the_session_read_before_it(small_artefact, photo):
     manifest = read_manifest(small_artefact)
-    answer = lambda session: session.generate_text(max_tokens=2)  # noqa: E731
+    answer = lambda session, _: session.generate_text(max_tokens=2)  # noqa: E731
     with bagel_rt.load(small_artefact, max_memory=64) as bagel, bagel.session(seed=1) as session:
         session.add_text("what?")
         plain = workload(bagel.manifest, turn(session.mark(), answer), defaults.ANSWER, True, 4096)

@@ -38,12 +38,12 @@ def exact_here() -> bool:
         "largest",
         [helper.make_tensor_value_info("rows", TensorProto.UINT8, [4, 64])],
         [helper.make_tensor_value_info("sums", TensorProto.INT32, [4, 32])],
-        [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(np.uint8(MIDDLE), "middle")],
+        [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(np.array(MIDDLE, np.uint8), "middle")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (sums,) = session.run(None, {"rows": rows})
-    return bool((sums == (255 - MIDDLE) * 127 * 64).all())
+    return bool((np.asarray(sums) == (255 - MIDDLE) * 127 * 64).all())
 
 
 @dataclass(frozen=True)
@@ -87,26 +87,28 @@ def use_integer_products(model: Any, folder: Path) -> int:
 
 
 def _products(graph: Any, tensors: dict[str, Any]) -> Iterator[_Product]:
-    makers = {output: node for node in graph.node for output in node.output}
+    makers: dict[str, Any] = {output: node for node in graph.node for output in node.output}
     for node in graph.node:
         if node.op_type != "MatMul":
             continue
-        rows, weights = (makers.get(name) for name in node.input)
-        if _dequantizes(rows) and _dequantizes(weights) and weights.input[0] in tensors:
-            rounded = makers.get(rows.input[0])
-            by_output = len(tensors[weights.input[1]].dims) == 1 if weights.input[1] in tensors else False
-            if rounded is not None and rounded.op_type == "QuantizeLinear" and by_output and _is_int8(weights, tensors):
-                yield _Product(node, rounded, weights.input[0], weights.input[1])
+        rows, weights = (makers.get(name, node) for name in node.input)  # the node itself is neither
+        rounded = makers.get(rows.input[0]) if _dequantizes(rows) else None
+        if rounded is not None and rounded.op_type == "QuantizeLinear" and _by_output(weights, tensors):
+            yield _Product(node, rounded, weights.input[0], weights.input[1])
+
+
+def _by_output(node: Any, tensors: dict[str, Any]) -> bool:
+    """Whether a node widens stored 8-bit weights that have a scale for each output."""
+    from onnx import TensorProto
+
+    if not _dequantizes(node) or not {*node.input[:2]} <= tensors.keys():
+        return False
+    weights, scale = tensors[node.input[0]], tensors[node.input[1]]
+    return weights.data_type == TensorProto.INT8 and len(scale.dims) == 1
 
 
 def _dequantizes(node: Any) -> bool:
-    return node is not None and node.op_type == "DequantizeLinear"
-
-
-def _is_int8(node: Any, tensors: dict[str, Any]) -> bool:
-    from onnx import TensorProto
-
-    return tensors[node.input[0]].data_type == TensorProto.INT8
+    return node.op_type == "DequantizeLinear"
 
 
 def _unsigned(quantize: Any, output: str) -> Any:
@@ -138,7 +140,7 @@ def _scaled(scale: Any, step: np.ndarray, name: str, folder: Path) -> Any:
 def _middle() -> Any:
     from onnx import numpy_helper
 
-    return numpy_helper.from_array(np.uint8(MIDDLE), "unsigned_middle")
+    return numpy_helper.from_array(np.array(MIDDLE, np.uint8), "unsigned_middle")
 
 
 def _array(tensor: Any, folder: Path) -> np.ndarray:
