@@ -1,4 +1,5 @@
-"""What a caller should hear although the call is done: Python warnings of a category of their own."""
+"""Remarks on calls that are carried out, and may not do what the caller expects: Python warnings of a category of their
+own, BagelWarning."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def inputs(sides: Sides, patch: int, grid: int) -> dict[str, Inputs]:
 
 
 def torch_runs(checkpoint: Checkpoint, given: Mapping[str, Inputs]) -> dict[str, dict[str, Run]]:
-    """By graph and dtype."""
+    """Runs in PyTorch, by graph and dtype."""
     values = {k: torch.from_numpy(t.array()) for k, t in checkpoint.by_parameter().items()}
     found: dict[str, dict[str, Run]] = {name: {} for name in given}
     for told, dtype in DTYPES.items():
@@ -104,7 +104,7 @@ def _torch_run(module: torch.nn.Module, arrays: Inputs) -> Run:
 def engine_runs(
     checkpoint: Checkpoint, folder: Path, given: Mapping[str, Inputs], precisions: Sequence[str]
 ) -> dict[str, dict[str, Run]]:
-    """By graph and way: precision of the artefact, engine, arithmetic."""
+    """Runs on engines, by graph and way (precision of the artefact, engine, arithmetic)."""
     found: dict[str, dict[str, Run]] = {name: {} for name in given}
     known = [(engine, arithmetic) for engine, arithmetic in GRAPHS if engine in installed()]
     for precision, (engine, arithmetic) in product(precisions, known):

@@ -69,7 +69,7 @@ def grown(axes: Axes) -> dict[str, dict[int, Work]]:
 
 
 def wide(axes: Axes, small: bool, rounds: int, folder: Path) -> dict[str, dict[int, Any]]:
-    """One layer of the 7B's shape, by axis and place on it."""
+    """Times of one layer of the 7B's shape: by axis (latents, context), and value on it."""
     checkpoint = open_checkpoint(write_checkpoint(folder / "checkpoint", shape(small)))
     ways = [*map(way, WAYS)]
     prepare = {TORCH: Torch(checkpoint, torch.bfloat16).prepared}

@@ -154,7 +154,7 @@ def on(engine: Engine, runner: Runner) -> Callable:
 def measured(
     work: Work, model: ModelDims, prepare: Mapping[str, Callable], rounds: int, exact: Callable | None = None
 ) -> dict[str, dict]:
-    """By way: milliseconds, the ratio to PyTorch and, given what computes exactly, the error where the work asks."""
+    """For each way the milliseconds, the ratio to PyTorch, and where the work asks for it the error against `exact`."""
     given = arrays(work, model)
     runs = {name: make(given) for name, make in prepare.items()}
     row = against(alternating(runs, rounds), TORCH)

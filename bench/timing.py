@@ -56,7 +56,7 @@ def kept(runs: Mapping[str, Callable[[], Any]], into: dict[str, Any]) -> dict[st
 
 
 def against(taken: Taken, base: str) -> dict[str, dict[str, Any]]:
-    """By name: the median in milliseconds, and the median of the ratios to `base`, round by round."""
+    """For each name the median in milliseconds, and the median of its ratios to `base`, taken round by round."""
     return {
         name: {
             "ms": round(1000 * statistics.median(values), 2),

@@ -24,7 +24,7 @@ class Way:
 
 
 def way(text: str) -> Way:
-    """Of "int8" (in bfloat16), or "int8/int8"."""
+    """Parse a way: "int8" is int8 weights computed in bfloat16, "int8/int8" the same weights with arithmetic int8."""
     return Way(*text.split("/", 1))
 
 

@@ -20,7 +20,7 @@ LAYER = "layer"  # gen_step's first layer alone, which `bagel-rt plan` times; no
 # vae_decoder once more, cut into parts at the group norms of its two highest resolutions, so that large pictures can be
 # decoded strip by strip (model/vae_strips.py)
 VAE_BODY, VAE_OUT = "vae_body", "vae_out"
-VAE_LEVELS = (1, 0)  # as the checkpoint numbers them, in the order of their use
+VAE_LEVELS = (1, 0)  # the two highest resolutions, by the checkpoint's numbers, in the order they are computed
 VAE_RISE = {level: f"vae_up_{level}" for level in VAE_LEVELS}
 VAE_BLOCKS = {level: tuple((f"vae_{level}_{i}_in", f"vae_{level}_{i}_out") for i in range(3)) for level in VAE_LEVELS}
 VAE_STRIPS = (

@@ -24,7 +24,7 @@ DRAWN = (
     "a purple ring above an orange cross on a beige background",
 )
 THOUGHT_OVER = "as many triangles as a car has wheels"
-EDITED = (  # of the third drawing
+EDITED = (  # edits of the third drawing
     "make the square red",
     "remove the triangle",
     "make the background black",

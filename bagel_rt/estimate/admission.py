@@ -74,10 +74,10 @@ class Admission:
         found = memory(self._manifest, widths, work, needs, self._low_memory)
         if found.total <= self.limit.size:
             return
-        told = ", ".join(f"{name} {size / GIB:.2f}" for name, size in found.parts.items())
+        parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in found.parts.items())
         instead = "; ".join(self.alternatives(request, opts, needs)) or "take a machine with more memory"
         raise InputError(
-            f"this takes about {found.total / GIB:.2f} GiB of memory ({told}), and {self.limit}. Instead: {instead};"
+            f"this takes about {found.total / GIB:.2f} GiB of memory ({parts}), and {self.limit}. Instead: {instead};"
             " or allow more with max_memory"
         )
 

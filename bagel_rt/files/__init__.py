@@ -1,1 +1,1 @@
-"""Files that people name: paths as they type them, texts they wrote, and every file that is written for them."""
+"""Files that users name: reading paths and texts as users type them, writing results, settings inside pictures."""

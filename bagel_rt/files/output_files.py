@@ -1,4 +1,4 @@
-"""The one place that writes files for people: checked before the work, whole or not at all, never over another's.
+"""Writes every file that a user asked for: its place is checked before the work, and it appears whole or not at all.
 
 A file is written under a hidden name beside its target and takes the target's name when it is complete.
 """
@@ -25,12 +25,12 @@ NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EM
 
 
 def check_file(path: Path) -> None:
-    """Refuse, before any work, a file that could not be written. Found out by making one, which is taken away again.
+    """Refuse, before any work, a file that could not be written. Tried by making a file there and removing it.
 
     Raises InputError naming the path, what is wrong, and what to do.
     """
     _check_folder_above(path)
-    if os.path.isdir(path):  # of os.path, which answers where Path raises: for a name that is too long
+    if os.path.isdir(path):  # not Path.is_dir, which raises for a name that is too long
         raise InputError(f"{path}: is a folder; name a file")
     if os.path.exists(path) and not os.access(path, os.W_OK):
         raise InputError(f"{path}: is there and may not be written; choose another name")
@@ -101,7 +101,7 @@ def write_to_free(names: Iterable[Path], write: Callable[[Path], object]) -> Pat
 
 
 def _took(partial: Path, path: Path) -> bool:
-    """Give a finished file a name, unless something has it."""
+    """Rename a finished file to `path`; False where another file has that name already."""
     try:
         os.link(partial, path)
         return True
@@ -110,7 +110,7 @@ def _took(partial: Path, path: Path) -> bool:
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
-    try:  # a file system without links: an empty file holds the name for the moment until it is replaced
+    try:  # a file system without hard links: an empty file reserves the name until it is replaced
         _touch(path)
     except FileExistsError:
         return False
@@ -127,7 +127,7 @@ def _check_folder_above(path: Path) -> None:
 
 
 def _try(path: Path, make: Callable[[Path], object], remove: Callable[[Path], object], named: Path | None = None):
-    """Make something under a hidden name beside `path`, and remove it."""
+    """Check that something can be made beside `path`: make it under a hidden name, and remove it."""
     partial = _hidden_name(path)
     try:
         make(partial)
@@ -161,7 +161,7 @@ def _hidden(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """What the disk says becomes an error that names the target, not a hidden file."""
+    """Within the block, the system's errors become an OutputError that names the target, not the hidden file."""
     try:
         yield
     except OutputError:

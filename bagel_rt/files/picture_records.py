@@ -12,7 +12,7 @@ from bagel_rt.files.text_files import json_line, parse_json
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-KEY = "bagel_rt"  # of the PNG chunk; every record holds it, too, with the version
+KEY = "bagel_rt"  # name of the PNG chunk, and a key of every record, whose value is this package's version
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 KEEPING = ("PNG", "JPEG", "WEBP", "TIFF")
 EXIF_IFD, USER_COMMENT, ASCII = 0x8769, 0x9286, b"ASCII\0\0\0"
@@ -49,7 +49,8 @@ def why_not_kept(path: Path, record: dict[str, Any] | None = None) -> str | None
 
 
 def arguments(path: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Of Image.save, so that the file holds the record; none where why_not_kept says why."""
+    """Keyword arguments for Pillow's Image.save that store the record; empty where the format cannot keep it
+    (why_not_kept says why)."""
     if why_not_kept(path, record):
         return {}
     if format_of(path) == "PNG":
@@ -64,7 +65,7 @@ def record_in(image: Image) -> dict[str, Any] | None:
         return _parsed(text)
     try:
         comment = image.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT)
-    except Exception:  # whatever broken EXIF makes Pillow raise: it holds no record of ours
+    except Exception:  # Pillow raises all kinds of errors for broken EXIF, which cannot hold a record of ours
         return None
     if not isinstance(comment, bytes) or f'"{KEY}"'.encode() not in comment:
         return None

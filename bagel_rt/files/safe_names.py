@@ -1,4 +1,4 @@
-"""File names made of ids: unique, and good on every file system."""
+"""File names made of a user's ids: unique, and allowed on every operating and file system."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import unicodedata
 from collections.abc import Container
 
 LONGEST = 100  # bytes of a name without its ending: encrypted file systems allow 143 for a name and its ending
-# devices on Windows, whatever stands behind the first full stop
+# names of devices on Windows, with any ending
 RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])(\..*)?", re.IGNORECASE | re.DOTALL)
 
 
 def same_file(name: str) -> str:
-    """Equal for two names that some file system takes for one: those that differ in case or in Unicode's spelling."""
+    """A spelling that is equal for two names that some file system takes for the same: names that differ only in upper
+    and lower case, or in composed and decomposed Unicode characters."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
 def names_for(id: str, endings: list[str], taken: Container[str]) -> list[str]:
     """A file name per ending, all beginning with the id where that gives safe names that are free.
 
-    taken: names that are not free, as same_file() spells them. Else the names begin with what is safe of the id, and
-    a hash of it makes them this id's own.
+    taken: names that are not free, as same_file() spells them. An id that gives no safe or free name loses its unsafe
+    characters and gets a hash of it added.
     """
     plain = [id + ending for ending in endings]
     if _is_safe(id) and not any(same_file(name) in taken for name in plain):

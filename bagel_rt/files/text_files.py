@@ -1,4 +1,4 @@
-"""Text and JSON that a person may have written: a byte order mark is read, what is wrong is said in words."""
+"""Reads text and JSON files that a user wrote: UTF-8, or as their byte order mark says; errors name file and place."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 from bagel_rt.errors import BagelError, InputError
 
-MARKS = (  # what editors and PowerShell put in front of a text to say how it is stored; the longer ones first
+MARKS = (  # byte order marks that editors and PowerShell put in front of a text; longer ones first, as they begin alike
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-# half characters, which no file holds, and what other programs take for the end of a line
+# halves of surrogate pairs, which UTF-8 cannot store, and characters that other programs take for the end of a line
 UNSAFE_IN_LINES = re.compile("[\ud800-\udfff\u0085\u2028\u2029]")
 
 
@@ -69,7 +69,7 @@ def parse_json(text: str, pairs: Callable[[list], Any] | None = None) -> Any:
         raise
     except RecursionError:
         raise InputError("brackets are nested too deeply") from None
-    except ValueError:  # int() has a limit
+    except ValueError:  # int() refuses numbers of more than some thousand digits
         raise InputError("a number has thousands of digits") from None
 
 

@@ -1,4 +1,4 @@
-"""Paths as people give them, where no shell has read them first."""
+"""Reads paths that a user typed or dropped into a prompt, where no shell has expanded `~` or removed quotes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 from bagel_rt.errors import InputError
 
 WINDOWS = os.name == "nt"
-# what a terminal puts around the name of a file that is dropped on it: quotes, or a backslash before what a shell reads
+# a file dropped on a terminal arrives in quotes, or with a backslash before each character that a shell would interpret
 QUOTED = re.compile(r"""^(['"]).*\1$|\\[^\w\\]""", re.DOTALL)
 
 
 def typed_path(given: Any, base: Path = Path()) -> Path:
     """A path as somebody typed it, or dropped it on a terminal: `~`, quotes and backslash escapes are read.
 
-    What is there under the name as it stands, seen from the folder `base`, is taken as it stands; so are names with an
-    apostrophe or spaces in them. Raises InputError for what is no path.
+    If a file of exactly the given name exists, relative to the folder `base`, that is meant, quotes and all. Names with
+    an apostrophe or spaces in them are not changed either. Raises InputError for what is no path.
     """
     if not isinstance(given, str | os.PathLike) or isinstance(text := os.fspath(given), bytes):
         raise InputError(f"a path is a str or a pathlib.Path, not {type(given).__name__}: {given!r}")
@@ -31,7 +31,7 @@ def typed_path(given: Any, base: Path = Path()) -> Path:
 
 
 def _unquoted(text: str) -> str:
-    """What a shell would make of the text where it makes one word of it and somebody meant that."""
+    """The text without its quotes and backslashes, if a shell would read it as one word; else the text itself."""
     if WINDOWS:  # a backslash stands between folders there
         return text[1:-1] if len(text) > 2 and text[0] == text[-1] == '"' else text
     if not QUOTED.search(text):
@@ -46,5 +46,5 @@ def _unquoted(text: str) -> str:
 def _at_home(path: Path) -> Path:
     try:
         return path.expanduser()
-    except RuntimeError:  # nobody of that name has a home here
+    except RuntimeError:  # `~name` of a user that does not exist
         return path

@@ -92,7 +92,7 @@ class _Branches:
         frame = self._frame(context)
         if seer is None:
             return self._experts.held_rows(latents(), frame)
-        with named_failures():  # of the sums
+        with named_failures():  # the sums run on the engine, too
             return seer.step(lambda: self._experts.held_rows(latents(), frame))
 
     def _frame(self, context: Context) -> dict[str, Tensor]:

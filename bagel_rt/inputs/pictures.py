@@ -65,7 +65,7 @@ def _decode(stream: BinaryIO, name: str) -> Image:
 
 
 def _shown(image: Image, name: str) -> Image:
-    """What the model sees of a picture."""
+    """The picture as the model will see it: upright, RGB, opaque."""
     with _refused_by_name(name):
         if 0 in image.size:
             raise InputError(f"{name}: the image has no pixels: it is {image.width} x {image.height}")
@@ -99,7 +99,7 @@ def _orientation(image: Image) -> object:
     """The EXIF orientation, None where there is none or the EXIF is too damaged to say: no other entry matters."""
     try:
         return image.getexif().get(ORIENTATION)
-    except Exception:  # of any damaged entry
+    except Exception:  # Pillow raises all kinds of errors for damaged entries
         return None
 
 

@@ -17,11 +17,11 @@ from bagel_rt.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ROUNDING = 1e-3  # a float may be this far outside 0..1 and is cut: a quarter of a grey level
+ROUNDING = 1e-3  # floats so little outside 0..1 are clipped instead of refused: a quarter of a grey level
 # Pillow's mode -> the one that keeps its colours and transparency; every other becomes RGB
 PLAIN = {"1": "L", "L": "L", "La": "LA", "LA": "LA", "PA": "RGBA", "RGBa": "RGBA", "RGBA": "RGBA"}
 PLAIN |= {"CMYK": "CMYK", "LAB": "LAB"}
-SIXTEEN_BITS = ("PNG", "PPM")  # formats whose mode I always holds 16 bits
+SIXTEEN_BITS = ("PNG", "PPM")  # file formats from which Pillow's mode I (32-bit integers) always holds 16-bit values
 
 
 def from_array(array: np.ndarray) -> Image:
@@ -76,7 +76,7 @@ def _check_range(values: np.ndarray, low: int, high: int, name: str, advice: str
 
 
 def _plain(image: Image, name: str) -> Image:
-    """The image in mode L, LA, RGB, RGBA, CMYK or LAB, 8 bits each, with what it knows of its colours."""
+    """The image in mode L, LA, RGB, RGBA, CMYK or LAB, 8 bits each; its colour profile is kept."""
     if image.mode.startswith("I") or image.mode == "F":
         return _deep_grey(image, name)
     mode = PLAIN.get(image.mode, "RGB")
@@ -109,7 +109,8 @@ def _whole_numbers(values: np.ndarray, format: str | None, name: str) -> np.ndar
 
 
 def _with_eight_bit_key(image: Image) -> Image:
-    """The image with its transparent colour in 8 bits: a 16-bit PNG's is stored in 16, its pixels are read in 8."""
+    """The image with its transparent colour scaled to 8 bits: of a 16-bit PNG Pillow gives pixels in 8 bits, but this
+    colour in 16."""
     key: Any = image.info["transparency"]
     if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
         image = image.copy()

@@ -17,7 +17,7 @@ from bagel_rt.errors import InputError
 from bagel_rt.remarks import remark
 
 LARGEST = float(np.finfo(np.float32).max)  # graphs take numbers in float32
-MOST_BITS = 1024  # of an integer: more could not be written down in a picture's record
+MOST_BITS = 1024  # of an integer; very long ones could not be written into a picture's record
 
 
 def plain(value: Any) -> Any:
@@ -27,7 +27,7 @@ def plain(value: Any) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value in a message: one line, not a long one."""
+    """A value for a message: on one line, and cut where it is long."""
     try:
         text = " ".join(repr(value).split())
     except Exception:  # an integer of thousands of digits, an object that cannot describe itself

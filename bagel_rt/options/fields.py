@@ -1,4 +1,7 @@
-"""Options are fields that know their check and their text: written once, shown by help(), documents, command line."""
+"""Options are dataclass fields that carry their check and their description.
+
+Both are written once; help(), the documents and the command line take them from here.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
-Check = Callable[[str, Any], Any]  # of a name and a value; returns the value as Python's own, or raises InputError
+# called with an option's name and value; returns the value as a plain Python type, or raises InputError
+Check = Callable[[str, Any], Any]
 Shown = TypeVar("Shown", bound=Callable[..., Any])
 
 

@@ -1,4 +1,4 @@
-"""Names that are nearly right."""
+"""Finds the name that a misspelled one was probably meant to be, for error messages."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ PIXELS = partial(checks.whole, least=1, optional=True)
 TOKENS = partial(checks.whole, least=1)
 TEMPERATURE = partial(checks.number, low=0.0)
 
-# of input images, in answers and pictures alike
+# descriptions of options for input images, which answers and pictures have in common
 VIT_RAW = "the ViT sees the image as given; False: as resized for the VAE"
 VIT_MIN_SIZE = "pixels that the short side of the ViT's image has at least; None: as the model's settings say"
 VIT_MAX_PIXELS = "pixels that the ViT's image has at most; None: as the model's settings say"

@@ -95,7 +95,7 @@ def _wish(category: str, rng: random.Random) -> Wish:
 
 
 def _different(make: Callable[[], tuple[str, object]], count: int) -> Iterator[tuple[str, object]]:
-    """`count` makings, each new where one is found."""
+    """Yield `count` results of make(), each different from the earlier ones where one is found in TRIES draws."""
     seen: set[str] = set()
     for _ in range(count):
         for _ in range(TRIES):

@@ -70,7 +70,8 @@ def _blobs(pixels: np.ndarray, ground: np.ndarray, scale: float) -> list[tuple[n
     blobs = []
     for region in range(1, count + 1):
         inside = regions == region
-        core = inside & (apart > 0.8 * np.quantile(apart[inside], 0.75))  # edges are blends, and blends lie
+        # without the edges, whose colours are blends of two
+        core = inside & (apart > 0.8 * np.quantile(apart[inside], 0.75))
         names = np.where(core, _nearest(pixels, palette)[0], -1)
         shares = np.bincount(names[core], minlength=len(palette)) / max(1, core.sum())
         strong = np.flatnonzero(shares > 0.2)

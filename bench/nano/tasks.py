@@ -109,7 +109,8 @@ def trained(make: Callable[[random.Random], Wish], rng: random.Random) -> tuple[
 
 
 def any_edit(rng: random.Random, scene: Scene) -> Edit | None:
-    """One of five edits of the scene, told without doubt; None where the drawn one is not possible."""
+    """One of five kinds of edit, described without ambiguity; None where the drawn kind is not possible in this
+    scene."""
     action = rng.choice(("recolour", "move", "add", "remove", "background"))
     if action == "background":
         colour = rng.choice([b for b in BACKGROUNDS if b != scene.background])

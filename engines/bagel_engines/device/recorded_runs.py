@@ -119,8 +119,8 @@ class Repeats:
             recording = record(inputs, self._seen[key])
         except EngineFailure as error:
             self._refused[graph] = str(error)
-            told = "; ".join(f"{name}: {why}" for name, why in self._refused.items())
-            self._tell(f"CUDA graphs, but not of {told}")
+            refusals = "; ".join(f"{name}: {why}" for name, why in self._refused.items())
+            self._tell(f"CUDA graphs, but not of {refusals}")
             return False
         while len(self._recordings) >= self._kept:
             self._recordings.popitem(last=False)[1].drop()

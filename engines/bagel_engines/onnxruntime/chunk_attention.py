@@ -44,15 +44,15 @@ def _looped(node: Any, name: str, scores: int) -> list[Any]:
     mask (1, 1, queries, keys): a Loop that appends the result of one chunk of queries in each turn."""
     from onnx import TensorProto, ValueInfoProto, helper
 
-    def constant(told: str, values: list[int], shape: list[int]) -> Any:
-        tensor = helper.make_tensor(f"{name}_{told}", TensorProto.INT64, shape, values)
-        return helper.make_node("Constant", [], [f"{name}_{told}"], value=tensor)
+    def constant(suffix: str, values: list[int], shape: list[int]) -> Any:
+        tensor = helper.make_tensor(f"{name}_{suffix}", TensorProto.INT64, shape, values)
+        return helper.make_node("Constant", [], [f"{name}_{suffix}"], value=tensor)
 
     def made(op: str, inputs: list[str], output: str, **attributes: Any) -> Any:
         return helper.make_node(op, [named(i) for i in inputs], [named(output)], **attributes)
 
-    def named(told: str) -> str:  # "=" marks a name of the original graph; others get this node's prefix
-        return told[1:] if told.startswith("=") else f"{name}_{told}"
+    def named(suffix: str) -> str:  # "=" marks a name of the original graph; others get this node's prefix
+        return suffix[1:] if suffix.startswith("=") else f"{name}_{suffix}"
 
     query, key, *rest = (f"={given}" for given in node.input)
     value, mask = rest[0], [given for given in rest[1:] if given != "="]
@@ -85,7 +85,7 @@ def _looped(node: Any, name: str, scores: int) -> list[Any]:
     ]
     attention = next(made_node for made_node in body if made_node.op_type == "Attention")
     attention.attribute.extend(node.attribute)
-    untyped = lambda told: ValueInfoProto(name=named(told))  # noqa: E731
+    untyped = lambda suffix: ValueInfoProto(name=named(suffix))  # noqa: E731
     sub = helper.make_graph(
         body,
         named("turns_body"),

@@ -111,8 +111,8 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return f"{platform.machine()} {platform.processor()}"
-    told = next((line.partition(":")[2] for line in lines if line.lower().startswith(("flags", "features"))), "")
-    return f"{platform.machine()} {hashlib.sha256(' '.join(sorted(told.split())).encode()).hexdigest()[:16]}"
+    features = next((line.partition(":")[2] for line in lines if line.lower().startswith(("flags", "features"))), "")
+    return f"{platform.machine()} {hashlib.sha256(' '.join(sorted(features.split())).encode()).hexdigest()[:16]}"
 
 
 def _files(entry: Path) -> dict[str, list[int]]:

@@ -35,8 +35,8 @@ class OpenVinoRunner:
         apart = parts.names if parts else []
         self.outputs = (*(name for name in self._results if name not in apart), *([STACKED] if parts else []))
         ports = (*zip(self.inputs, compiled.inputs, strict=True), *zip(self._results, compiled.outputs, strict=True))
-        self._bfloat16 = {told for told, port in ports if port.element_type == openvino.Type.bf16}
-        self._float16 = {told for told, port in ports if port.element_type == openvino.Type.f16}
+        self._bfloat16 = {name for name, port in ports if port.element_type == openvino.Type.bf16}
+        self._float16 = {name for name, port in ports if port.element_type == openvino.Type.f16}
 
     def run(self, inputs: Tensors, outputs: Sequence[str], held: Container[str] = ()) -> dict[str, np.ndarray]:
         try:

@@ -52,8 +52,8 @@ def plan_file(found: Flavour, graph: Path, plans: Plans, target: Target, archite
     if (path := store.find(key)) is not None:
         return path
     plans.folder.mkdir(parents=True, exist_ok=True)
-    told = plans.on_step
-    on_step = None if told is None else lambda phase, done, total: told(graph.stem, phase, done, total)
+    report = plans.on_step
+    on_step = None if report is None else lambda phase, done, total: report(graph.stem, phase, done, total)
     plan = plan_builder.build(found, graph, settings, plans.folder / TIMING_CACHE, on_step)
     return store.save(key, plan)
 

@@ -75,8 +75,8 @@ def build(
     parser = trt.OnnxParser(network, log)
     with _weights_of(graph) as weights:
         if not _parse(parser, graph, weights):
-            told = [parser.get_error(i).desc() for i in range(parser.num_errors)]
-            raise EngineFailure(f"{found.name} cannot parse {graph}: {'; '.join(told) or log.told()}")
+            errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+            raise EngineFailure(f"{found.name} cannot parse {graph}: {'; '.join(errors) or log.summary()}")
         _allow_decomposed_attention(trt, network)
         _configure(trt, builder, config, settings, graph)
         cache = _attach_timing_cache(config, timing_cache if found.name == "tensorrt" else None)  # RTX keeps none
@@ -84,9 +84,9 @@ def build(
             config.progress_monitor = _monitor(trt, on_step)
         plan = builder.build_serialized_network(network, config)
     if plan is None:
-        told = log.told()
-        hint = f"; {NO_FP8}" if "fp8" in told else ""
-        raise EngineFailure(f"{found.name} {found.version} cannot build {graph}: {told}{hint}")
+        reason = log.summary()
+        hint = f"; {NO_FP8}" if "fp8" in reason else ""
+        raise EngineFailure(f"{found.name} {found.version} cannot build {graph}: {reason}{hint}")
     if cache is not None and timing_cache is not None:
         _keep(timing_cache, bytes(memoryview(cache.serialize())))
     return plan
@@ -183,7 +183,7 @@ class _Log:
                 if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                     self.lines.append(text)
 
-            def told(self) -> str:
+            def summary(self) -> str:
                 return "; ".join(self.lines[:3]) or "it gave no reason"
 
         return Log()

@@ -58,9 +58,9 @@ def refusal(path: Path, record: Mapping[str, Any]) -> str | None:
     if compared is None or compared["passed"]:
         return None
     worst = max((found for found in compared["outputs"] if not found["passed"]), key=_how_far)
-    told = "is not finite" if worst["relative_l2"] is None else f"is off by relative L2 {worst['relative_l2']:.1e}"
+    fault = "is not finite" if worst["relative_l2"] is None else f"is off by relative L2 {worst['relative_l2']:.1e}"
     return (
-        f"plan {path}: output '{worst['output']}' {told} from {compared['reference']}, {worst['tolerance']:.0e} is"
+        f"plan {path}: output '{worst['output']}' {fault} from {compared['reference']}, {worst['tolerance']:.0e} is"
         f" allowed (compared on {compared['date']}); it is not used. Remove the plan, install another version of"
         " TensorRT or of the driver, and run: bagel-rt verify --backend tensorrt; --backend onnxruntime --device cuda"
         " needs no plans"

@@ -169,7 +169,7 @@ def _calibration(
     checkpoint: Checkpoint, tokenizer: Tokenizer, special_ids: dict[str, int], prompts: Sequence[str]
 ) -> Generator[Progress, None, dict[str, Range]]:
     running = calibrate(checkpoint, tokenizer, special_ids, prompts)
-    return (yield from _told(running, lambda step: Progress("calibrating", *step)))
+    return (yield from _as_progress(running, lambda step: Progress("calibrating", *step)))
 
 
 def _weights(
@@ -179,15 +179,15 @@ def _weights(
     total, done = weight_bytes(tensors.values(), recipe), 0
     yield Progress("weights", 0, total)
 
-    def told(written: int) -> Progress:
+    def progress(written: int) -> Progress:
         nonlocal done
         done += written
         return Progress("weights", done, total)
 
-    return (yield from _told(write_weights(tensors, folder / WEIGHT_FILE, recipe), told))
+    return (yield from _as_progress(write_weights(tensors, folder / WEIGHT_FILE, recipe), progress))
 
 
-def _told(
+def _as_progress(
     running: Generator[Step, None, Result], progress: Callable[[Step], Progress]
 ) -> Generator[Progress, None, Result]:
     """Run a generator, yielding its steps as Progress; returns what it returns."""

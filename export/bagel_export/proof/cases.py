@@ -32,7 +32,7 @@ class Case:
 
     @property
     def text_options(self) -> TextOptions:
-        """Of the answer, or of the plan before a picture."""
+        """The options of the answer, or of the plan that is written before a picture."""
         return self.image_options.text if self.output == "image" else with_values(defaults.ANSWER, self.options)
 
     @property

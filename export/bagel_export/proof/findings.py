@@ -27,7 +27,7 @@ class Limits:
 
     @staticmethod
     def between(*precisions: str) -> Limits:
-        """For sides that compute in, or were rounded to, these types."""
+        """The limits for comparing two sides that compute in, or were rounded to, these types."""
         stage = max(STAGE.get(p, ROUNDED_STAGE) for p in precisions)
         whole = max(WHOLE.get(p, ROUNDED_WHOLE) for p in precisions)
         return Limits(stage, whole, 1.0 if set(precisions) == {"float32"} else TOKENS)

@@ -108,7 +108,7 @@ def _input(item: str | np.ndarray) -> Any:
 
 
 def _seed(seed: int) -> None:
-    """As the official app seeds a call."""
+    """Seed every random generator as the official app does before a call."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

@@ -42,7 +42,7 @@ PROMPTS = (
     "a robot repairing a bicycle in a small workshop, tools on the wall, comic style",
     "The picture shows a street with tall buildings on both sides; a bus is waiting at a crossing.",
 )
-TIMES = (0.97, 0.9, 0.75, 0.55, 0.35, 0.15)  # of the noisy latents, one for each prompt in turn
+TIMES = (0.97, 0.9, 0.75, 0.55, 0.35, 0.15)  # times (1 is noise) of the noisy latents, one for each prompt in turn
 LARGEST_GRID = 12  # an example picture has at most so many latents along a side
 PICTURES = 4
 

@@ -33,7 +33,7 @@ class Layout:
     block: int = 0
 
     def shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Of the values and of the scales, for a weight of that shape in the checkpoint."""
+        """Shapes of the stored values and of the scales, for a weight of that shape in the checkpoint."""
         if self.form == "conv8":
             return shape, shape[:1]
         outputs, inputs = shape

@@ -63,7 +63,7 @@ Recipe = Mapping[str, Treatment]
 
 
 def treatment_of(tensor: SourceTensor, precision: Precision) -> Treatment:
-    """Of a tensor on its own, before any smoothing."""
+    """The treatment of a tensor without what a calibration adds (smoothing, reach, importance)."""
     stored = precision.stored(tensor.name)
     name = tensor.name.split(".")
     if name[-1] != "weight" or name[-2] in LEFT_ALONE:

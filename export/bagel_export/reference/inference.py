@@ -105,5 +105,5 @@ class TorchInference:
 
 
 def _past(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """As the layers take it, heads in front."""
+    """Cached keys and values with the heads in front, as the layers take them."""
     return k.transpose(0, 1), v.transpose(0, 1)

@@ -131,7 +131,8 @@ class MLP(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """One layer in any of the three forms; what a form lacks for generation is the shared tensor."""
+    """One layer in any of the three forms (config.layer_module). A form without generation tensors of its own uses the
+    shared ones for latents, too."""
 
     def __init__(self, config: LLMConfig):
         super().__init__()

@@ -17,7 +17,8 @@ DOWNSAMPLE = 8
 
 
 class Norm(nn.GroupNorm):
-    """Of 32 groups. With mean and rate (channels,) those are taken for the groups' own mean and 1 / deviation."""
+    """GroupNorm of 32 groups. Given mean and rate (channels,), it uses these instead of computing the groups' own mean
+    and 1 / deviation."""
 
     def __init__(self, channels: int):
         super().__init__(NORM_GROUPS, channels, eps=NORM_EPSILON)

@@ -17,7 +17,7 @@ from bagel_export.quantization.quantize import KEPT_AS, Layout, packed, packed_b
 from bagel_export.quantization.recipe import Recipe, Treatment
 
 WEIGHT_FILE = "weights.safetensors"
-ALIGNMENT = 4096  # of the first tensor; the rest follow without gaps, as the format demands
+ALIGNMENT = 4096  # bytes; the first tensor begins at a multiple, the rest follow without gaps, as the format demands
 PIECE = 1 << 25  # weights rounded at once
 SCALE = ".scale"  # behind a quantised tensor's name: its scales
 
