@@ -62,6 +62,22 @@ def test_documents_for_a_first_visit_stay_short(document):
     assert len((ROOT / document).read_text().splitlines()) <= LONGEST[document]
 
 
+def test_commits_and_ci_run_the_linters_of_make_lint():
+    recipe = re.search(r"^lint:.*\n\t(.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe is not None
+    tools = re.findall(r"\$\(VENV\)/bin/([\w-]+(?: check| format)?)", recipe[1])
+    assert len(tools) == 4
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    assert [tool for tool in tools if f".venv/bin/{tool}" not in hooks] == []
+    assert (ROOT / ".ci" / "run").read_text().splitlines()[-3:] == ["make lint", "make docs", "make test SLOW=1"]
+
+
+def test_the_rooms_of_tests_that_ci_names_are_there():
+    named = re.findall(r"tests/[\w/.]+", (ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert len(named) > 10
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
 def test_no_two_modules_import_each_other_by_whatever_way():
     import grimp
     import networkx

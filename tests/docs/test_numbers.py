@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 from documents import ROOT, pages
 
+from bagel_rt.artefact.folders import BUNDLED
+from bagel_rt.artefact.manifest import read_manifest
 from bench import tables
 
 NUMBERS = re.compile(r"\d\.\d")
@@ -28,6 +34,25 @@ def test_the_readme_has_no_table_of_numbers_that_is_not_made():
     text = tables.PLACE.sub("", (ROOT / "README.md").read_text(encoding="utf-8"))
     found = [table for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE) if NUMBERS.search(table)]
     assert len(found) == OTHERS
+
+
+def test_the_page_of_bagel_nano_says_which_artefact_was_scored_and_which_one_ships():
+    text = (ROOT / "docs" / "bagel-nano.md").read_text(encoding="utf-8")
+    scored = tables.read("nano-score-int8.json")["model"].split()[-1]
+    assert f"`{scored}`" in text
+    assert f"`{read_manifest(BUNDLED).fingerprint}`" in text
+
+
+def test_the_readme_says_how_many_parameters_bagel_nano_has():
+    files = (ROOT / "bench" / "nano" / "bagel-nano").glob("*.safetensors")
+    count = sum(math.prod(tensor["shape"]) for file in files for tensor in header(file).values())
+    assert f"{count / 1e6:.1f} million parameters" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def header(file: Path) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        found = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    return {name: tensor for name, tensor in found.items() if name != "__metadata__"}
 
 
 def test_result_files_that_documents_name_exist():
