@@ -23,11 +23,12 @@ $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: $(VENV)/bin/pip pyproject.toml constraints.txt
+	@echo "installing ONNX Runtime and what it needs into $(VENV): about a minute and 0.4 GB, once"
 	$(PIP) -e '.[cpu]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/pip pyproject.toml constraints.txt
-	@echo "installing PyTorch (CPU) and the tools: some minutes and 2 GB the first time"
+	@echo "installing PyTorch for the CPU, the engines and the tools into $(VENV): about 3 minutes and 2.1 GB, once"
 	$(PIP) -e '.[cpu,openvino,export,dev]'
 	@touch $@
 

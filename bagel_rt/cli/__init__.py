@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from bagel_rt.cli import ask, batch, build, chat, demo, doctor, export, frames, info, pictures, plan, use, verify
+from bagel_rt.cli.terminal import escape_what_cannot_be_shown
 from bagel_rt.errors import BagelError
 from bagel_rt.version import __version__
 
@@ -26,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    escape_what_cannot_be_shown()
     try:
         args = build_parser().parse_args(argv)
         return args.run(args) or 0

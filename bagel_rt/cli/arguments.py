@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
-from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bagel_rt.artefact.folders import find_model
@@ -118,11 +115,6 @@ def open_model(args: argparse.Namespace) -> Bagel:
     )
     print(f"bagel-rt: {bagel.manifest.name} in {found.folder} ({found.why}) on {bagel.engine}", file=sys.stderr)
     return bagel
-
-
-def free_names() -> Iterator[Path]:
-    """bagel-1.png, bagel-2.png, ...: the names that no file in the current folder has yet."""
-    return (path for n in count(1) if not (path := Path(f"bagel-{n}.png")).exists())
 
 
 def _dashed(name: str) -> str:

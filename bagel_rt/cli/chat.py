@@ -14,12 +14,13 @@ from bagel_rt.cli.arguments import (
     TEXT_HELP,
     add_model_arguments,
     add_options_to,
-    free_names,
     given_options,
     open_model,
 )
+from bagel_rt.cli.picture_files import check_free_names, keeps_settings, write_picture
 from bagel_rt.cli.progress import show
 from bagel_rt.errors import BagelError, InputError
+from bagel_rt.files.typed_paths import typed_path
 from bagel_rt.options import defaults
 from bagel_rt.options.defaults import with_values
 
@@ -129,16 +130,19 @@ class Chat:
         self._before.append((before, self._picture))
 
     def _show(self, file: str) -> None:
+        if not file:
+            raise InputError("/image needs a file name: /image photo.png")
         before = self._session.mark()
-        self._session.add_image(Path(file), vae=self._vae)
+        self._session.add_image(typed_path(file), vae=self._vae)
         self._before.append((before, self._picture))
 
     def _draw(self, text: str) -> None:
+        check_free_names()
         before = self._session.mark()
         if text:
             self._session.add_text(text)
         result = show(self._session.stream_image(**self._drawing))
-        _write(result, next(free_names()))
+        _write(result)
         self._before.append((before, self._picture))
         self._picture = result
 
@@ -153,10 +157,10 @@ class Chat:
             raise InputError("/save needs a file name: /save cube.png")
         if self._picture is None:
             raise InputError("no picture was drawn yet: /draw one first")
-        _write(self._picture, Path(file))
+        _write(self._picture, typed_path(file))
 
 
-def _write(picture: ImageResult, path: Path) -> None:
-    picture.save(path)
+def _write(picture: ImageResult, target: Path | None = None) -> None:
+    path = write_picture(picture, target, target is None or keeps_settings(target))
     width, height = picture.image.size
     print(f"{path}: {width}x{height}")

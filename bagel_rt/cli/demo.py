@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from bagel_rt.artefact.folders import BUNDLED
 from bagel_rt.cli.contact_sheet import Card, contact_sheet
 from bagel_rt.cli.progress import Bars
-from bagel_rt.errors import InputError
+from bagel_rt.files.output_files import replacing
+from bagel_rt.files.output_folder import output_folder
+from bagel_rt.files.typed_paths import typed_path
 
 if TYPE_CHECKING:
     from bagel_rt.api import Bagel
@@ -47,20 +49,19 @@ def register(commands) -> None:
 def run_demo(args: argparse.Namespace) -> None:
     from bagel_rt.api import load
 
-    if not args.out.absolute().parent.is_dir():
-        raise InputError(f"{args.out.absolute().parent}: no such folder; make it first")
-    if args.out.exists() and not args.out.is_dir():
-        raise InputError(f"{args.out}: exists and is not a folder; choose another --out")
-    args.out.mkdir(exist_ok=True)
-    with load(BUNDLED, args.backend) as bagel, Bars() as bars:
-        print(f"bagel-rt: {bagel.manifest.name} on {bagel.engine}", file=sys.stderr)
-        cards = []
-        for line, card in _shown(bagel, args.out, bars):
-            print(line)
-            cards.append(card)
-    contact_sheet(cards, COLUMNS).save(args.out / SHEET)
-    print(f"all of it: {args.out / SHEET}")
-    print(f"again:     bagel-rt generate --prompt {DRAWN[0]!r} --seed {SEED} --out again.png")
+    out = typed_path(args.out)
+    with output_folder(out):
+        with load(BUNDLED, args.backend) as bagel, Bars() as bars:
+            print(f"bagel-rt: {bagel.manifest.name} on {bagel.engine}", file=sys.stderr)
+            cards = []
+            for line, card in _shown(bagel, out, bars):
+                print(line)
+                cards.append(card)
+        with replacing(out / SHEET) as partial:
+            contact_sheet(cards, COLUMNS).save(partial)
+    print(f"all of it: {out / SHEET}")
+    model = f"--model {BUNDLED.name}"
+    print(f"again:     bagel-rt generate {model} --prompt {DRAWN[0]!r} --seed {SEED} --out again.png")
 
 
 def _shown(bagel: Bagel, folder: Path, progress: Callable) -> Iterator[tuple[str, Card]]:

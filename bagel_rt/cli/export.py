@@ -13,6 +13,7 @@ from bagel_rt.artefact.folders import default_export_folder, use_model
 from bagel_rt.cli.interrupt import Interrupts
 from bagel_rt.cli.progress import Bars
 from bagel_rt.errors import InputError
+from bagel_rt.files.typed_paths import typed_path
 
 if TYPE_CHECKING:
     from bagel_export.checkpoint.lora import Lora
@@ -75,7 +76,7 @@ def chosen_lora(args: argparse.Namespace) -> Lora | None:
         if args.lora_scale is not None:
             raise InputError("--lora-scale is given without --lora DIR")
         return None
-    return Lora(args.lora, 1.0 if args.lora_scale is None else args.lora_scale)
+    return Lora(typed_path(args.lora), 1.0 if args.lora_scale is None else args.lora_scale)
 
 
 def require_exporter() -> None:
@@ -91,7 +92,9 @@ def run_export(args: argparse.Namespace) -> None:
     from bagel_export.artefact.export import export
     from bagel_export.checkpoint.open import open_checkpoint
 
-    out, lora = args.out, chosen_lora(args)
+    lora = chosen_lora(args)
+    out = None if args.out is None else typed_path(args.out)
+    prompts = None if args.calibrate is None else typed_path(args.calibrate)
     if out is None:
         # opened first: a bad checkpoint leaves not even the folder above the artefact
         out = default_export_folder(open_checkpoint(args.ckpt, args.task, lora).name)
@@ -107,7 +110,7 @@ def run_export(args: argparse.Namespace) -> None:
             lora,
             args.weights,
             args.arithmetic,
-            args.calibrate,
+            prompts,
         ):
             interrupts.check()
             bars(event)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,10 @@ from bagel_rt.cli.arguments import (
 )
 from bagel_rt.cli.progress import show
 from bagel_rt.errors import InputError
+from bagel_rt.files import picture_records
+from bagel_rt.files.output_files import replacing
+from bagel_rt.files.output_folder import output_folder
+from bagel_rt.files.typed_paths import typed_path
 from bagel_rt.inputs.pictures import open_image
 from bagel_rt.options import checks, presets
 from bagel_rt.options.defaults import with_values
@@ -26,6 +29,8 @@ from bagel_rt.options.seeds import draw_seed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from bagel_rt.results import ImageResult
 
 ANIMATION = "frames.webp"
 
@@ -54,42 +59,41 @@ def run_frames(args: argparse.Namespace) -> None:
     checks.whole("count", args.count, least=1)
     checks.whole("duration", args.duration, least=1)
     first = open_image(args.image)
-    _prepare(args.out)
-    seed = draw_seed(defaults.seed)
-    with open_model(args) as bagel:
-        pictures = [first]
-        for number in range(1, args.count + 1):
-            asked = {**opts, "seed": seed + number - 1}
-            print(f"frame {number} of {args.count}", file=sys.stderr)
-            result = show(bagel.stream([pictures[-1], args.prompt], preset=args.preset or "notebook", **asked))
-            result.save(args.out / f"frame-{number:03}.png")
-            pictures.append(result.image)
-    _animate(pictures, args.out / ANIMATION, args.duration)
-    print(f"{args.out}: {args.count} frames and {ANIMATION}, seeds {seed} to {seed + args.count - 1}")
+    _check_webp()
+    seed, out = draw_seed(defaults.seed), typed_path(args.out)
+    with output_folder(out):
+        _check_no_frames(out)
+        with open_model(args) as bagel:
+            results = []
+            for number in range(1, args.count + 1):
+                asked = {**opts, "seed": seed + number - 1}
+                print(f"frame {number} of {args.count}", file=sys.stderr)
+                before = results[-1].image if results else first
+                result = show(bagel.stream([before, args.prompt], preset=args.preset or "notebook", **asked))
+                result.save(out / f"frame-{number:03}.png")
+                results.append(result)
+        _animate(first, results, out / ANIMATION, args.duration)
+    print(f"{out}: {args.count} frames and {ANIMATION}, seeds {seed} to {seed + args.count - 1}")
 
 
-def _prepare(folder: Path) -> None:
-    """Make the folder. Refuses one that could not be written, or that holds frames already."""
+def _check_webp() -> None:
     from PIL import features
 
     if not features.check("webp"):
         raise InputError("this Pillow writes no WebP; install one that does: pip install --upgrade pillow")
-    if not folder.absolute().parent.is_dir():
-        raise InputError(f"{folder.absolute().parent}: no such folder; make it first")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: exists and is not a folder; choose another --out")
-    if folder.is_dir() and any(folder.glob("frame*")):
+
+
+def _check_no_frames(folder: Path) -> None:
+    if any(folder.glob("frame*")):
         raise InputError(f"{folder}: holds frames already; choose another --out")
-    folder.mkdir(exist_ok=True)
 
 
-def _animate(pictures: list[Image], path: Path, duration: int) -> None:
-    """All pictures in the size of the last, repeated for ever. The file appears whole or not at all."""
+def _animate(first: Image, results: list[ImageResult], path: Path, duration: int) -> None:
+    """All pictures in the size of the last, repeated for ever, with the first frame's settings and their number."""
+    pictures = [first, *(result.image for result in results)]
     size = pictures[-1].size
     frames = [picture if picture.size == size else picture.resize(size) for picture in pictures]
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}.webp")
-    try:
-        frames[0].save(partial, save_all=True, append_images=frames[1:], duration=duration, loop=0, quality=90)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    settings = picture_records.arguments(path, {**results[0].metadata(), "frames": len(results)})
+    how = {"duration": duration, "loop": 0, "quality": 90, **settings}
+    with replacing(path) as partial:
+        frames[0].save(partial, save_all=True, append_images=frames[1:], **how)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from bagel_rt.artefact.folders import Found, find_model, model_folder
 from bagel_rt.artefact.manifest import Manifest, read_manifest
+from bagel_rt.cli.terminal import print_json
 
 
 def register(commands) -> None:
@@ -31,7 +31,7 @@ def run_info(args: argparse.Namespace) -> None:
         from bagel_rt.results import read_metadata
 
         record = read_metadata(path)
-        _print_json(record) if args.json else _print_record(record)
+        print_json(record) if args.json else _print_record(record)
     else:
         _tell(read_manifest(path), None, args.json)
 
@@ -41,7 +41,7 @@ def _tell(manifest: Manifest, found: Found | None, as_json: bool) -> None:
     plans = _plans(manifest)
     if as_json:
         used = {"used": {"folder": str(found.folder), "why": found.why}} if found else {}
-        _print_json({**manifest.raw, "plans": plans, **used})
+        print_json({**manifest.raw, "plans": plans, **used})
         return
     if found:
         print(f"commands without --model use {found.folder}: {found.why}; 'bagel-rt use DIR' chooses another")
@@ -54,10 +54,6 @@ def _plans(manifest: Manifest) -> list[dict[str, Any]]:
     from bagel_rt.tensorrt.stores import plan_folder
 
     return list(records(plan_folder(manifest)))
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def _print_record(record: dict[str, Any]) -> None:

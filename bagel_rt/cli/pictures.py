@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from itertools import islice
 from pathlib import Path
 
 from bagel_rt.cli.arguments import (
@@ -12,11 +11,12 @@ from bagel_rt.cli.arguments import (
     add_model_arguments,
     add_option_arguments,
     add_preset_argument,
-    free_names,
     given_options,
     open_model,
 )
+from bagel_rt.cli.picture_files import check_free_names, keeps_settings, write_picture
 from bagel_rt.cli.progress import show
+from bagel_rt.files.typed_paths import typed_path
 from bagel_rt.options import presets
 from bagel_rt.options.defaults import with_values
 from bagel_rt.options.image_options import ImageOptions
@@ -53,9 +53,10 @@ def _run(args: argparse.Namespace, task: str, items: list) -> None:
     with_values(presets.defaults(task, args.preset), opts)
     seeds_of(opts.get("seed"), args.images)
     targets = _targets(args.out, args.images)
+    metadata = args.metadata and (args.out is None or keeps_settings(args.out))
     with open_model(args) as bagel:
         events = bagel.stream(items, preset=args.preset or "notebook", images=args.images, **opts)
-        show(events, lambda ready: _finish(ready.result, targets[ready.done - 1], args.metadata))
+        show(events, lambda ready: _finish(ready.result, targets[ready.done - 1], metadata))
 
 
 def _add_arguments(parser: argparse.ArgumentParser, task: str) -> None:
@@ -66,7 +67,7 @@ def _add_arguments(parser: argparse.ArgumentParser, task: str) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="the picture to write (default: the next bagel-N.png)")
     parser.add_argument("--images", type=int, metavar="N",
                         help="so many pictures, of the seed and those after it: NAME-1.png, ...")  # fmt: skip
-    parser.add_argument("--no-metadata", dest="metadata", action="store_false", help="store no settings in the PNG")
+    parser.add_argument("--no-metadata", dest="metadata", action="store_false", help="store no settings in the file")
     add_model_arguments(parser)
     add_preset_argument(parser, task)
     add_option_arguments(parser, defaults, IMAGE_HELP, IMAGE_FLAGS)
@@ -75,15 +76,20 @@ def _add_arguments(parser: argparse.ArgumentParser, task: str) -> None:
                         help=f"guidance acts for LO < t <= HI (default: {low:g} {high:g})")  # fmt: skip
 
 
-def _targets(out: Path | None, images: int | None) -> list[Path]:
-    """A file per picture: as named, numbered where there are several, else the next names that are free."""
+def _targets(out: Path | None, images: int | None) -> list[Path | None]:
+    """A file per picture: as named, numbered where there are several; None: the next name that is free."""
     if out is None:
-        return list(islice(free_names(), images or 1))
-    check_image_target(out)
-    return [out] if images is None else [out.with_name(f"{out.stem}-{i}{out.suffix}") for i in range(1, images + 1)]
+        check_free_names()
+        return [None] * (images or 1)
+    out = typed_path(out)
+    several = range(1, images + 1) if images is not None else ()
+    named = [out.with_name(f"{out.stem}-{i}{out.suffix}") for i in several] or [out]
+    for path in named:
+        check_image_target(path)
+    return [*named]
 
 
-def _finish(result: ImageResult, out: Path, metadata: bool) -> None:
-    result.save(out, metadata=metadata)
+def _finish(result: ImageResult, target: Path | None, metadata: bool) -> None:
+    out = write_picture(result, target, metadata)
     width, height = result.image.size
     print(f"{out}: {width}x{height}, seed {result.seed}")

@@ -1,7 +1,9 @@
-"""Progress bars on stderr; none where stderr is not a terminal."""
+"""Progress on stderr: bars on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from types import TracebackType
@@ -11,12 +13,19 @@ from tqdm import tqdm
 
 from bagel_rt.events import Done, Event, ImageReady, TextPiece
 
+QUIET = 10.0  # seconds between two lines where stderr is no terminal: short work says nothing
+
 
 class Bars:
-    """One bar per stage, made from events with stage, done and total; used in a `with` block."""
+    """Shows events with stage, done and total: a bar per stage on a terminal, elsewhere a line now and then.
+
+    Used in a `with` block.
+    """
 
     def __init__(self, bytes_in: tuple[str, ...] = ()):
+        """bytes_in: the stages that count bytes."""
         self._bytes_in, self._stage, self._bar, self._detail = bytes_in, None, None, ""
+        self._spoke = time.monotonic()
 
     def __enter__(self) -> Bars:
         return self
@@ -25,11 +34,24 @@ class Bars:
         self.close()
 
     def __call__(self, event: Any) -> None:
+        if sys.stderr.isatty():
+            self._move_bar(event)
+        elif time.monotonic() - self._spoke >= QUIET:
+            self._spoke = time.monotonic()
+            print(f"bagel-rt: {self._line(event)}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """End the current bar; the next event begins another."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar, self._stage, self._detail = None, None, ""
+
+    def _move_bar(self, event: Any) -> None:
         if event.stage != self._stage:
             self.close()
             in_bytes = event.stage in self._bytes_in
             self._stage = event.stage
-            self._bar = tqdm(  # disable=None: no bar when stderr is not a terminal
+            self._bar = tqdm(
                 total=event.total, desc=event.stage, unit="B" if in_bytes else "", unit_scale=in_bytes, disable=None
             )
         assert self._bar is not None
@@ -39,11 +61,11 @@ class Bars:
             self._bar.set_postfix_str(detail)
         self._bar.update(event.done - self._bar.n)
 
-    def close(self) -> None:
-        """End the current bar; the next event begins another."""
-        if self._bar is not None:
-            self._bar.close()
-        self._bar, self._stage, self._detail = None, None, ""
+    def _line(self, event: Any) -> str:
+        done, total = event.done, event.total
+        count = f"{done / 2**20:.0f} of {total / 2**20:.0f} MiB" if event.stage in self._bytes_in else f"{done}/{total}"
+        detail = getattr(event, "detail", "")
+        return f"{event.stage} {count}" + (f", {detail}" if detail else "")
 
 
 def show(events: Generator[Event, None, None], on_image: Callable[[ImageReady], object] | None = None) -> Any:

@@ -13,6 +13,8 @@ from bagel_rt.cli.arguments import add_model_arguments, open_model
 from bagel_rt.cli.export import add_checkpoint_arguments, chosen_lora, require_exporter
 from bagel_rt.cli.progress import Bars
 from bagel_rt.errors import ArtefactError, InputError
+from bagel_rt.files.output_files import check_file, write_bytes
+from bagel_rt.files.typed_paths import typed_path
 from bagel_rt.version import __version__
 
 if TYPE_CHECKING:
@@ -42,8 +44,9 @@ def register(commands) -> None:
 def run_verify(args: argparse.Namespace) -> int:
     if args.ckpt is None and (args.layers or args.lora):
         raise InputError("--layers and --lora say how to read a checkpoint: name it with --ckpt PATH")
-    if args.json is not None and not args.json.absolute().parent.is_dir():
-        raise InputError(f"{args.json.absolute().parent}: no such folder; make it first")
+    if args.json is not None:
+        args.json = typed_path(args.json)
+        check_file(args.json)
     with open_model(args) as bagel:
         _check_hashes(bagel.manifest)
         plans = _check_plans(bagel, args.cache_tokens) if args.backend == "tensorrt" else []
@@ -85,7 +88,7 @@ def _prove(args: argparse.Namespace, bagel: Bagel) -> list[Finding]:
         require_exporter()
     from bagel_export.proof import verify
 
-    record = verify.recorded(bagel.manifest, args.record) if args.record else None
+    record = verify.recorded(bagel.manifest, typed_path(args.record)) if args.record else None
     runs, findings = [], []
     if args.ckpt:
         lora = chosen_lora(args)
@@ -119,7 +122,7 @@ def _write_json(args: argparse.Namespace, bagel: Bagel, **findings: Any) -> None
     if args.json is not None:
         against = {"checkpoint": args.ckpt and str(args.ckpt), "record": args.record and str(args.record)}
         about = {"model": bagel.model, "engine": bagel.engine, "bagel_rt": __version__, **against}
-        args.json.write_text(json.dumps({**about, **findings}, indent=1) + "\n", encoding="utf-8")
+        write_bytes(args.json, (json.dumps({**about, **findings}, indent=1) + "\n").encode())
 
 
 def _check_hashes(manifest: Manifest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,3 +117,26 @@ def test_bad_options_are_refused_before_the_first_line(chat):
     assert (code, "num_timesteps is 1" in err) == (2, True)
     code, _, err = chat("hello", options=("--think", "loud"))
     assert code == 2
+
+
+def test_paths_are_read_as_they_are_typed_or_dropped(chat, photo, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    for name in ("my photo.png", "it's me.png"):
+        photo.save(tmp_path / name)
+    typed = ["my photo.png", "it's me.png", "~/my photo.png", "'my photo.png'", '"my photo.png"', "my\\ photo.png"]
+    code, _, err = chat(*(f"/image {path}" for path in typed), "/draw", "/save ~/my\\ cube.png", "/save 'a cube.jpg'")
+    assert (code, "error" in err) == (0, False), err
+    assert (tmp_path / "my cube.png").is_file()
+    assert (tmp_path / "a cube.jpg").is_file()
+    code, _, err = chat("/image", "/image .", "/image 'no.png'")
+    assert [message in err for message in ("needs a file name", "is a folder", "error: no.png: no such")] == [True] * 3
+
+
+def test_a_picture_that_could_not_be_written_is_not_drawn(chat, monkeypatch):
+    from bagel_rt.cli import chat as module
+
+    monkeypatch.setattr(module, "show", lambda *_: pytest.fail("it is drawn"))
+    monkeypatch.setattr("bagel_rt.cli.picture_files.free_names", lambda: iter([Path("/proc/bagel-1.png")]))
+    code, _, err = chat("/draw a cube")
+    assert (code, "cannot be written" in err) == (0, True)
