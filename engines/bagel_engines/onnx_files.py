@@ -7,6 +7,7 @@ import mmap
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,19 +45,66 @@ def unfused_places(graph: Path) -> dict[str, Place]:
     return {name: place for name, (place, fused) in _read(graph).items() if not fused}
 
 
+def has_links(graph: Path) -> bool:
+    """Whether files beside a graph are links, as in a download cache: engines refuse weights outside its folder."""
+    return any(file.is_symlink() for file in graph.parent.iterdir())
+
+
+def with_weights_at_addresses(graph: Path, marker: str) -> tuple[bytes, list[np.ndarray]]:
+    """The graph with its weights' addresses in mapped files, which must live as long as what reads them.
+
+    marker: stands where a weight file's name does, and tells an engine that the offset is an address.
+    """
+    model, files = _stated(graph), {}
+    for tensor in model.graph.initializer:
+        entries = {entry.key: entry for entry in tensor.external_data}
+        if entries:
+            file = graph.parent / entries["location"].value
+            if file not in files:
+                files[file] = mapped(file)
+            offset = entries.get("offset") or tensor.external_data.add(key="offset", value="0")
+            entries["location"].value, offset.value = marker, str(files[file].ctypes.data + int(offset.value))
+    return model.SerializeToString(), list(files.values())
+
+
+def with_weights_below_root(graph: Path, model: bytes | None = None) -> tuple[bytes, Path]:
+    """The graph with its weight files' own paths relative to a root, and that root: of all files, so none is outside.
+
+    model: the graph's bytes where they were changed after reading.
+    """
+    import onnx
+
+    root = Path(graph.resolve().anchor)
+    stated = _stated(graph) if model is None else onnx.load_from_string(model)
+    for tensor in stated.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = (graph.parent / entry.value).resolve().relative_to(root).as_posix()
+    return stated.SerializeToString(), root
+
+
 def mapped(path: Path) -> np.ndarray:
     """A file's bytes, memory-mapped: nothing is read until it is used."""
     with path.open("rb") as stream:
         return np.frombuffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
 
-def _read(graph: Path) -> dict[str, tuple[Place, bool]]:
+def _stated(graph: Path) -> Any:
+    """The onnx package's model of a graph file, weights not read."""
+    if not readable():
+        raise EngineFailure(f"{graph}: reading it needs the onnx package; run: pip install onnx")
     import onnx
 
     try:
-        stated = onnx.load(str(graph), load_external_data=False).graph
+        return onnx.load(str(graph), load_external_data=False)
     except Exception as error:  # protobuf raises errors of its own
         raise EngineFailure(f"{graph} is not an ONNX graph: {error}") from error
+
+
+def _read(graph: Path) -> dict[str, tuple[Place, bool]]:
+    import onnx
+
+    stated = _stated(graph).graph
     fused = {name for node in stated.node if _in_blocks(node) for name in node.input}
     found = {}
     for tensor in stated.initializer:

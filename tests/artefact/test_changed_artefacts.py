@@ -6,10 +6,13 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from calls import FAST, same
 
 import bagel_rt
+from bagel_engines import onnx_files
+from bagel_engines.onnxruntime.device_engine import on_host
 from bagel_rt.artefact.manifest import read_manifest
 
 ENGINES = ("onnxruntime", "openvino")
@@ -99,6 +102,47 @@ def snapshot(artefact: Path, place: Path) -> Path:
         shutil.copy(file, place / "blobs" / f"{number:064x}")
         (place / "snapshots" / "1" / file.name).symlink_to(f"../../blobs/{number:064x}")
     return place / "snapshots" / "1"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_folder_of_links_gives_the_same_results_as_the_files_they_lead_to(small_artefact, photo, tmp_path, engine):
+    links, made = snapshot(small_artefact, tmp_path / "hub"), []
+    for place in (small_artefact, links):
+        with bagel_rt.load(place, engine) as bagel:
+            answer = bagel.ask("what?", photo, seed=1, max_tokens=3)
+            made.append((bagel.edit(photo, "green", seed=1, **FAST), answer))
+    assert same(made[0][0], made[1][0])
+    assert made[0][1] == made[1][1]
+
+
+def test_packed_weights_are_made_of_a_folder_of_links(small_artefact, tmp_path):
+    with bagel_rt.load(small_artefact, "onnxruntime") as bagel:
+        wanted = bagel.generate("a ring", seed=1, **FAST)
+    links = snapshot(small_artefact, tmp_path / "hub")
+    for _ in range(2):
+        with bagel_rt.load(links, "onnxruntime", packed_weights=True) as bagel:
+            assert same(bagel.generate("a ring", seed=1, **FAST), wanted)
+
+
+def test_a_device_engine_reads_a_folder_of_links(small_artefact, tmp_path):
+    rows = {"und_out": np.ones((2, 64), np.float32)}
+    found = [
+        on_host().load(folder / "lm_head.onnx").run(rows, ["logits"])["logits"]
+        for folder in (small_artefact, snapshot(small_artefact, tmp_path / "hub"))
+    ]
+    assert np.array_equal(*found)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_links_without_the_package_that_reads_graphs_are_refused_with_what_to_install(
+    small_artefact, tmp_path, monkeypatch, engine
+):
+    monkeypatch.setattr(onnx_files, "readable", lambda: False)
+    with bagel_rt.load(snapshot(small_artefact, tmp_path / "hub"), engine) as bagel:
+        if engine == "onnxruntime":
+            bagel.graphs.engine._rewritten = False
+        with pytest.raises(bagel_rt.EngineError, match="needs the onnx package; run: pip install onnx"):
+            bagel.ask("what?")
 
 
 @pytest.mark.parametrize(

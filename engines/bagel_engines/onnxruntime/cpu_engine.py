@@ -10,6 +10,7 @@ import numpy as np
 from bagel_engines.host_cache import HostCache
 from bagel_engines.host_memory import trim
 from bagel_engines.memory_needs import onnxruntime_needs
+from bagel_engines.onnx_files import has_links, with_weights_below_root
 from bagel_engines.onnxruntime.chunk_attention import SCORES
 from bagel_engines.onnxruntime.integer_products import exact_here
 from bagel_engines.onnxruntime.packed_weights import SAVING, PackedStore
@@ -77,11 +78,14 @@ class OnnxRuntimeEngine:
 
         saved_as: also write the optimised graph and its packed weights there.
         """
-        if not self._rewritten:
-            return self._opened(str(graph), self._settings(False), saved_as)
-        read = prepared(graph, rounded=self._rounded)
-        beside = {WEIGHTS_BESIDE: str(graph.parent)}
-        return self._opened(read.model, self._settings(read.convolves) | beside, saved_as)
+        read = prepared(graph, rounded=self._rounded) if self._rewritten else None
+        settings, model = self._settings(read is not None and read.convolves), read.model if read else None
+        beside = graph.parent
+        if has_links(graph):
+            model, beside = with_weights_below_root(graph, model)
+        if model is None:
+            return self._opened(str(graph), settings, saved_as)
+        return self._opened(model, settings | {WEIGHTS_BESIDE: str(beside)}, saved_as)
 
     def _settings(self, convolves: bool) -> dict[str, str]:
         """convolves: the graph's quantised weights are those of convolutions, which are computed in float32 anyway."""

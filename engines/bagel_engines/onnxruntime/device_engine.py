@@ -18,6 +18,8 @@ import numpy as np
 from bagel_engines.device import cuda
 from bagel_engines.device.arrays import DeviceArray, DeviceCache, HostMemory, Memory, on_device
 from bagel_engines.device.recorded_runs import Recording, Repeats, Shapes
+from bagel_engines.onnx_files import has_links, with_weights_below_root
+from bagel_engines.onnxruntime.prepared_graph import WEIGHTS_BESIDE
 from bagel_engines.onnxruntime.quantised_weights import HIDES_QUANTISED_WEIGHTS
 from bagel_engines.onnxruntime.shared_weights import NOT_IN_PLACE, SharedWeights
 from bagel_engines.protocol import Arrays, EngineFailure, EngineInfo, OutOfDeviceMemory, Runner, Tensors
@@ -250,9 +252,13 @@ class OnnxRuntimeDeviceEngine:
         return options
 
     def _opened(self, graph: Path, options: Any, providers: list) -> Any:
+        read: str | bytes = str(graph)
+        if has_links(graph):
+            read, root = with_weights_below_root(graph)
+            options.add_session_config_entry(WEIGHTS_BESIDE, str(root))
         try:
             session = self._ort.InferenceSession(
-                str(graph), options, providers=providers, disabled_optimizers=HIDES_QUANTISED_WEIGHTS
+                read, options, providers=providers, disabled_optimizers=HIDES_QUANTISED_WEIGHTS
             )
         except Exception as error:
             raise failure(f"onnxruntime cannot load {graph} on {self.info.device}: {error}") from error

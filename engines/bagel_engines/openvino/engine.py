@@ -11,6 +11,7 @@ import numpy as np
 from bagel_engines.host_cache import HostCache, NarrowCache
 from bagel_engines.memory_needs import openvino_needs
 from bagel_engines.number_formats import narrowed
+from bagel_engines.onnx_files import has_links, with_weights_at_addresses
 from bagel_engines.openvino.fuse_upsampling import upsample_at_once
 from bagel_engines.openvino.share_kv_heads import share_keys
 from bagel_engines.openvino.split_new_kv import STACKED, Parts, take_apart
@@ -19,6 +20,7 @@ from bagel_engines.protocol import Arrays, EngineFailure, EngineInfo, Runner, Te
 POOL = "pool"  # the step graphs' input that lies in the cache
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 # an arithmetic of its own: bfloat16, and the activations that int8 and int4 weights multiply are rounded to 8 bits
+ADDRESS = "*/_ORT_MEM_ADDR_/*"  # in place of a weight file's name: the offset is an address (as ONNX Runtime gives it)
 ROUNDED = "int8"
 # neighbouring activations that share a scale then. The relative error of what a layer of the 7B adds to its rows is
 # 1.9 % with 64, over 2 % with 128 (2026.4.1)
@@ -26,7 +28,18 @@ GROUP = 64
 
 
 class OpenVinoRunner:
-    def __init__(self, openvino, model, compiled, name: str, low_memory: bool, parts: Parts | None = None):
+    def __init__(
+        self,
+        openvino,
+        model,
+        compiled,
+        name: str,
+        low_memory: bool,
+        parts: Parts | None = None,
+        weights: Sequence[np.ndarray] = (),
+    ):
+        """weights: mapped files that the compiled graph reads where they are."""
+        self._weights = weights
         self._openvino, self._request, self._name = openvino, compiled.create_infer_request(), name
         self._give_back = compiled.release_memory if low_memory else None
         # names are read before compiling: it may fuse a port with a cast and give it the cast's name
@@ -107,15 +120,18 @@ class OpenVinoEngine:
 
     def load(self, graph: Path, prime: Arrays | None = None) -> Runner:
         try:
-            model = self._core.read_model(str(graph))
+            read, weights = with_weights_at_addresses(graph, ADDRESS) if has_links(graph) else (str(graph), [])
+            model = self._core.read_model(read)
             self._narrow_pool(model)
             share_keys(model)
             upsample_at_once(model)
             parts = take_apart(model, self._arithmetic)
             compiled = self._core.compile_model(model, "CPU", self._config)
+        except EngineFailure:
+            raise
         except Exception as error:
             raise EngineFailure(f"openvino cannot load {graph}: {error}") from error
-        runner = OpenVinoRunner(self._openvino, model, compiled, graph.stem, self._low_memory, parts)
+        runner = OpenVinoRunner(self._openvino, model, compiled, graph.stem, self._low_memory, parts, weights)
         if prime is not None:  # 2026.4.1: a ViT whose first call has a single patch computes every later call wrongly
             runner.run(prime, ())
         return runner
