@@ -83,6 +83,21 @@ def with_weights_below_root(graph: Path, model: bytes | None = None) -> tuple[by
     return stated.SerializeToString(), root
 
 
+def values_of(tensor: Any, folder: Path) -> np.ndarray:
+    """An initializer's values, from their file in `folder`: behind a link too, which the onnx package refuses."""
+    from onnx import TensorProto, numpy_helper
+
+    inline = TensorProto()
+    inline.CopyFrom(tensor)
+    if tensor.external_data:
+        entry = {e.key: e.value for e in tensor.external_data}
+        start, length = int(entry.get("offset", 0)), int(entry["length"])
+        inline.raw_data = mapped(folder / entry["location"])[start : start + length].tobytes()
+        inline.ClearField("external_data")
+        inline.data_location = TensorProto.DEFAULT
+    return numpy_helper.to_array(inline)
+
+
 def mapped(path: Path) -> np.ndarray:
     """A file's bytes, memory-mapped: nothing is read until it is used."""
     with path.open("rb") as stream:

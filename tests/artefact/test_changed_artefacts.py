@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from calls import FAST, same
 
@@ -131,6 +132,15 @@ def test_a_device_engine_reads_a_folder_of_links(small_artefact, tmp_path):
         for folder in (small_artefact, snapshot(small_artefact, tmp_path / "hub"))
     ]
     assert np.array_equal(*found)
+
+
+def test_single_weights_are_read_from_behind_links(small_artefact, tmp_path):
+    links = snapshot(small_artefact, tmp_path / "hub")
+    stated = onnx.load(str(links / "lm_head.onnx"), load_external_data=False).graph.initializer
+    assert any(tensor.external_data for tensor in stated)
+    for tensor in stated:
+        wanted = onnx.numpy_helper.to_array(tensor, base_dir=str(small_artefact))
+        assert np.array_equal(onnx_files.values_of(tensor, links), wanted)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

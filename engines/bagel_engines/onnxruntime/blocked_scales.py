@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bagel_engines.onnx_files import values_of
 from bagel_engines.onnxruntime.unread_nodes import drop_unread
 
 BLOCKS = (128, 64, 32)  # inputs that share a scale: the largest that divides
@@ -59,7 +60,7 @@ def _by_output(node: Any, tensors: dict[str, Any]) -> bool:
 def _repeated(scale: Any, times: int, name: str, folder: Path) -> Any:
     from onnx import numpy_helper
 
-    array = numpy_helper.to_array(scale, base_dir=str(folder))
+    array = values_of(scale, folder)
     return numpy_helper.from_array(np.ascontiguousarray(np.broadcast_to(array, (times, len(array)))), name)
 
 

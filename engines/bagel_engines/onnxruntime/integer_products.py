@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from bagel_engines.onnx_files import values_of
 from bagel_engines.onnxruntime.unread_nodes import drop_unread
 
 MIDDLE = 128  # the unsigned byte that stands for 0
@@ -75,7 +76,7 @@ def use_integer_products(model: Any, folder: Path) -> int:
         if quantize.output[0] not in unsigned:
             unsigned[quantize.output[0]] = f"{quantize.output[0]}_unsigned"
             made[quantize.output[0]] = [quantize, _unsigned(quantize, f"{quantize.output[0]}_unsigned")]
-        step = _array(tensors[quantize.input[1]], folder)
+        step = values_of(tensors[quantize.input[1]], folder)
         graph.initializer.append(_scaled(tensors[product.scale], step, f"product_{number}_scale", folder))
         made[product.node.output[0]] = _integer(product, unsigned[quantize.output[0]], f"product_{number}")
     nodes = [new for node in graph.node for new in made.get(node.output[0], [node])]
@@ -134,16 +135,10 @@ def _scaled(scale: Any, step: np.ndarray, name: str, folder: Path) -> Any:
     """What a sum of products of whole numbers is worth: the weights' scales times the rows' step."""
     from onnx import numpy_helper
 
-    return numpy_helper.from_array(_array(scale, folder) * step.astype(np.float32), name)
+    return numpy_helper.from_array(values_of(scale, folder) * step.astype(np.float32), name)
 
 
 def _middle() -> Any:
     from onnx import numpy_helper
 
     return numpy_helper.from_array(np.array(MIDDLE, np.uint8), "unsigned_middle")
-
-
-def _array(tensor: Any, folder: Path) -> np.ndarray:
-    from onnx import numpy_helper
-
-    return numpy_helper.to_array(tensor, base_dir=str(folder))
