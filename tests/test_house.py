@@ -29,6 +29,16 @@ def test_no_file_of_the_runtime_imports_torch_or_transformers():
         assert not re.search(r"^\s*(import|from) (torch|transformers)\b", path.read_text(), re.MULTILINE), path
 
 
+def test_nothing_from_outside_is_checked_by_an_assert():
+    """`python -O` leaves asserts out. They may say what the code itself made sure of, and narrow types: no more."""
+    narrow = re.compile(r"assert (\w|\.)+ is not None$|assert isinstance\(.+\)$")
+    own = ["page_table.py", "quantized_nodes.py"]  # the conservation law of pages; a node that was just found
+    for path in [p for folder in ("bagel_rt", "engines", "export") for p in (ROOT / folder).rglob("*.py")]:
+        asserts = re.findall(r"^ *(assert\b.*)", path.read_text(), re.MULTILINE)
+        assert path.name in own or all(map(narrow.match, asserts)), path
+        assert "AssertionError)" not in path.read_text(), path
+
+
 def test_every_graph_of_the_contract_is_described_in_the_architecture():
     from bagel_rt.artefact.contract import TASK_GRAPHS
 

@@ -9,25 +9,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from bagel_export.checkpoint.adapter_config import CONFIG, read_adapter_config
+from bagel_export.checkpoint.key_roots import WRAPPER
 from bagel_export.checkpoint.safetensors_file import DTYPES, StoredTensor, read_header
-from bagel_export.checkpoint.tensors import LowRank, SourceTensor
-from bagel_export.config import read_json
+from bagel_export.checkpoint.tensors import PIECE, LowRank, SourceTensor
 from bagel_rt.errors import CheckpointError
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PAIR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.(?!weight)[^.]+)?(\.weight)?")
-# keys of adapter_config.json for methods that are more than `weight + scale * B @ A`, with the value that means "off"
-PLAIN = {
-    "use_dora": False,
-    "fan_in_fan_out": False,
-    "lora_bias": False,
-    "layer_replication": None,
-    "trainable_token_indices": None,
-    "target_parameters": None,
-}
-# initialisations that move a part of the base model's weights into the adapter: added to the weights of a checkpoint,
-# which still have that part, it would count twice
-REBASED = ("pissa", "olora", "corda", "loftq")
+WEIGHTS = "adapter_model.safetensors"
+PAIR = re.compile(
+    r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.(?P<adapter>(?!weight|bias)[^.]+))?(\.weight)?"
+)
+SAVED = re.compile(r"(?P<module>.+)\.modules_to_save\.(?P<adapter>[^.]+)\.(?P<rest>.+)")
+Pairs = dict[tuple[str, bool], dict[str, StoredTensor]]  # by module, and whether it is an embedding; then by A and B
 
 
 @dataclass(frozen=True)
@@ -78,50 +73,73 @@ def read_adapter(lora: Lora, names: Collection[str]) -> Adapter:
         raise CheckpointError(f"{lora.folder}: no such adapter folder")
     if not math.isfinite(lora.scale):
         raise CheckpointError(f"the adapter's scale is {lora.scale}; a finite number is expected")
-    config, file = _read_config(lora.folder / CONFIG), lora.folder / WEIGHTS
+    config, file = read_adapter_config(lora.folder / CONFIG), lora.folder / WEIGHTS
     if not file.exists() and (lora.folder / "adapter_model.bin").exists():
         raise CheckpointError(f"{file}: file not found; adapter_model.bin is a pickle: save it as safetensors first")
-    pairs: dict[tuple[str, bool], dict[str, StoredTensor]] = {}
-    whole = {}
-    for key, tensor in read_header(file).items():
-        if tensor.dtype not in DTYPES:
-            raise CheckpointError(f"{file}: tensor '{key}' has type {tensor.dtype}; allowed: {', '.join(DTYPES)}")
-        short = key.removeprefix("base_model.model.")
-        if match := PAIR.fullmatch(short):
-            pairs.setdefault((match["module"], bool(match["embedding"])), {})[match["side"]] = tensor
-        else:
-            whole[_tensor_name(file, key, re.sub(r"\.modules_to_save(\.default)?\.", ".", short), names)] = tensor
-    updates = {}
+    pairs, whole = _sorted_out(file, names)
+    updates: dict[str, LowRank] = {}
     for (module, embedding), sides in pairs.items():
-        name = _tensor_name(file, next(iter(sides.values())).key, f"{module}.weight", names)
+        key = next(iter(sides.values())).key
+        name = _tensor_name(file, key, f"{module}.weight", names)
+        if name in updates:
+            raise CheckpointError(f"{file}: tensor '{key}' is a second update of '{name}'; keep one")
         updates[name] = _update(lora, config, file, module, sides, embedding)
     if not updates and not whole:
         raise CheckpointError(f"{file}: holds no tensors: nothing to merge")
+    for tensor in (*whole.values(), *(t for u in updates.values() for t in (u.left, u.right))):
+        _check_finite(tensor)
     return Adapter(file, updates, whole)
 
 
-def _read_config(path: Path) -> Mapping[str, Any]:
-    config = read_json(path)
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        seen = config.get("peft_type") if isinstance(config, dict) else config
-        raise CheckpointError(f"{path}: key 'peft_type' is {seen!r}; allowed: LORA")
-    for key, plain in PLAIN.items():
-        if config.get(key) not in (plain, None, [], {}):
+def _sorted_out(file: Path, names: Collection[str]) -> tuple[Pairs, dict[str, StoredTensor]]:
+    """The file's pairs lora_A and lora_B, and its other tensors by the checkpoint's names, of one adapter alone."""
+    pairs: Pairs = {}
+    whole: dict[str, StoredTensor] = {}
+    adapters: dict[str, str] = {}  # a name, where the file states one, with a tensor of it
+    for key, tensor in read_header(file).items():
+        if tensor.dtype not in DTYPES:
+            raise CheckpointError(f"{file}: tensor '{key}' has type {tensor.dtype}; allowed: {', '.join(DTYPES)}")
+        short = WRAPPER.sub("", key).removeprefix("module.").removeprefix("base_model.model.")
+        if match := PAIR.fullmatch(short):
+            module, part, adapter = (match["module"], bool(match["embedding"])), match["side"], match["adapter"] or ""
+            place = pairs.setdefault(module, {})
+        else:
+            part, adapter = _whole_name(file, key, short, names)
+            place = whole
+        if adapter is not None:
+            adapters.setdefault(adapter, key)
+        if len(adapters) > 1:
+            first, other = adapters.values()
+            raise CheckpointError(f"{file}: holds two adapters, of '{first}' and of '{other}': save one of them alone")
+        if part in place:
+            raise CheckpointError(f"{file}: tensor '{key}' is there twice, as '{place[part].key}' too: keep one")
+        place[part] = tensor
+    return pairs, whole
+
+
+def _whole_name(file: Path, key: str, name: str, names: Collection[str]) -> tuple[str, str | None]:
+    """The checkpoint's name of a tensor that was trained as it is, and the adapter the key says it is of, if any.
+
+    Such a tensor is a module saved whole, a bias, or the layer below a pair, which peft calls its base layer.
+    """
+    name = name.replace(".base_layer.", ".")
+    if match := SAVED.fullmatch(name):
+        named = f"{match['module']}.{match['rest']}"
+        if _candidate(named, names):
+            return _tensor_name(file, key, named, names), match["adapter"]
+    return _tensor_name(file, key, name.replace(".modules_to_save.", ".", 1), names), None
+
+
+def _check_finite(tensor: StoredTensor) -> None:
+    values = tensor.mapped().reshape(-1)
+    for start in range(0, values.size, PIECE):
+        with np.errstate(over="ignore"):  # float64 beyond float32
+            piece = values[start : start + PIECE].astype(np.float32)
+        if not np.isfinite(piece).all():
             raise CheckpointError(
-                f"{path}: key '{key}' is {config[key]!r}; such an adapter cannot be merged here: merge it with peft"
-                " (merge_and_unload), save the model as safetensors, and export that"
+                f"{tensor.file}: tensor '{tensor.key}' holds numbers that are not finite (NaN or infinity): take the"
+                " adapter of an earlier training step"
             )
-    started = config.get("init_lora_weights")
-    if isinstance(started, str) and started.lower().startswith(REBASED):
-        raise CheckpointError(
-            f"{path}: key 'init_lora_weights' is {started!r}: the adapter belongs to changed base weights; save it"
-            " with peft's path_initial_model_for_weight_conversion first"
-        )
-    for key, kinds in (("r", int), ("lora_alpha", (int, float))):
-        value = config.get(key)
-        if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:
-            raise CheckpointError(f"{path}: key '{key}' is {value!r}; a positive number is expected")
-    return config
 
 
 def _update(
@@ -142,6 +160,8 @@ def _update(
         )
     alpha = _pattern(lora.folder / CONFIG, config, "alpha_pattern", module, config["lora_alpha"])
     scale = lora.scale * alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    if abs(scale) > float(np.finfo(np.float32).max):
+        raise CheckpointError(f"{file}: the update of '{module}' is multiplied by {scale:g}, beyond float32")
     # an embedding's update is (B @ A) transposed: A.T @ B.T
     return LowRank(a, b, scale, transposed=True) if embedding else LowRank(b, a, scale)
 
@@ -160,7 +180,11 @@ def _pattern(path: Path, config: Mapping[str, Any], key: str, module: str, defau
 
 def _tensor_name(file: Path, key: str, name: str, names: Collection[str]) -> str:
     """The checkpoint's name of a tensor the adapter names from the root of whatever was trained."""
-    for candidate in (name, name.removeprefix("model."), f"language_model.{name}"):
-        if candidate in names:
-            return candidate
+    if candidate := _candidate(name, names):
+        return candidate
     raise CheckpointError(f"{file}: tensor '{key}' matches nothing in the checkpoint: the adapter is for another model")
+
+
+def _candidate(name: str, names: Collection[str]) -> str | None:
+    roots = (name, name.removeprefix("model."), f"language_model.{name}")
+    return next((root for root in roots if root in names), None)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from bagel_export.checkpoint.key_roots import without_root
 from bagel_export.checkpoint.lora import Lora, read_adapter
 from bagel_export.checkpoint.safetensors_file import DTYPES, StoredTensor, read_header
 from bagel_export.checkpoint.shards import VAE_WEIGHTS, read_weights
@@ -24,6 +25,7 @@ from bagel_rt.errors import CheckpointError
 
 VAE_PREFIX = "vae."
 GENERATION_ROOTS = ("time_embedder.", "vae2llm.", "llm2vae.", "latent_pos_embed.")
+VAE_ROOTS = ("encoder.", "decoder.")
 ROOTS = ("language_model.", "vit_model.", "connector.", "vit_pos_embed.", *GENERATION_ROOTS)
 EMBEDDING = "language_model.model.embed_tokens.weight"
 LM_HEAD = "language_model.lm_head.weight"
@@ -72,7 +74,7 @@ def open_checkpoint(ckpt: str | Path, task: str = "full", lora: Lora | None = No
     if task == "full" and not (folder / VAE_WEIGHTS).exists():
         raise CheckpointError(f"{folder / VAE_WEIGHTS}: file not found; {UNDERSTAND_HINT}")
     path = source.find_weights()
-    stored = _strip_root(path, read_weights(path))
+    stored = without_root(path, read_weights(path), ROOTS)
     adapter = read_adapter(lora, stored) if lora else None
     if adapter:
         check_untied(llm, adapter.file, {*adapter.updates, *adapter.whole})
@@ -86,7 +88,7 @@ def open_checkpoint(ckpt: str | Path, task: str = "full", lora: Lora | None = No
     if adapter:
         tensors, unused = adapter.merged(tensors), (*unused, *adapter.left_out(tensors))
     if task == "full":
-        vae_stored = {VAE_PREFIX + k: v for k, v in read_header(folder / VAE_WEIGHTS).items()}
+        vae_stored = _read_vae(folder / VAE_WEIGHTS)
         config = replace(config, vae_base_width=_vae_base_width(folder / VAE_WEIGHTS, vae_stored))
         with torch.device("meta"):
             vae = AutoEncoder(config.vae_base_width, config.latent_channels).state_dict()
@@ -94,7 +96,7 @@ def open_checkpoint(ckpt: str | Path, task: str = "full", lora: Lora | None = No
         found, vae_unused = _match(folder / VAE_WEIGHTS, vae_wanted, vae_stored, config, task)
         tensors, unused = tensors | found, unused + vae_unused
     elif (folder / VAE_WEIGHTS).exists():
-        unused += tuple(VAE_PREFIX + k for k in read_header(folder / VAE_WEIGHTS))
+        unused += tuple(_read_vae(folder / VAE_WEIGHTS))
     name = f"{source.name}+{lora.name}" if lora else source.name
     return Checkpoint(name, folder, task, config, tensors, unused, vae_rule, vit_rule)
 
@@ -116,7 +118,7 @@ def load_for_training(ckpt: str | Path, generation: bool) -> tuple[BagelConfig, 
     source = find_source(ckpt)
     path = source.find_weights()
     llm, vit = read_model_configs(source.folder)
-    stored = _strip_root(path, read_weights(path))
+    stored = without_root(path, read_weights(path), ROOTS)
     if generation and "latent_pos_embed.pos_embed" not in stored:  # stage 1, understanding only
         side = _table_side(path, stored, "vit_pos_embed.pos_embed", "")
         config = BagelConfig(_stored_vocabulary(llm, stored), vit, vit_max_num_patch_per_side=side)
@@ -162,14 +164,9 @@ def read_transforms(folder: Path, vit: ViTConfig) -> tuple[ResizeRule, ResizeRul
     return rules[0], rules[1]
 
 
-def _strip_root(path: Path, stored: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
-    out: dict[str, StoredTensor] = {}
-    for key, tensor in stored.items():
-        name = key.removeprefix("model.") if key.removeprefix("model.").startswith(ROOTS) else key
-        if name in out:
-            raise CheckpointError(f"{path}: tensor '{name}' is there twice, with and without 'model.' in front")
-        out[name] = tensor
-    return out
+def _read_vae(path: Path) -> dict[str, StoredTensor]:
+    stored = without_root(path, read_header(path), VAE_ROOTS)
+    return {VAE_PREFIX + name: tensor for name, tensor in stored.items()}
 
 
 def _complete_config(path: Path, llm: LLMConfig, vit: ViTConfig, stored: dict, task: str) -> BagelConfig:

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import ml_dtypes
 import numpy as np
@@ -76,12 +77,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 
 
 def _tensor(path: Path, key: str, entry: object, start: int, size: int) -> StoredTensor:
-    try:
-        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]  # type: ignore[index]
-        assert isinstance(dtype, str)
-        assert all(isinstance(n, int) and n >= 0 for n in (*shape, begin, end))
-    except (TypeError, KeyError, ValueError, AssertionError):
-        raise CheckpointError(f"{path}: tensor '{key}' has a malformed header entry: {entry!r}") from None
+    dtype, shape, begin, end = _entry(path, key, entry)
     tensor = StoredTensor(path, key, dtype, shape, start + begin)
     if dtype in DTYPES and end - begin != tensor.count * DTYPES[dtype].itemsize:
         raise CheckpointError(f"{path}: tensor '{key}' spans {end - begin} bytes, its shape {list(shape)} needs others")
@@ -90,3 +86,16 @@ def _tensor(path: Path, key: str, entry: object, start: int, size: int) -> Store
             f"{path}: the file is cut off: tensor '{key}' ends at byte {start + end}, the file at {size}"
         )
     return tensor
+
+
+def _entry(path: Path, key: str, entry: object) -> tuple[str, tuple[int, ...], int, int]:
+    """Type, shape, first byte and end of one tensor, as the header states them."""
+    if isinstance(entry, dict):
+        dtype, shape, place = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+        if isinstance(dtype, str) and _are_sizes(shape) and _are_sizes(place) and len(place) == 2:
+            return dtype, tuple(shape), *place
+    raise CheckpointError(f"{path}: tensor '{key}' has a malformed header entry: {entry!r}")
+
+
+def _are_sizes(values: object) -> TypeGuard[list[int]]:
+    return isinstance(values, list) and all(type(n) is int and n >= 0 for n in values)

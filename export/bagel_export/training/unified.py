@@ -129,9 +129,10 @@ class BagelForUnifiedMultimodal(nn.Module):
         x = embedded.new_zeros(int(sequence_length), embedded.shape[1]).index_copy(0, packed_text_indexes, embedded)
         und = packed_text_indexes
         if packed_vit_tokens is not None:
-            assert packed_vit_token_indexes is not None
-            assert packed_vit_position_ids is not None
-            assert vit_token_seqlens is not None
+            if packed_vit_token_indexes is None or packed_vit_position_ids is None or vit_token_seqlens is None:
+                raise ValueError(
+                    "packed_vit_tokens need packed_vit_token_indexes, packed_vit_position_ids and vit_token_seqlens"
+                )
             lengths = [int(n) for n in vit_token_seqlens]
             rows = self.model.embed_patches(packed_vit_tokens, packed_vit_position_ids, lengths)
             x = x.index_copy(0, packed_vit_token_indexes, rows.to(x.dtype))
@@ -140,10 +141,16 @@ class BagelForUnifiedMultimodal(nn.Module):
         if padded_latent is not None:
             if not self.config.visual_gen:
                 raise ValueError("this model understands only (stage 1): it takes no latents")
-            assert patchified_vae_latent_shapes is not None
-            assert packed_timesteps is not None
-            assert packed_latent_position_ids is not None
-            assert packed_vae_token_indexes is not None
+            if (
+                patchified_vae_latent_shapes is None
+                or packed_timesteps is None
+                or packed_latent_position_ids is None
+                or packed_vae_token_indexes is None
+            ):
+                raise ValueError(
+                    "padded_latent needs patchified_vae_latent_shapes, packed_timesteps, packed_latent_position_ids and"
+                    " packed_vae_token_indexes"
+                )
             clean = self._pack_latents(padded_latent, patchified_vae_latent_shapes)
             t = self._times(packed_timesteps)
             noise = torch.randn_like(clean)

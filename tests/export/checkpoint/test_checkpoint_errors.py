@@ -343,3 +343,30 @@ def test_a_malformed_header_entry_is_named(copy, refused, change):
 def test_a_pixel_limit_that_is_no_number_is_refused(copy, refused):
     edit(copy / "preprocessor_config.json", vit_transform=dict(max_size=112, min_size=56, stride=14, max_pixels="many"))
     refused(copy, "preprocessor_config.json", "vit_transform.max_pixels")
+
+
+MALFORMED = [
+    {"dtype": 5}, {"dtype": None}, {"shape": [-2, -2]}, {"shape": [-2, -2], "data_offsets": [-8, 8]}, {"shape": "44"},
+    {"shape": [4.0]}, {"shape": [True, 4]}, {"shape": {"4": 1}}, {"data_offsets": [0]}, {"data_offsets": [0, 16, 32]},
+    {"data_offsets": "01"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", [[], ["-O"], ["-OO"]])
+def test_damaged_headers_are_refused_with_assertions_switched_off_too(tmp_path, flags):
+    sound = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
+    for i, change in enumerate([{}, *MALFORMED]):
+        header = json.dumps({"a": sound | change}).encode()
+        (tmp_path / f"{i:02}").write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+    code = """if True:
+        import pathlib, sys
+        from bagel_export.checkpoint.safetensors_file import read_header
+        from bagel_rt.errors import CheckpointError
+        for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+            try:
+                print("taken", read_header(path)["a"].shape)
+            except CheckpointError as error:
+                print("refused", "tensor 'a'" in str(error))
+    """
+    done = subprocess.run([sys.executable, *flags, "-c", code, tmp_path], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["taken (4,)"] + ["refused True"] * len(MALFORMED), done.stderr

@@ -125,6 +125,54 @@ def test_modules_saved_whole_replace_the_checkpoints_and_may_grow_the_vocabulary
         np.testing.assert_array_equal(found.tensors[name].array(), table.numpy())
 
 
+def test_keys_that_are_off_or_chose_what_was_trained_change_nothing(adapter, merged):
+    path = adapter.folder / "adapter_config.json"
+    off = {"alora_invocation_tokens": None, "use_qalora": False, "arrow_config": {}, "of_tomorrow": [], "note": ""}
+    trained = {
+        "lora_dropout": 0.1,
+        "qalora_group_size": 16,
+        "megatron_core": "megatron.core",
+        "init_lora_weights": "eva",
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | off | trained))
+    np.testing.assert_allclose(merged(adapter, QUERY), product(64, 64, 1, ALPHA / RANK), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["", ".default"])
+def test_what_peft_saves_below_an_adapted_layer_is_the_layer_itself(quick_checkpoint, tmp_path, name):
+    head = LM_HEAD.removesuffix(".weight")
+    table, bias = torch.randn(272, 64), torch.randn(64)
+    a, b = pair(272, 64, 1)
+    root = "base_model.model."
+    tensors = {f"{root}{head}.lora_A{name}.weight": a, f"{root}{head}.lora_B{name}.weight": b}
+    tensors |= {f"{root}{head}.base_layer.weight": table, f"{root}{QUERY}.base_layer.bias": bias}
+    found = open_checkpoint(quick_checkpoint, lora=write_adapter(tmp_path / "a", tensors, bias="all")).tensors
+    np.testing.assert_allclose(found[LM_HEAD].array(), table + ALPHA / RANK * (b @ a), atol=1e-4)
+    np.testing.assert_array_equal(found[f"{QUERY}.bias"].array(), bias)
+
+
+@pytest.mark.parametrize("bias, key", [("all", "{}.base_layer.bias"), ("lora_only", "{}.bias")])
+def test_trained_biases_replace_the_checkpoints(quick_checkpoint, tmp_path, bias, key):
+    value = torch.randn(64)
+    tensors = of(QUERY, *pair(64, 64, 1)) | {f"base_model.model.{key.format(QUERY)}": value}
+    lora = write_adapter(tmp_path / "a", tensors, bias=bias)
+    np.testing.assert_array_equal(open_checkpoint(quick_checkpoint, lora=lora).tensors[f"{QUERY}.bias"].array(), value)
+
+
+def test_modules_saved_whole_may_carry_the_adapter_s_name(quick_checkpoint, tmp_path):
+    tables = {"connector.modules_to_save.style.fc1.weight": torch.randn(64, 32)}
+    tables |= {"language_model.lm_head.modules_to_save.weight": torch.randn(272, 64)}
+    lora = write_adapter(tmp_path / "a", {f"base_model.model.{key}": value for key, value in tables.items()})
+    found = open_checkpoint(quick_checkpoint, lora=lora).tensors
+    for name, table in zip(("connector.fc1.weight", LM_HEAD), tables.values(), strict=True):
+        np.testing.assert_array_equal(found[name].array(), table.numpy())
+
+
+def test_an_adapter_saved_from_a_wrapped_model_is_read(tmp_path, merged):
+    lora = write_adapter(tmp_path / "a", of(f"_orig_mod.{QUERY}", *pair(64, 64, 1), root="module.base_model.model."))
+    np.testing.assert_allclose(merged(lora, QUERY), product(64, 64, 1, ALPHA / RANK), atol=1e-5)
+
+
 def test_export_merges_and_says_so(quick_checkpoint, adapter, tmp_path):
     given = ["export", "--ckpt", quick_checkpoint, "--task", "understand", "--out", tmp_path / "out"]
     assert main([*map(str, given), "--lora", str(adapter.folder), "--lora-scale", "0.5"]) == 0
@@ -148,6 +196,16 @@ def test_export_merges_and_says_so(quick_checkpoint, adapter, tmp_path):
         ({"use_dora": True}, "'use_dora' is True"),
         ({"fan_in_fan_out": True}, "'fan_in_fan_out'"),
         ({"trainable_token_indices": [1, 2]}, "merge it with peft"),
+        ({"lora_bias": True}, "'lora_bias' is True"),
+        ({"alora_invocation_tokens": [5]}, "'alora_invocation_tokens' is [5]"),
+        ({"use_qalora": True}, "'use_qalora' is True"),
+        ({"arrow_config": {"top_k": 1}}, "'arrow_config'"),
+        ({"of_tomorrow": 1}, "'of_tomorrow' is 1"),
+        ({"of_tomorrow": 0}, "'of_tomorrow' is 0"),
+        ({"bias": "some"}, "'bias' is 'some'; allowed: none, all, lora_only"),
+        ({"use_rslora": "yes"}, "'use_rslora' is 'yes'"),
+        ({"init_lora_weights": "of_tomorrow"}, "'init_lora_weights' is 'of_tomorrow'"),
+        ({"lora_alpha": 1e300}, "beyond float32"),
         ({"init_lora_weights": "pissa_niter_16"}, "'init_lora_weights' is 'pissa_niter_16'"),
         ({"r": 0}, "'r' is 0; a positive number"),
         ({"r": True}, "'r' is True"),
@@ -181,6 +239,39 @@ def test_an_adapter_that_is_not_a_sum_of_products_is_refused(quick_checkpoint, a
 )
 def test_an_adapter_for_another_model_is_refused_by_its_key(quick_checkpoint, tmp_path, tensors, words):
     refused(quick_checkpoint, write_adapter(tmp_path / "a", tensors), WEIGHTS, words)
+
+
+def named(adapter: str, module: str = QUERY) -> dict[str, torch.Tensor]:
+    return {key.replace(".weight", f".{adapter}.weight"): value for key, value in of(module, *pair(64, 64, 1)).items()}
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        named("one") | named("two"),
+        named("one") | named("two", QUERY.replace("q_proj", "o_proj")),
+        named("one") | {"base_model.model.language_model.lm_head.modules_to_save.two.weight": torch.zeros(272, 64)},
+    ],
+)
+def test_two_adapters_in_one_file_are_told_apart(quick_checkpoint, tmp_path, tensors):
+    refused(quick_checkpoint, write_adapter(tmp_path / "a", tensors), WEIGHTS, "holds two adapters", "one", "two")
+
+
+def test_two_tensors_for_one_place_are_refused(quick_checkpoint, tmp_path):
+    twice = of(QUERY, *pair(64, 64, 1)) | of(QUERY, *pair(64, 64, 2), root="")
+    refused(quick_checkpoint, write_adapter(tmp_path / "a", twice), "is there twice")
+    rooted = of(QUERY, *pair(64, 64, 1)) | of(QUERY, *pair(64, 64, 2), root="base_model.model.model.")
+    refused(quick_checkpoint, write_adapter(tmp_path / "b", rooted), "second update of", QUERY)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_number_that_is_not_finite_is_found_in_the_adapter(quick_checkpoint, tmp_path, value, dtype):
+    a, b = (t.to(dtype) for t in pair(64, 64, 1))
+    b[5, 1] = value
+    refused(quick_checkpoint, write_adapter(tmp_path / "a", of(QUERY, a, b)), f"{QUERY}.lora_B.weight", "not finite")
+    whole = {f"base_model.model.{LM_HEAD}": torch.full((272, 64), value, dtype=dtype)}
+    refused(quick_checkpoint, write_adapter(tmp_path / "b", whole), LM_HEAD, "not finite")
 
 
 def test_a_folder_that_is_no_adapter_is_named(quick_checkpoint, adapter, tmp_path):
