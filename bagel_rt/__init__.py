@@ -18,6 +18,7 @@ from bagel_rt.errors import (
     EngineUnavailableError,
     ExportError,
     InputError,
+    NotFiniteError,
     OutOfDeviceMemoryError,
     OutputError,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "ImageResult",
     "InputError",
     "Mark",
+    "NotFiniteError",
     "OutOfDeviceMemoryError",
     "OutputError",
     "Progress",

@@ -45,6 +45,10 @@ class OutOfDeviceMemoryError(EngineError):
     """A device has too little memory for a graph or a call. The model is still open; a smaller request may work."""
 
 
+class NotFiniteError(EngineError):
+    """A model computed NaN or infinity where a picture or a text was to come of it."""
+
+
 class ExportError(BagelError, RuntimeError):
     """An export that could not be carried out: no room on the disk, a target that exists."""
 

@@ -13,7 +13,6 @@ from bagel_rt.generation.reader import skip_encoding
 from bagel_rt.generation.turns import Rehearsal, Turns
 from bagel_rt.inputs.system_prompts import THINK_THEN_ANSWER, THINK_THEN_DRAW
 from bagel_rt.options.image_options import ImageOptions
-from bagel_rt.options.seeds import text_random
 from bagel_rt.options.text_options import TextOptions
 from bagel_rt.results import ImageResult, TextResult
 from bagel_rt.sampling.torch_noise import TorchNoise
@@ -29,8 +28,9 @@ class Calls:
         turns = self._turns
         with turns.tree.lease() as contexts:
             system = THINK_THEN_ANSWER if opts.think else None
-            reading = turns.reader.read(items, system, opts.encoding, TorchNoise(seed))
-            ids = yield from turns.write(contexts, reading.histories.cond, opts, text_random(seed), "answering")
+            noise = TorchNoise(seed)
+            reading = turns.reader.read(items, system, opts.encoding, noise)
+            ids = yield from turns.write(contexts, reading.histories.cond, opts, noise, "answering")
         return TextResult(turns.codec.text(ids), ids, seed)
 
     def draw_one(self, items: list, opts: ImageOptions, seed: int) -> Turn[ImageResult]:
@@ -44,14 +44,15 @@ class Calls:
             system = THINK_THEN_DRAW if opts.think else None
             reading = turns.reader.read(items, system, opts.encoding, encoding_noise)
             grid = turns.sizes.grid(turns.sizes.choose(opts, reading.size))
+            turns.check_noise(opts, grid)
             histories, thought = reading.histories, None
             for seed in seeds:
                 noise = TorchNoise(seed)
                 if opts.vae_sample:
                     skip_encoding(noise, reading)
-                start = turns.start(opts, grid, noise)
                 if not results or opts.do_sample:  # a greedy plan does not depend on the seed
-                    histories, thought = yield from turns.plan(contexts, reading.histories, opts, text_random(seed))
+                    histories, thought = yield from turns.plan(contexts, reading.histories, opts, noise)
+                start = turns.start(opts, grid, noise)
                 painting = yield from turns.paint(contexts, histories, opts, start, grid)
                 results.append(turns.result(opts, reading, painting, thought, seed))
                 yield ImageReady(results[-1], len(results), len(seeds))

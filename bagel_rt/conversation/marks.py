@@ -8,15 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from bagel_rt.errors import InputError
 from bagel_rt.generation.reader import Reading
 from bagel_rt.generation.turns import Turns
 from bagel_rt.inputs.system_prompts import THINK_THEN_ANSWER, THINK_THEN_DRAW
 from bagel_rt.options import checks
 from bagel_rt.options.encoding import Encoding
-from bagel_rt.options.seeds import draw_seed, text_random
+from bagel_rt.options.seeds import draw_seed
 from bagel_rt.sampling.torch_noise import TorchNoise
 
 if TYPE_CHECKING:
@@ -45,14 +43,13 @@ class Mark:
     turns: Turns
     reading: Reading  # texts and images so far
     seed: int
-    noise: TorchNoise  # for pictures; copied before anything is drawn from it, so that the mark stays as it is
-    random: np.random.Generator  # for sampled text; copied likewise
+    noise: TorchNoise  # its random numbers; copied before anything is drawn from them, so that the mark stays as it is
     think: Kind = None
     drawn: Drawn | None = None  # comes after everything in `reading`
 
     def with_seed(self, seed: int) -> Mark:
         """The same state, with random numbers that start afresh."""
-        return replace(self, seed=int(seed), noise=TorchNoise(seed), random=text_random(seed))
+        return replace(self, seed=int(seed), noise=TorchNoise(seed))
 
 
 def beginning(turns: Turns, seed: int | None, think: Think) -> Mark:
@@ -60,7 +57,7 @@ def beginning(turns: Turns, seed: int | None, think: Think) -> Mark:
     checks.whole("seed", seed, least=None, optional=True)
     kind, seed = _kind_of_thinking(think, turns), draw_seed(seed)
     system = {"image": THINK_THEN_DRAW, "text": THINK_THEN_ANSWER, None: None}[kind]
-    return Mark(turns, turns.reader.start(system), seed, TorchNoise(seed), text_random(seed), kind)
+    return Mark(turns, turns.reader.start(system), seed, TorchNoise(seed), kind)
 
 
 def _kind_of_thinking(think: Think, turns: Turns) -> Kind:

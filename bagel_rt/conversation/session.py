@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -37,9 +36,9 @@ Admit = Callable[[Rehearsal, Any], None]
 class Session:
     """A conversation with a model: give texts and images, have texts and pictures made, and go on from there.
 
-    Everything said stays in the contexts: an answer as a text, a finished picture as an input image. All noise comes
-    from one stream of the seed, in the order of the calls; so does the randomness of sampled text. A call that fails
-    or is cancelled leaves the session as it was. Use it in a `with` block, or close() it.
+    Everything said stays in the contexts: an answer as a text, a finished picture as an input image. All random
+    numbers, of noise and of sampled text, come from one stream of the seed, in the order of the calls. A call that
+    fails or is cancelled leaves the session as it was. Use it in a `with` block, or close() it.
 
     think: "image" (or True) makes it plan before every picture, "text" reason in its answers; the official system
     prompt stands at the beginning. One call at a time; sessions of a model may be used from several threads.
@@ -161,27 +160,28 @@ class Session:
 
     def _answer(self, opts: TextOptions) -> Turn[TextResult]:
         here = self._ready_mark()
-        random = copy.deepcopy(here.random)
+        noise = here.noise.copy()
         with self._turns.tree.lease() as contexts:
-            ids = yield from self._turns.write(contexts, here.reading.histories.cond, opts, random, "answering")
+            ids = yield from self._turns.write(contexts, here.reading.histories.cond, opts, noise, "answering")
             text = self._turns.codec.text(ids)
-            self._move_to(replace(here, reading=self._turns.reader.add_text(here.reading, text), random=random))
+            self._move_to(replace(here, reading=self._turns.reader.add_text(here.reading, text), noise=noise))
         return TextResult(text, ids, self.seed)
 
     def _draw(self, opts: ImageOptions) -> Turn[ImageResult]:
         turns, here = self._turns, self._ready_mark()
-        noise, random = here.noise.copy(), copy.deepcopy(here.random)
+        noise = here.noise.copy()
         with turns.tree.lease() as contexts:
             grid = turns.sizes.grid(turns.sizes.choose(opts, here.reading.size))
+            turns.check_noise(opts, grid)
+            histories, thought = yield from turns.plan(contexts, here.reading.histories, opts, noise)
             start = turns.start(opts, grid, noise)
-            histories, thought = yield from turns.plan(contexts, here.reading.histories, opts, random)
             painting = yield from turns.paint(contexts, histories, opts, start, grid)
             result = turns.result(opts, here.reading, painting, thought, self.seed)
             reading = here.reading
             if thought is not None:
                 reading = replace(reading, histories=reading.histories.with_thought(turns.reader.text(thought)))
             drawn = Drawn(painting.image, opts.encoding)
-            self._move_to(replace(here, reading=reading, noise=noise, random=random, drawn=drawn))
+            self._move_to(replace(here, reading=reading, noise=noise, drawn=drawn))
         yield ImageReady(result)
         return result
 

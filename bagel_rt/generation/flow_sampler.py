@@ -10,9 +10,11 @@ import numpy as np
 from bagel_engines import Sums, Tensor, repeating
 from bagel_rt.artefact import contract
 from bagel_rt.engine_errors import named_failures
+from bagel_rt.errors import NotFiniteError
 from bagel_rt.events import Step
 from bagel_rt.inputs.segments import Grid, Histories
 from bagel_rt.model.context_tree import Context, Lease
+from bagel_rt.model.finite import check_finite
 from bagel_rt.model.graphs import Graphs
 from bagel_rt.model.prefill import Prefill
 from bagel_rt.model.step_graphs import Experts
@@ -37,13 +39,29 @@ class FlowSampler:
             rows = _Lazy(lambda x=x, t=t: self._prefill.latent_rows(x, t, grid))
             with repeating(self._graphs.engine):  # every step runs the same graphs at the same sizes
                 velocities = branches.evaluate(guidance.branches(t), rows, self._velocity)
-            velocity = guidance.combine(velocities, t)
-            x = x - velocity * (t - after)
+            step = f"step {i + 1} of {len(times) - 1}"
+            for name, branch in velocities.items():
+                what = f"{step}, the model's velocity ({name}) for latents up to {np.abs(x).max():.3g}"
+                check_finite(branch, what, self._graphs.engine.info)
+            with np.errstate(over="ignore", invalid="ignore"):  # said below, by what it was
+                velocity = guidance.combine(velocities, t)
+                x = x - velocity * (t - after)
+            _check_latent(x, step, options)
             yield Step(i + 1, len(times) - 1, float(after), x, velocity, grid)
 
     def _velocity(self, rows: Tensor) -> np.ndarray:
         (velocity,) = self._graphs(contract.FLOW_HEAD, gen_out=rows)
         return velocity
+
+
+def _check_latent(x: np.ndarray, step: str, options: ImageOptions) -> None:
+    """Raise NotFiniteError for a latent that options led beyond float32: the model's own numbers were finite."""
+    if not np.isfinite(x).all():
+        raise NotFiniteError(
+            f"{step}, the latent: not finite (NaN or infinity), though what the model computed is. Usually an option's"
+            f" value is far too large: cfg_text_scale is {options.cfg_text_scale:g}, cfg_img_scale"
+            f" {options.cfg_img_scale:g}, timestep_shift {options.timestep_shift:g}"
+        )
 
 
 class _Lazy:

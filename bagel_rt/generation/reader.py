@@ -16,6 +16,7 @@ from bagel_rt.inputs.images import patchify, resize, to_pixels
 from bagel_rt.inputs.pictures import ImageInput, open_image
 from bagel_rt.inputs.segments import Grid, Histories, Latents, Patches, Segment, Text
 from bagel_rt.inputs.tokenizer import TextCodec
+from bagel_rt.model.finite import check_finite
 from bagel_rt.model.graphs import Graphs
 from bagel_rt.options.encoding import Encoding
 from bagel_rt.sampling.torch_noise import TorchNoise
@@ -89,6 +90,7 @@ class Reader:
         m = self._manifest.model
         grid = self._grid(pixels, m.latent_stride, m.max_latent_size, "latents")
         (moments,) = self._graphs(contract.VAE_ENCODER, pixels=pixels[None])
+        check_finite(moments, "an input image, encoded by the VAE", self._graphs.engine.info)
         mean, logvar = np.split(moments, 2, axis=1)
         if noise is not None:
             mean = mean + np.exp(np.float32(0.5) * logvar) * noise.normal(*mean.shape)

@@ -60,7 +60,7 @@ class Turns:
         experts = Experts(manifest, graphs, embeddings.markers)
         prefill = Prefill(manifest, graphs, experts, embeddings)
         self.tree = ContextTree(self.pool, prefill, manifest.model.max_position_embeddings)
-        self._writer = TextDecoder(graphs, experts, embeddings, self.codec.im_start, self.codec.im_end)
+        self._writer = TextDecoder(graphs, experts, embeddings, self.codec, manifest.model.vocab_size)
         self._painter = FlowSampler(graphs, experts, prefill)
         self._decoder = VaeDecoder(manifest, graphs)
 
@@ -80,13 +80,13 @@ class Turns:
             )
 
     def write(
-        self, contexts: Lease, history: History, opts: TextOptions, random: np.random.Generator, stage: str
+        self, contexts: Lease, history: History, opts: TextOptions, noise: TorchNoise, stage: str
     ) -> Turn[list[int]]:
         """Write a text behind a history; returns its token ids as the official code does (im_start first, no
         im_end)."""
         ids: list[int] = []
         pieces, total = TextPieces(self.codec), opts.max_tokens - 1
-        for token in self._writer.write(contexts, contexts.open(history), opts, random):
+        for token in self._writer.write(contexts, contexts.open(history), opts, noise):
             ids.append(token)
             yield TextPiece(stage, len(ids) - 1, total, pieces.push(token))
         if rest := pieces.finish():
@@ -94,13 +94,13 @@ class Turns:
         return ids
 
     def plan(
-        self, contexts: Lease, histories: Histories, opts: ImageOptions, random: np.random.Generator
+        self, contexts: Lease, histories: Histories, opts: ImageOptions, noise: TorchNoise
     ) -> Turn[tuple[Histories, str | None]]:
         """Prepare the histories that guide a picture: with `think` write a plan and add it, then apply the options that
         change the guidance contexts. Returns them, and the plan's text or None."""
         thought = None
         if opts.think:
-            ids = yield from self.write(contexts, histories.cond, opts.text, random, "thinking")
+            ids = yield from self.write(contexts, histories.cond, opts.text, noise, "thinking")
             thought = self.codec.text(ids)
             plan = self.reader.text(thought)
             histories = histories.with_thought(plan)
@@ -124,13 +124,19 @@ class Turns:
         return Painting(latent, image)
 
     def start(self, opts: ImageOptions, grid: Grid, noise: TorchNoise) -> np.ndarray:
-        """The noise (h * w, 64) that a picture begins with."""
-        shape = (grid[0] * grid[1], self.manifest.model.latent_width)
+        """The noise (h * w, 64) that a picture begins with; the official code draws it after the plan was written."""
         if opts.noise is None:
-            return noise.normal(*shape)
-        if opts.noise.shape != shape:
-            raise InputError(f"noise has shape {opts.noise.shape}; {shape} is expected for this size")
+            return noise.normal(*self._latent_shape(grid))
         return opts.noise.astype(np.float32)
+
+    def check_noise(self, opts: ImageOptions, grid: Grid) -> None:
+        """Raise InputError for given noise of another shape than (h * w, 64)."""
+        shape = self._latent_shape(grid)
+        if opts.noise is not None and opts.noise.shape != shape:
+            raise InputError(f"noise has shape {opts.noise.shape}; {shape} is expected for this size")
+
+    def _latent_shape(self, grid: Grid) -> tuple[int, int]:
+        return grid[0] * grid[1], self.manifest.model.latent_width
 
     def decode(self, latent: np.ndarray, grid: Grid) -> Image:
         """Decode latents (h * w, 64) to a picture, without events."""

@@ -12,6 +12,7 @@ from bagel_rt.artefact.manifest import Manifest
 from bagel_rt.events import Progress, Turn
 from bagel_rt.inputs.images import to_image, unpatchify
 from bagel_rt.inputs.segments import Grid
+from bagel_rt.model.finite import check_finite
 from bagel_rt.model.graphs import Graphs
 from bagel_rt.model.vae_strips import decode_in_strips, in_strips, large
 
@@ -30,7 +31,8 @@ class VaeDecoder:
         """The picture of latents (h * w, 64)."""
         m = self._manifest.model
         planes = unpatchify(latent, grid, m.latent_patch_size)[None]
-        planes = planes / np.float32(m.vae_scale) + np.float32(m.vae_shift)
+        with np.errstate(over="ignore"):  # seen in the pixels
+            planes = planes / np.float32(m.vae_scale) + np.float32(m.vae_shift)
         size = (m.vae_downsample * planes.shape[2], m.vae_downsample * planes.shape[3])
         if in_strips(self._manifest, self._graphs.engine.needs, *size):
             pixels = yield from self._strips(planes)
@@ -40,6 +42,7 @@ class VaeDecoder:
             with self._graphs.one_at_a_time() if brief else nullcontext(self._graphs) as run:
                 (pixels,) = run(contract.VAE_DECODER, latent=planes)
             yield Progress("decoding", 1, 1)
+        check_finite(pixels, "the decoded picture", self._graphs.engine.info)
         return to_image(pixels[0])
 
     def _strips(self, planes: np.ndarray) -> Turn[np.ndarray]:

@@ -32,8 +32,3 @@ def seeds_of(seed: Any, images: Any) -> list[int] | None:
         return None
     first = draw_seed(seed)
     return [first + i for i in range(images)]
-
-
-def text_random(seed: int) -> np.random.Generator:
-    """For sampling text: a generator of its own, so that writing never shifts the noise of a picture."""
-    return np.random.default_rng(seed & 0xFFFFFFFFFFFFFFFF)

@@ -57,4 +57,5 @@ def _extrapolate(base: np.ndarray, towards: np.ndarray, scale: float) -> np.ndar
 
 
 def _norm(x: np.ndarray, axis: int | None) -> np.ndarray:
-    return np.sqrt(np.sum(np.square(x), axis=axis, keepdims=True, dtype=np.float32))
+    norm = np.sqrt(np.sum(np.square(x), axis=axis, keepdims=True, dtype=np.float32))
+    return np.where(np.isinf(norm), np.float32(np.nan), norm)  # dividing by infinity would end all movement unseen

@@ -1,7 +1,9 @@
-"""The random numbers of torch's CPU generator, without torch: the same seed gives the official picture.
+"""The random numbers of torch's CPU generator, without torch: the same seed gives the official picture and text.
 
 torch seeds a 32-bit Mersenne twister, takes 24 bits per uniform number and turns blocks of 16 into normal ones by
 Box-Muller, the first 8 as radius and the last 8 as angle; this is what torch.randn does for 16 numbers or more.
+torch.multinomial takes 64 bits per exponential number. torch before 2.5 took those from Intel's library instead, and
+on a GPU torch has another generator for them: text sampled there cannot be reproduced.
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ BLOCK = 16
 
 
 class TorchNoise:
-    """A stream of normal float32 arrays equal to successive torch.randn calls after torch.manual_seed(seed).
+    """The stream that torch's CPU generator is after torch.manual_seed(seed): every draw goes on where the last ended.
 
-    Values agree with torch's vectorised code within 1e-6. Any integer is a seed; torch, too, keeps its low 32 bits.
+    Normal numbers agree with torch's vectorised code within 1e-6. Any integer is a seed; torch, too, keeps its low 32
+    bits.
     """
 
     def __init__(self, seed: int):
@@ -40,6 +43,16 @@ class TorchNoise:
         if whole < count:  # torch draws the last block afresh, overlapping the one before
             out[count - BLOCK :] = _box_muller(self._uniform(BLOCK))
         return out.reshape(shape)
+
+    def exponential(self, count: int) -> np.ndarray:
+        """The next torch.empty(count).exponential_(), to the bit: each from 53 of 64 bits, computed in float64."""
+        halves = self._bits.random_raw(2 * count).reshape(-1, 2)
+        bits = ((halves[:, 0] << np.uint64(32)) | halves[:, 1]) & np.uint64((1 << 53) - 1)
+        return -np.log1p(-(bits * 2.0**-53)).astype(np.float32)
+
+    def skip_exponential(self, count: int) -> None:
+        """Move to where the stream stands after exponential(count)."""
+        self._bits.random_raw(2 * count, output=False)
 
     def _uniform(self, count: int) -> np.ndarray:
         return (self._bits.random_raw(count) & 0xFFFFFF).astype(np.float32) * np.float32(2.0**-24)

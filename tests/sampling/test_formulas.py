@@ -21,6 +21,7 @@ from bagel_rt.options.text_options import TextOptions
 from bagel_rt.sampling.guidance import RENORM_TYPES, Guidance
 from bagel_rt.sampling.schedule import timesteps
 from bagel_rt.sampling.step_cache import TaylorSeer
+from bagel_rt.sampling.token_choice import drawn
 from bagel_rt.sampling.torch_noise import TorchNoise
 
 
@@ -30,6 +31,31 @@ def test_noise_is_torchs_stream_draw_after_draw(seed):
     noise = TorchNoise(seed)
     for shape in [(1, 16, 8, 12), (24, 64), (17,), (33, 3), (4096, 64)]:
         assert np.abs(noise.normal(*shape) - torch.randn(*shape).numpy()).max() <= 1e-6
+
+
+@pytest.mark.parametrize("count, seeds", [(1, 50), (15, 50), (16, 50), (17, 50), (376, 50), (152064, 3)])
+def test_exponential_numbers_are_torchs_to_the_bit_and_leave_the_stream_where_torch_does(count, seeds):
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        noise, passed = TorchNoise(seed), TorchNoise(seed)
+        assert np.array_equal(noise.exponential(count), torch.empty(count).exponential_(1).numpy())
+        passed.skip_exponential(count)
+        after = torch.randn(32).numpy()
+        assert np.abs(noise.normal(32) - after).max() <= 1e-6
+        assert np.abs(passed.normal(32) - after).max() <= 1e-6
+
+
+@pytest.mark.parametrize("size, seeds", [(7, 100), (376, 100), (152064, 5)])
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.0])
+def test_a_sampled_token_is_torch_multinomials_draw_after_draw(size, seeds, temperature):
+    random = np.random.default_rng(size)
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        noise = TorchNoise(seed)
+        for _ in range(3):
+            logits = (4 * random.standard_normal(size)).astype(np.float32)
+            chances = torch.softmax(torch.from_numpy(logits)[None] / temperature, dim=-1)
+            assert drawn(logits, noise, temperature, None, None) == int(torch.multinomial(chances, 1))
 
 
 def test_any_integer_is_a_seed_and_other_seeds_give_other_noise():
@@ -198,14 +224,14 @@ LOGITS = np.log(np.array([0.5, 0.3, 0.15, 0.05]))
 
 
 def share(**values) -> np.ndarray:
-    random = np.random.default_rng(0)
+    noise = TorchNoise(0)
     options = TextOptions(do_sample=True, **{"text_temperature": 1.0, **values})
-    picked = [next_token(LOGITS, options, random) for _ in range(4000)]
+    picked = [next_token(LOGITS, options, noise) for _ in range(4000)]
     return np.bincount(picked, minlength=4) / 4000
 
 
 def test_greedy_takes_the_first_of_the_largest():
-    assert next_token(np.array([1.0, 3.0, 3.0]), TextOptions(), np.random.default_rng(0)) == 1
+    assert next_token(np.array([1.0, 3.0, 3.0]), TextOptions(), TorchNoise(0)) == 1
 
 
 def test_sampling_follows_temperature_top_k_and_top_p():
@@ -215,3 +241,18 @@ def test_sampling_follows_temperature_top_k_and_top_p():
     assert np.allclose(share(top_p=0.79), [0.625, 0.375, 0, 0], atol=0.03)
     assert np.allclose(share(top_p=0.81), np.array([0.5, 0.3, 0.15, 0]) / 0.95, atol=0.03)
     assert np.allclose(share(top_k=1), [1, 0, 0, 0])
+
+
+def test_a_temperature_too_small_for_float32_is_greedy_and_takes_as_many_random_numbers():
+    noise, usual = TorchNoise(0), TorchNoise(0)
+    assert {drawn(LOGITS, noise, 1e-320, None, None) for _ in range(20)} == {0}
+    assert {drawn(1e5 * LOGITS, noise, 1e-36, None, 0.5) for _ in range(20)} == {0}
+    usual.skip_exponential(40 * len(LOGITS))
+    assert np.array_equal(noise.normal(16), usual.normal(16))
+
+
+def test_limits_on_the_choice_take_as_many_random_numbers_as_none():
+    noise, usual = TorchNoise(0), TorchNoise(0)
+    drawn(LOGITS, noise, 1.0, 2, 0.5)
+    usual.skip_exponential(len(LOGITS))
+    assert np.array_equal(noise.normal(16), usual.normal(16))

@@ -258,7 +258,11 @@ class Bagel(nn.Module):
                 mode="und",
             )
             past_key_values = out.past_key_values
-            tokens = self.language_model.lm_head(out.packed_query_sequence).argmax(dim=-1)
+            logits = self.language_model.lm_head(out.packed_query_sequence)
+            if do_sample:
+                tokens = torch.multinomial(torch.softmax(logits / temperature, dim=-1), 1)[:, 0]
+            else:
+                tokens = logits.argmax(dim=-1)
             packed_query_position_ids, key_values_lens = packed_query_position_ids + 1, key_values_lens + 1
             if tokens[0] == end_token_id:
                 break
