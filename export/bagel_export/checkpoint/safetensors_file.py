@@ -93,7 +93,7 @@ def _entry(path: Path, key: str, entry: object) -> tuple[str, tuple[int, ...], i
     if isinstance(entry, dict):
         dtype, shape, place = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
         if isinstance(dtype, str) and _are_sizes(shape) and _are_sizes(place) and len(place) == 2:
-            return dtype, tuple(shape), *place
+            return dtype, tuple(shape), place[0], place[1]
     raise CheckpointError(f"{path}: tensor '{key}' has a malformed header entry: {entry!r}")
 
 

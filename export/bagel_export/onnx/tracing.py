@@ -6,8 +6,8 @@ Modules are on the meta device: tracing needs no memory for weights.
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -126,17 +126,24 @@ def _torch_dtype(tensor: TensorSpec) -> torch.dtype:
     return getattr(torch, tensor.dtype)
 
 
+_ONE_AT_A_TIME = threading.Lock()
+
+
 @contextlib.contextmanager
 def _quiet():
-    """The exporter reports its own progress on stdout and in warnings; ours is the one to show."""
+    """The exporter reports its own progress in warnings and logs; ours is the one to show.
+
+    Warning filters and log levels are the whole process's. Two threads that changed them at once would each put back
+    what it found, the other's change: so they trace one after the other, as the exporter needs anyway.
+    """
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with _ONE_AT_A_TIME, warnings.catch_warnings():
+        levels = [logger.level for logger in loggers]
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
             warnings.simplefilter("ignore")
             yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
