@@ -22,6 +22,7 @@ from bagel_rt.errors import (
     OutOfDeviceMemoryError,
     OutputError,
 )
+from bagel_rt.remarks import BagelWarning
 from bagel_rt.version import __version__
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ __all__ = [
     "ArtefactError",
     "Bagel",
     "BagelError",
+    "BagelWarning",
     "CacheFullError",
     "CheckpointError",
     "Done",

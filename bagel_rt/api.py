@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from bagel_engines import EngineFailure, Settings, open_engine
 from bagel_rt.artefact.folders import model_folder
 from bagel_rt.artefact.manifest import Manifest, read_manifest
-from bagel_rt.artefact.precision import check_rounding
+from bagel_rt.artefact.precision import check_rounding, spelled_out
 from bagel_rt.conversation.calls import Calls, rehearsal
 from bagel_rt.conversation.gate import Gate
 from bagel_rt.conversation.marks import Think, beginning
@@ -27,9 +27,11 @@ from bagel_rt.model.graphs import Graphs
 from bagel_rt.model.vocabulary import Vocabulary
 from bagel_rt.options import checks, defaults, presets
 from bagel_rt.options.defaults import with_values
-from bagel_rt.options.image_options import ImageOptions
+from bagel_rt.options.fields import explains
+from bagel_rt.options.image_options import ImageKeywords, ImageOptions
 from bagel_rt.options.seeds import draw_seed, seeds_of
-from bagel_rt.options.text_options import TextOptions
+from bagel_rt.options.text_options import TextKeywords, TextOptions
+from bagel_rt.options.without_effect import remark_on_idle
 from bagel_rt.results import ImageResult, TextResult
 from bagel_rt.tensorrt.stores import packed_for, plans_for
 
@@ -58,9 +60,10 @@ def load(
     the current folder comes first).
     backend: "auto" (the fastest installed), "onnxruntime", "openvino" or "tensorrt"; device: "cpu", or "cuda" or
     "cuda:N" with onnxruntime. "tensorrt" is always on CUDA and builds what is missing on its first use.
-    arithmetic None computes in what the artefact states. Faster, less exact, and named in every result: "bfloat16" for
-    a float32 artefact (openvino); "int8" for int8 and int4 weights on the CPU, which rounds what they multiply to 8
-    bits in blocks too, and on openvino computes the rest in bfloat16.
+    arithmetic None computes in what the artefact states. Faster, less exact, and named in every result: "bfloat16", or
+    "bf16", for a float32 artefact (openvino); "int8" for int8 and int4 weights on the CPU, which rounds what they
+    multiply to 8 bits in blocks too, and on openvino computes the rest in bfloat16.
+    threads: of the engine, as many as the machine has CPUs at most; None leaves their number to the engine.
     cache_tokens: how many tokens of context the key-value cache can hold, for all calls and sessions together; memory
     is taken as it is used.
     cuda_graphs: on CUDA, record denoising steps as CUDA graphs and replay them; `engine` says what cannot be recorded.
@@ -73,13 +76,15 @@ def load(
 
     Raises ArtefactError for the folder, EngineUnavailableError for the engine, InputError for an option.
     """
-    checks.whole("threads", threads, least=1, optional=True)
-    checks.flag("cuda_graphs", cuda_graphs)
-    checks.whole("cache_tokens", cache_tokens, least=1)
-    checks.flag("low_memory", low_memory)
-    checks.flag("packed_weights", packed_weights)
-    checks.positive("max_memory", max_memory, optional=True)
-    manifest = read_manifest(model_folder(artefact_dir))
+    backend, device = checks.text("backend", backend), checks.text("device", device)
+    threads = checks.threads("threads", threads)
+    arithmetic = spelled_out(checks.text("arithmetic", arithmetic, optional=True))
+    cuda_graphs = checks.flag("cuda_graphs", cuda_graphs)
+    cache_tokens = checks.whole("cache_tokens", cache_tokens, least=1)
+    low_memory = checks.flag("low_memory", low_memory)
+    packed_weights = checks.flag("packed_weights", packed_weights)
+    max_memory = checks.positive("max_memory", max_memory, optional=True)
+    manifest = read_manifest(model_folder(checks.path("artefact_dir", artefact_dir)))
     check_rounding(manifest, arithmetic)
     try:
         plans = plans_for(manifest, pool_tokens=cache_tokens) if backend == "tensorrt" else None
@@ -105,8 +110,9 @@ def load(
 class Bagel:
     """A loaded model. Calls from several threads are safe: they take turns, one engine step at a time.
 
-    Options of a call are those of options.ImageOptions or TextOptions; `preset` names the settings of an official
-    script to take the defaults from (presets.PRESETS). `on_progress` is called with the events of a stream.
+    What calls take beside their options: `preset`, the name of an official script whose settings replace the defaults
+    (presets.PRESETS), and `on_progress`, a function that is called with each event of the call as it happens
+    (bagel_rt.events: TextPiece, Step, Progress), from the calling thread. An error that it raises ends the call.
     """
 
     def __init__(
@@ -153,46 +159,51 @@ class Bagel:
     @overload
     def generate(
         self, prompt: str, *, seed: int | None = ..., images: None = ..., preset: str | None = ...,
-        on_progress: OnProgress = ..., **image_options: Any,
+        on_progress: OnProgress = ..., **options: Unpack[ImageKeywords],
     ) -> ImageResult: ...  # fmt: skip
 
     @overload
     def generate(
         self, prompt: str, *, seed: int | Seeds | None = ..., images: int | None = ..., preset: str | None = ...,
-        on_progress: OnProgress = ..., **image_options: Any,
+        on_progress: OnProgress = ..., **options: Unpack[ImageKeywords],
     ) -> list[ImageResult]: ...  # fmt: skip
 
-    def generate(self, prompt, *, preset=None, on_progress=None, **values):
-        """Draw a picture from text. Options and defaults: options.ImageOptions (the official notebook's).
+    @explains(defaults.GENERATE)
+    def generate(self, prompt, *, preset=None, on_progress=None, **options):
+        """Draw a picture from text.
 
         `images=n`, or a list as `seed`, returns a list: one picture per seed, counted up from `seed`; the contexts are
         computed once. Each is the picture its seed alone gives.
         """
-        checks.text("prompt", prompt)
-        return drain(self._image([prompt], presets.defaults(presets.GENERATE, preset), values), on_progress)
+        items = [checks.text("prompt", prompt)]
+        return drain(self._image(items, presets.defaults(presets.GENERATE, preset), options), on_progress)
 
     @overload
     def edit(
-        self, image: ImageInput, prompt: str, *, seed: int | None = ..., images: None = ..., preset: str | None = ...,
-        on_progress: OnProgress = ..., **image_options: Any,
+        self, image: ImageInput | Sequence[ImageInput], prompt: str, *, seed: int | None = ..., images: None = ...,
+        preset: str | None = ..., on_progress: OnProgress = ..., **options: Unpack[ImageKeywords],
     ) -> ImageResult: ...  # fmt: skip
 
     @overload
     def edit(
-        self, image: ImageInput, prompt: str, *, seed: int | Seeds | None = ..., images: int | None = ...,
-        preset: str | None = ..., on_progress: OnProgress = ..., **image_options: Any,
+        self, image: ImageInput | Sequence[ImageInput], prompt: str, *, seed: int | Seeds | None = ...,
+        images: int | None = ..., preset: str | None = ..., on_progress: OnProgress = ...,
+        **options: Unpack[ImageKeywords],
     ) -> list[ImageResult]: ...  # fmt: skip
 
-    def edit(self, image, prompt, *, preset=None, on_progress=None, **values):
-        """Draw a changed version of an image. Defaults: defaults.EDIT; the size follows the image.
+    @explains(defaults.EDIT)
+    def edit(self, image, prompt, *, preset=None, on_progress=None, **options):
+        """Draw a changed version of an image, or a picture of what is in several (a list): they come before the prompt.
 
-        `images=n`, or a list as `seed`, as in generate. The image is encoded once, with the first seed's noise: alone,
-        edit(seed=s, vae_seed=first) gives the same picture.
+        The size follows the last image. `images=n`, or a list as `seed`, as in generate; input images are encoded once,
+        with the first seed's noise: alone, edit(seed=s, vae_seed=first) gives the same picture.
         """
-        checks.text("prompt", prompt)
-        items = [open_image(image), prompt]
-        return drain(self._image(items, presets.defaults(presets.EDIT, preset), values), on_progress)
+        items = [*_opened(image), checks.text("prompt", prompt)]
+        if len(items) == 1:
+            raise InputError("edit was given no image: name one, or a list of them; without any, call generate")
+        return drain(self._image(items, presets.defaults(presets.EDIT, preset), options), on_progress)
 
+    @explains(defaults.ANSWER)
     def ask(
         self,
         prompt: str,
@@ -200,56 +211,66 @@ class Bagel:
         *,
         preset: str | None = None,
         on_progress: OnProgress = None,
-        **text_options: Any,
+        **options: Unpack[TextKeywords],
     ) -> TextResult:
         """Answer a question about images, or without any. The images come first, as in the official code."""
-        checks.text("prompt", prompt)
-        several: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
-        items = [*(open_image(image) for image in several), prompt]
-        return drain(self._text(items, presets.defaults(presets.ASK, preset), text_options), on_progress)
+        items = [*_opened(images), checks.text("prompt", prompt)]
+        return drain(self._text(items, presets.defaults(presets.ASK, preset), {**options}), on_progress)
 
     @overload
     def interleave(
-        self, items: Sequence[Item], output: Literal["image"] = ..., *, on_progress: OnProgress = ..., **values: Any
-    ) -> ImageResult: ...
+        self, items: Sequence[Item], output: Literal["image"] = ..., *, seed: int | None = ..., images: None = ...,
+        preset: str | None = ..., on_progress: OnProgress = ..., **options: Unpack[ImageKeywords],
+    ) -> ImageResult: ...  # fmt: skip
 
     @overload
     def interleave(
-        self, items: Sequence[Item], output: Literal["text"], *, on_progress: OnProgress = ..., **values: Any
-    ) -> TextResult: ...
+        self, items: Sequence[Item], output: Literal["image"] = ..., *, seed: int | Seeds | None = ...,
+        images: int | None = ..., preset: str | None = ..., on_progress: OnProgress = ...,
+        **options: Unpack[ImageKeywords],
+    ) -> list[ImageResult]: ...  # fmt: skip
 
-    def interleave(self, items, output="image", *, on_progress=None, **values):
+    @overload
+    def interleave(
+        self, items: Sequence[Item], output: Literal["text"], *, preset: str | None = ...,
+        on_progress: OnProgress = ..., **options: Unpack[TextKeywords],
+    ) -> TextResult: ...  # fmt: skip
+
+    @explains(defaults.INTERLEAVE, defaults.ANSWER)
+    def interleave(self, items, output="image", *, preset=None, on_progress=None, **options):
         """Any sequence of texts (str) and images (Path, PIL image, bytes, array) -> one image or text.
 
-        A str is always text; give an image file as a pathlib.Path. Defaults: defaults.INTERLEAVE, defaults.ANSWER.
+        A str is always text; give an image file as a pathlib.Path. `seed` and `images` as in generate.
         """
         if isinstance(items, str):  # a slip here; stream() takes it for a list of one
             raise InputError("items must be a list of texts and images, not a str")
-        return drain(self.stream(items, output, **values), on_progress)
+        return drain(self._events(items, output, preset, options), on_progress)
 
+    @overload
     def stream(
-        self,
-        inputs: Sequence[Item] | str,
-        output: str = "image",
-        *,
-        preset: str | None = None,
-        **values: Any,
-    ) -> Generator[Event, None, None]:
+        self, inputs: Sequence[Item] | str, output: Literal["image"] = ..., *, seed: int | Seeds | None = ...,
+        images: int | None = ..., preset: str | None = ..., **options: Unpack[ImageKeywords],
+    ) -> Generator[Event, None, None]: ...  # fmt: skip
+
+    @overload
+    def stream(
+        self, inputs: Sequence[Item] | str, output: Literal["text"], *, preset: str | None = ...,
+        **options: Unpack[TextKeywords],
+    ) -> Generator[Event, None, None]: ...  # fmt: skip
+
+    @explains(defaults.INTERLEAVE, defaults.ANSWER)
+    def stream(self, inputs, output="image", *, preset=None, **options):
         """As interleave, as a generator of events (bagel_rt.events) that ends with Done(result).
 
         Between two events the model is free for other calls, so a preview may be decoded or a question asked. Closing
         the generator cancels the call and gives everything back.
         """
-        checks.choice("output", output, ("image", "text"))
-        items = open_items([inputs] if isinstance(inputs, str) else inputs)
-        pictures = not all(isinstance(item, str) for item in items)
-        if output == "text":
-            return self._text(items, presets.defaults(presets.ASK, preset), values)
-        task = presets.EDIT if pictures else presets.GENERATE
-        return self._image(items, defaults.INTERLEAVE if preset is None else presets.defaults(task, preset), values)
+        return self._events([inputs] if isinstance(inputs, str) else inputs, output, preset, options)
 
     def preview(self, step: Step) -> Image:
         """The picture a step of the sampler is heading for, decoded."""
+        if not isinstance(step, Step):
+            raise InputError(f"preview needs a Step from a stream, not {type(step).__name__}")
         with self._gate.enter():
             return self._turns.decode(step.clean, step.grid)
 
@@ -258,9 +279,18 @@ class Bagel:
         self._gate.check_open()
         return Session(self._gate, beginning(self._turns, seed, think), self._admission and self._admission.check)
 
+    def _events(self, given: Sequence[Item], output: str, preset: str | None, values: dict[str, Any]):
+        checks.choice("output", output, ("image", "text"))
+        items = open_items(given)
+        if output == "text":
+            return self._text(items, presets.defaults(presets.ASK, preset), values)
+        task = presets.EDIT if _pictures(items) else presets.GENERATE
+        return self._image(items, defaults.INTERLEAVE if preset is None else presets.defaults(task, preset), values)
+
     def _text(self, items: list, defaults: Any, values: dict[str, Any]) -> Generator[Event, None, None]:
         self._gate.check_open()
         opts = with_values(defaults, values)
+        remark_on_idle(opts, defaults, values, _pictures(items))
         self._check_memory(items, opts)
         return stream(self._gate, self._calls.answer(items, opts, draw_seed(opts.seed)))
 
@@ -275,6 +305,7 @@ class Bagel:
         opts = with_values(defaults, {**values, "seed": None if seeds else seed})
         self._turns.check_draws()
         self._turns.sizes.check_asked(opts)
+        remark_on_idle(opts, defaults, values, _pictures(items))
         self._check_memory(items, opts)
         if seeds is None:
             return stream(self._gate, self._calls.draw_one(items, opts, draw_seed(opts.seed)))
@@ -283,3 +314,12 @@ class Bagel:
         if opts.vae_seed is None and opts.vae_sample and len(items) > 1:
             opts = replace(opts, vae_seed=seeds[0])
         return stream(self._gate, self._calls.draw(items, opts, seeds))
+
+
+def _opened(images: Any) -> list[Image]:
+    """One image or a list of them, opened."""
+    return [open_image(one) for one in (images if isinstance(images, list | tuple) else [images])]
+
+
+def _pictures(items: list) -> bool:
+    return not all(isinstance(item, str) for item in items)

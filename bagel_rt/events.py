@@ -43,6 +43,9 @@ class Step:
         """(h * w, 64): the latents that x would reach at time 0 if the velocity stayed as it is."""
         return self.x - np.float32(self.t) * self.velocity
 
+    def __repr__(self) -> str:
+        return f"Step({self.done} of {self.total}, t={self.t:.4g}, grid {self.grid[0]}x{self.grid[1]})"
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -62,6 +65,9 @@ class ImageReady:
     total: int = 1
     stage: str = "image"
 
+    def __repr__(self) -> str:
+        return f"ImageReady({self.done} of {self.total}, {self.result!r})"
+
 
 @dataclass(frozen=True)
 class Done:
@@ -71,6 +77,9 @@ class Done:
     done: int = 1
     total: int = 1
     stage: str = "done"
+
+    def __repr__(self) -> str:
+        return f"Done({f'{len(self.result)} pictures' if isinstance(self.result, list) else repr(self.result)})"
 
 
 Event = TextPiece | Step | Progress | ImageReady | Done

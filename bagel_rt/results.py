@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -15,6 +15,7 @@ from bagel_rt.errors import InputError
 from bagel_rt.files import picture_records
 from bagel_rt.files.output_files import check_file, replacing, write_to_free
 from bagel_rt.files.typed_paths import typed_path
+from bagel_rt.remarks import remark
 from bagel_rt.version import __version__
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageResult:
+    """A picture with all that made it. A notebook shows the picture; printed it is one line; it can be pickled."""
+
     image: Image
     text: str | None  # the think text, None without thinking
     latent: np.ndarray  # (h * w, 64) float32, before the VAE
@@ -32,11 +35,21 @@ class ImageResult:
     model: str = ""  # name and fingerprint of the artefact
     engine: str = ""  # engine, version, device, arithmetic
 
+    def __repr__(self) -> str:
+        size = f"{self.image.width}x{self.image.height}"
+        return f"ImageResult({size}, seed {self.seed}, {_short(self.prompt)})"
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        stream = io.BytesIO()
+        self.image.save(stream, "PNG")
+        return stream.getvalue()
+
     def save(self, path: str | Path, metadata: bool = True) -> None:
         """Write the picture; it carries prompt, options, seed, model and engine unless metadata is False.
 
-        PNG, JPEG, WebP and TIFF carry them; for BMP, which cannot, a UserWarning says so. The file appears whole or not
-        at all. Raises InputError for a place or a format that cannot be written, OutputError for a disk that fails.
+        PNG, JPEG, WebP and TIFF carry them; for BMP, which cannot, a BagelWarning says so. The file appears whole or
+        not at all. Raises InputError for a place or a format that cannot be written, OutputError for a disk that fails.
         """
         path = typed_path(path)
         check_image_target(path)
@@ -56,7 +69,7 @@ class ImageResult:
             return {}
         record = self.metadata()
         if lost := picture_records.why_not_kept(path, record):
-            warnings.warn(f"{lost}; metadata=False says nothing", stacklevel=3)
+            remark(f"{lost}; metadata=False says nothing")
         return picture_records.arguments(path, record)
 
     def metadata(self) -> dict[str, Any]:
@@ -74,9 +87,21 @@ class ImageResult:
 
 @dataclass(frozen=True)
 class TextResult:
+    """A text that was written. print() shows the text."""
+
     text: str  # the official decoded string: not stripped, "" when nothing was generated
     token_ids: list[int]  # as the official code returns them: im_start, then the tokens without the stop token
     seed: int
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return f"TextResult({_short(self.text)}, {len(self.token_ids)} tokens, seed {self.seed})"
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
 def check_image_target(path: Path) -> None:

@@ -64,15 +64,20 @@ class Meaning:
         return dict(self.forms) == dict(seen.forms) and (open_to_any or self.arithmetic == seen.arithmetic)
 
 
-def meaning(name: str, arithmetic: str | None = None) -> Meaning:
-    """The meaning of "int8", "small", or "und=int4,gen=w8a8" (parts that are not named are as in int8).
+def spelled_out(arithmetic: str | None) -> str | None:
+    """The long name of an arithmetic given by either; anything else as it is."""
+    return arithmetic if arithmetic is None else ARITHMETICS.get(arithmetic, arithmetic)
 
-    arithmetic: a key of ARITHMETICS; None is float32, or what the word itself says. Raises InputError for what is
-    unknown or does not go together.
+
+def meaning(name: str, arithmetic: str | None = None) -> Meaning:
+    """The meaning of "int8", "small", "bf16" or "bfloat16", or "und=int4,gen=w8a8" (parts not named are as in int8).
+
+    arithmetic: a key or a value of ARITHMETICS; None is float32, or what the word itself says. Raises InputError for
+    what is unknown or does not go together.
     """
     word, overrides = _split(PROFILES.get(name, name))
     own = "bf16" if "fp8" in (word, *overrides.values()) else word if word in ARITHMETICS else "fp32"
-    chosen = own if arithmetic is None else arithmetic
+    chosen = own if arithmetic is None else SHORT.get(arithmetic, arithmetic)
     if chosen not in ARITHMETICS:
         raise InputError(f"arithmetic {arithmetic!r} is unknown; allowed: {', '.join(ARITHMETICS)}")
     if word in ARITHMETICS and chosen != word:
@@ -88,8 +93,8 @@ def meaning(name: str, arithmetic: str | None = None) -> Meaning:
 
 
 def meaning_of(manifest: Manifest) -> Meaning:
-    """The precision of an artefact. Artefacts whose manifest has no weight_forms yet were named by a single word."""
-    forms = manifest.raw.get("weight_forms") or meaning(SHORT.get(manifest.precision, manifest.precision)).forms
+    """What an artefact is of. One from before forms were recorded was made of a single word."""
+    forms = manifest.raw.get("weight_forms") or meaning(manifest.precision).forms
     return Meaning(manifest.precision, manifest.arithmetic, forms, settled=True)
 
 
@@ -108,8 +113,8 @@ def _split(name: str) -> tuple[str, dict[str, str]]:
     word, overrides = "int8", {}
     for i, item in enumerate(name.split(",")):
         part, equals, form = item.strip().partition("=")
-        if not equals and i == 0 and part in _WORDS:
-            word = part
+        if not equals and i == 0 and SHORT.get(part, part) in _WORDS:
+            word = SHORT.get(part, part)
         elif equals and part in PARTS and form in _allowed(part):
             overrides[part] = form
         else:

@@ -4,39 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bagel_rt.artefact.folders import find_model
+from bagel_rt.options.fields import options_of
 from bagel_rt.options.presets import PRESETS
 
 if TYPE_CHECKING:
     from bagel_rt.api import Bagel
 
-IMAGE_HELP = {
-    "height": ("pixels, a multiple of 16 (default: from the input image, else the model's largest)", int),
-    "width": ("pixels, a multiple of 16 (default: as for the height)", int),
-    "cfg_text_scale": ("how strongly the text guides; 1: not at all", float),
-    "cfg_img_scale": ("how strongly the input image guides; 1: not at all", float),
-    "cfg_renorm_min": ("lowest factor of the renormalisation, 0 to 1", float),
-    "cfg_renorm_type": ("global, channel or text_channel", str),
-    "timestep_shift": ("above 1: more steps near the noise", float),
-    "num_timesteps": ("points of the schedule; N points are N-1 evaluations", int),
-    "step_cache": ("taylorseer: forecast two of three steps", str),
-    "max_think_tokens": ("longest plan, in tokens", int),
-    "text_temperature": ("of sampled text", float),
+# how the values of an option are read, by its type
+KINDS: dict[str, dict[str, Any]] = {
+    "int": {"type": int, "metavar": "N"},
+    "float": {"type": float, "metavar": "X"},
+    "str": {"metavar": "TEXT"},
+    "bool": {"action": argparse.BooleanOptionalAction},  # the negative form undoes what a preset sets
+    "tuple[float, float]": {"type": float, "nargs": 2, "metavar": ("LO", "HI")},
 }
-IMAGE_FLAGS = {
-    "think": "write a plan before drawing",
-    "do_sample": "sample the plan instead of taking the likeliest",
-}
-TEXT_HELP = {
-    "max_tokens": ("longest answer, in tokens", int),
-    "text_temperature": ("of sampled text", float),
-    "top_k": ("sample among the k likeliest tokens", int),
-    "top_p": ("sample among the likeliest tokens that reach this probability", float),
-}
-METAVARS = {int: "N", float: "X", str: "NAME"}
-TEXT_FLAGS = {"think": "reason before answering", "do_sample": "sample instead of taking the likeliest token"}
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +34,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--threads", type=int, metavar="N", help="engine threads (default: the engine's choice)")
     group.add_argument(
         "--arithmetic",
-        help="faster, less exact: int8 (with int8 and int4 weights), bfloat16 (openvino; default: the artefact's own)",
+        help="faster, less exact: int8 (with int8 and int4 weights), bf16 (openvino; default: the artefact's own)",
     )
     group.add_argument("--cuda-graphs", action="store_true", help="capture denoising steps and play them (CUDA)")
     group.add_argument("--cache-tokens", type=int, metavar="N", help="tokens of context the page pool can hold")
@@ -66,23 +51,25 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_option_arguments(parser: argparse.ArgumentParser, defaults: Any, helps: dict, flags: dict[str, str]) -> None:
-    """--seed and one argument per option, with dashes; only options given on the command line reach the call."""
-    group = parser.add_argument_group("options")
-    group.add_argument("--seed", type=int, default=argparse.SUPPRESS, help="any integer (default: a new one, reported)")
-    add_options_to(group, defaults, helps, flags)
+def option_names(options: Any, images: bool = True) -> list[str]:
+    """The options (of a call with these defaults) that the command line has; images: also those of input images."""
+    return [one.name for one in options_of(options) if one.on_command_line and (images or not one.images)]
 
 
-def add_options_to(group: Any, defaults: Any, helps: dict, flags: dict[str, str]) -> None:
-    """One argument per option in a group."""
-    for name, (text, kind) in helps.items():
-        value = getattr(defaults, name)
-        shown = text if value is None else f"{text} (default: {value})"
-        group.add_argument(_dashed(name), type=kind, default=argparse.SUPPRESS, help=shown, metavar=METAVARS[kind])
-    for name, text in flags.items():
-        group.add_argument(
-            _dashed(name), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
-        )  # --no-NAME switches off what a preset switched on
+def add_options_to(group: Any, options: Any, names: Sequence[str]) -> None:
+    """An argument for each of these options; only what is given on the command line reaches the call."""
+    for one in options_of(options):
+        if one.name in names:
+            kind = KINDS.get(one.type.removesuffix(" | None"), {"metavar": "NAME"})
+            text = one.text if one.default is None else f"{one.text} (default: {_spelled(one.default)})"
+            group.add_argument(_dashed(one.name), default=argparse.SUPPRESS, help=text, **kind)
+
+
+def _spelled(default: Any) -> str:
+    """A default as it would be typed; a flag as yes or no."""
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
 def add_preset_argument(parser: argparse.ArgumentParser, task: str) -> None:
@@ -91,9 +78,9 @@ def add_preset_argument(parser: argparse.ArgumentParser, task: str) -> None:
     parser.add_argument("--preset", metavar="NAME", help=f"settings of an official script: {names} (default: notebook)")
 
 
-def given_options(args: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """The options that were on the command line, by their Python names."""
-    return {name: getattr(args, name) for name in (*names, "seed") if hasattr(args, name)}
+def given_options(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """Those of the options that were on the command line, by their Python names."""
+    return {name: getattr(args, name) for name in names if hasattr(args, name)}
 
 
 def open_model(args: argparse.Namespace) -> Bagel:

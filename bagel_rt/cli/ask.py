@@ -6,17 +6,18 @@ import argparse
 from pathlib import Path
 
 from bagel_rt.cli.arguments import (
-    TEXT_FLAGS,
-    TEXT_HELP,
     add_model_arguments,
-    add_option_arguments,
+    add_options_to,
     add_preset_argument,
     given_options,
     open_model,
+    option_names,
 )
 from bagel_rt.cli.progress import show
 from bagel_rt.options import defaults, presets
 from bagel_rt.options.defaults import with_values
+
+OPTIONS = option_names(defaults.ANSWER)
 
 
 def register(commands) -> None:
@@ -25,12 +26,12 @@ def register(commands) -> None:
     ask.add_argument("--image", type=Path, action="append", default=[], metavar="FILE", help="a picture (repeatable)")
     add_model_arguments(ask)
     add_preset_argument(ask, presets.ASK)
-    add_option_arguments(ask, defaults.ANSWER, TEXT_HELP, TEXT_FLAGS)
+    add_options_to(ask.add_argument_group("options"), defaults.ANSWER, OPTIONS)
     ask.set_defaults(run=run_ask)
 
 
 def run_ask(args: argparse.Namespace) -> None:
-    opts = given_options(args, *TEXT_HELP, *TEXT_FLAGS)
+    opts = given_options(args, OPTIONS)
     with_values(presets.defaults(presets.ASK, args.preset), opts)  # a bad option is found before a model is loaded
     with open_model(args) as bagel:
         show(bagel.stream([*args.image, args.prompt], output="text", preset=args.preset, **opts))

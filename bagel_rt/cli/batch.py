@@ -25,7 +25,8 @@ def register(commands) -> None:
         "batch",
         help="many prompts, edits and questions from a file",
         description='Do every line of a JSONL file: {"prompt": ..., "image": ..., "id": ..., and any option, such as'
-        ' "seed": 1}. Pictures and results.jsonl go to a folder; the same command goes on where it was stopped.',
+        ' "seed": 1}. "task" is generate, edit or ask; left out: edit where there is an image, else generate. Pictures'
+        " and results.jsonl go to a folder; the same command goes on where it was stopped.",
     )
     batch.add_argument("file", type=typed_path, metavar="FILE.jsonl", help="one request per line; paths relative to it")
     batch.add_argument("--out", type=typed_path, required=True, metavar="DIR", help="folder for the results")

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bagel_rt.cli.arguments import (
-    IMAGE_HELP,
-    TEXT_FLAGS,
-    TEXT_HELP,
     add_model_arguments,
     add_options_to,
     given_options,
     open_model,
+    option_names,
 )
 from bagel_rt.cli.picture_files import check_free_names, keeps_settings, write_picture
 from bagel_rt.cli.progress import show
@@ -37,7 +35,7 @@ text            say it, and read the answer
 /save FILE      write the last picture to FILE
 /help, /quit    this text; the end (so does Ctrl-D; Ctrl-C stops what is being written or drawn)"""
 DRAWING = ("height", "width", "cfg_text_scale", "cfg_img_scale", "timestep_shift", "num_timesteps", "step_cache")
-WRITING = tuple(TEXT_HELP)
+WRITING = [name for name in option_names(defaults.ANSWER) if name not in ("think", "seed")]  # those are the session's
 
 
 def register(commands) -> None:
@@ -51,16 +49,13 @@ def register(commands) -> None:
     chat.add_argument("--think", choices=["image", "text"], help="plan pictures, or reason in answers")
     chat.add_argument("--seed", type=int, help="any integer (default: a new one)")
     add_model_arguments(chat)
-    sampling = {"do_sample": TEXT_FLAGS["do_sample"]}
-    add_options_to(chat.add_argument_group("answers"), defaults.ANSWER, TEXT_HELP, sampling)
-    drawing = {name: IMAGE_HELP[name] for name in DRAWING}
-    add_options_to(chat.add_argument_group("pictures"), defaults.INTERLEAVE, drawing, {})
+    add_options_to(chat.add_argument_group("answers"), defaults.ANSWER, WRITING)
+    add_options_to(chat.add_argument_group("pictures"), defaults.INTERLEAVE, DRAWING)
     chat.set_defaults(run=run_chat)
 
 
 def run_chat(args: argparse.Namespace) -> None:
-    writing, drawing = given_options(args, *WRITING, "do_sample"), given_options(args, *DRAWING)
-    del writing["seed"], drawing["seed"]  # the session has one for all turns
+    writing, drawing = given_options(args, WRITING), given_options(args, DRAWING)
     with_values(defaults.ANSWER, writing)
     with_values(defaults.INTERLEAVE, drawing)
     with open_model(args) as bagel, Chat(bagel, args.seed, args.think, writing, drawing) as chat:

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bagel_rt.cli.arguments import (
-    IMAGE_FLAGS,
-    IMAGE_HELP,
     add_model_arguments,
-    add_option_arguments,
+    add_options_to,
     add_preset_argument,
     given_options,
     open_model,
+    option_names,
 )
 from bagel_rt.cli.progress import show
 from bagel_rt.errors import InputError
@@ -23,7 +22,7 @@ from bagel_rt.files.output_files import replacing
 from bagel_rt.files.output_folder import output_folder
 from bagel_rt.files.typed_paths import typed_path
 from bagel_rt.inputs.pictures import open_image
-from bagel_rt.options import checks, presets
+from bagel_rt.options import checks, defaults, presets
 from bagel_rt.options.defaults import with_values
 from bagel_rt.options.seeds import draw_seed
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from bagel_rt.results import ImageResult
 
 ANIMATION = "frames.webp"
+OPTIONS = option_names(defaults.EDIT)
 
 
 def register(commands) -> None:
@@ -49,18 +49,18 @@ def register(commands) -> None:
     frames.add_argument("--duration", type=int, default=500, metavar="MS", help="of a frame in the animation (500)")
     add_model_arguments(frames)
     add_preset_argument(frames, presets.EDIT)
-    add_option_arguments(frames, presets.DEFAULTS[presets.EDIT], IMAGE_HELP, IMAGE_FLAGS)
+    add_options_to(frames.add_argument_group("options"), defaults.EDIT, OPTIONS)
     frames.set_defaults(run=run_frames)
 
 
 def run_frames(args: argparse.Namespace) -> None:
-    opts = given_options(args, *IMAGE_HELP, *IMAGE_FLAGS)
-    defaults = with_values(presets.defaults(presets.EDIT, args.preset), opts)
+    opts = given_options(args, OPTIONS)
+    every_option = with_values(presets.defaults(presets.EDIT, args.preset), opts)
     checks.whole("count", args.count, least=1)
     checks.whole("duration", args.duration, least=1)
     first = open_image(args.image)
     _check_webp()
-    seed, out = draw_seed(defaults.seed), typed_path(args.out)
+    seed, out = draw_seed(every_option.seed), typed_path(args.out)
     with output_folder(out):
         _check_no_frames(out)
         with open_model(args) as bagel:

@@ -6,20 +6,18 @@ import argparse
 from pathlib import Path
 
 from bagel_rt.cli.arguments import (
-    IMAGE_FLAGS,
-    IMAGE_HELP,
     add_model_arguments,
-    add_option_arguments,
+    add_options_to,
     add_preset_argument,
     given_options,
     open_model,
+    option_names,
 )
 from bagel_rt.cli.picture_files import check_free_names, keeps_settings, write_picture
 from bagel_rt.cli.progress import show
 from bagel_rt.files.typed_paths import typed_path
 from bagel_rt.options import presets
 from bagel_rt.options.defaults import with_values
-from bagel_rt.options.image_options import ImageOptions
 from bagel_rt.options.seeds import seeds_of
 from bagel_rt.results import ImageResult, check_image_target
 
@@ -29,12 +27,10 @@ def register(commands) -> None:
     _add_arguments(generate, presets.GENERATE)
     generate.set_defaults(run=run_generate)
     edit = commands.add_parser("edit", help="change a picture", description="Draw a changed version of a picture.")
-    edit.add_argument("--image", type=Path, required=True, metavar="FILE", help="the picture to change")
+    edit.add_argument(
+        "--image", type=Path, action="append", required=True, metavar="FILE", help="the picture to change (repeatable)"
+    )
     _add_arguments(edit, presets.EDIT)
-    edit.add_argument("--no-vae-sample", dest="vae_sample", action="store_false", default=argparse.SUPPRESS,
-                      help="encode the input without noise")  # fmt: skip
-    edit.add_argument("--vae-seed", type=int, metavar="N", default=argparse.SUPPRESS,
-                      help="encode the input with another seed's noise (default: the picture's)")  # fmt: skip
     edit.set_defaults(run=run_edit)
 
 
@@ -43,13 +39,12 @@ def run_generate(args: argparse.Namespace) -> None:
 
 
 def run_edit(args: argparse.Namespace) -> None:
-    _run(args, presets.EDIT, [args.image, args.prompt])
+    _run(args, presets.EDIT, [*args.image, args.prompt])
 
 
 def _run(args: argparse.Namespace, task: str, items: list) -> None:
-    opts = given_options(
-        args, *IMAGE_HELP, *IMAGE_FLAGS, "cfg_interval", "vae_sample", "vae_seed", "negative_prompt"
-    )  # what is wrong with the arguments is found before a model is loaded
+    opts = given_options(args, option_names(presets.defaults(task, None)))
+    # what is wrong with the arguments is found before a model is loaded
     with_values(presets.defaults(task, args.preset), opts)
     seeds_of(opts.get("seed"), args.images)
     targets = _targets(args.out, args.images)
@@ -61,19 +56,15 @@ def _run(args: argparse.Namespace, task: str, items: list) -> None:
 
 def _add_arguments(parser: argparse.ArgumentParser, task: str) -> None:
     defaults = presets.defaults(task, None)
-    assert isinstance(defaults, ImageOptions)
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="what to draw")
-    parser.add_argument("--negative-prompt", metavar="TEXT", default=argparse.SUPPRESS, help="what to lead away from")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the picture to write (default: the next bagel-N.png)")
     parser.add_argument("--images", type=int, metavar="N",
                         help="so many pictures, of the seed and those after it: NAME-1.png, ...")  # fmt: skip
     parser.add_argument("--no-metadata", dest="metadata", action="store_false", help="store no settings in the file")
     add_model_arguments(parser)
     add_preset_argument(parser, task)
-    add_option_arguments(parser, defaults, IMAGE_HELP, IMAGE_FLAGS)
-    low, high = defaults.cfg_interval
-    parser.add_argument("--cfg-interval", type=float, nargs=2, metavar=("LO", "HI"), default=argparse.SUPPRESS,
-                        help=f"guidance acts for LO < t <= HI (default: {low:g} {high:g})")  # fmt: skip
+    names = option_names(defaults, images=task == presets.EDIT)
+    add_options_to(parser.add_argument_group("options"), defaults, names)
 
 
 def _targets(out: Path | None, images: int | None) -> list[Path | None]:

@@ -10,7 +10,7 @@ from typing import Any
 from bagel_engines import Engine, EngineFailure, Settings, open_engine
 from bagel_rt.artefact.folders import find_model
 from bagel_rt.artefact.manifest import Manifest, read_manifest
-from bagel_rt.artefact.precision import check_rounding
+from bagel_rt.artefact.precision import check_rounding, spelled_out
 from bagel_rt.cli.arguments import add_preset_argument
 from bagel_rt.cli.progress import Bars
 from bagel_rt.conversation.calls import rehearsal
@@ -85,8 +85,8 @@ def run_plan(args: argparse.Namespace) -> None:
 
 def _engine(backend: str, args: argparse.Namespace, manifest: Manifest) -> Engine:
     wanted = Settings(
-        threads=args.threads,
-        arithmetic=args.arithmetic,
+        threads=checks.threads("threads", args.threads),
+        arithmetic=spelled_out(args.arithmetic),
         stated=manifest.arithmetic,
         weights=manifest.weight_bytes,
         low_memory=args.low_memory,

@@ -47,6 +47,9 @@ class Mark:
     think: Kind = None
     drawn: Drawn | None = None  # comes after everything in `reading`
 
+    def __repr__(self) -> str:
+        return f"Mark({len(self.reading.texts)} texts, {len(self.reading.histories.cond)} segments, seed {self.seed})"
+
     def with_seed(self, seed: int) -> Mark:
         """The same state, with random numbers that start afresh."""
         return replace(self, seed=int(seed), noise=TorchNoise(seed))
@@ -54,17 +57,19 @@ class Mark:
 
 def beginning(turns: Turns, seed: int | None, think: Think) -> Mark:
     """The mark of a new session. Raises InputError for an unknown `think`, or one that the artefact cannot do."""
-    checks.whole("seed", seed, least=None, optional=True)
+    seed = checks.whole("seed", seed, least=None, optional=True)
     kind, seed = _kind_of_thinking(think, turns), draw_seed(seed)
     system = {"image": THINK_THEN_DRAW, "text": THINK_THEN_ANSWER, None: None}[kind]
     return Mark(turns, turns.reader.start(system), seed, TorchNoise(seed), kind)
 
 
 def _kind_of_thinking(think: Think, turns: Turns) -> Kind:
+    think = checks.plain(think)
     if isinstance(think, bool) or think is None:
         return None if not think else "image" if turns.manifest.task == "full" else "text"
-    if think not in ("image", "text"):
-        raise InputError(f'think is {think!r}; allowed: None, "image" (plan pictures), "text" (reason in answers)')
+    if not isinstance(think, str) or think not in ("image", "text"):
+        seen = checks.shown(think)
+        raise InputError(f'think is {seen}; allowed: None, "image" (plan pictures), "text" (reason in answers)')
     if think == "image":
         turns.check_draws()
     return think

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -21,8 +21,10 @@ from bagel_rt.inputs.segments import Latents
 from bagel_rt.options import checks, defaults
 from bagel_rt.options.defaults import with_values
 from bagel_rt.options.encoding import Encoding
-from bagel_rt.options.image_options import ImageOptions
-from bagel_rt.options.text_options import TextOptions
+from bagel_rt.options.fields import explains
+from bagel_rt.options.image_options import ImageOptions, ImageTurnKeywords
+from bagel_rt.options.text_options import TextOptions, TextTurnKeywords
+from bagel_rt.options.without_effect import remark_on_idle
 from bagel_rt.results import ImageResult, TextResult
 
 if TYPE_CHECKING:
@@ -62,6 +64,10 @@ class Session:
         """What it thinks before doing: "image", "text" or None."""
         return self._mark.think
 
+    @property
+    def _has_pictures(self) -> bool:
+        return self._mark.reading.size is not None or self._mark.drawn is not None
+
     def __enter__(self) -> Session:
         return self
 
@@ -91,8 +97,7 @@ class Session:
 
         vae_sample=False encodes it as the posterior's mean, without noise.
         """
-        for name, value in (("vae", vae), ("vit", vit), ("vae_sample", vae_sample)):
-            checks.flag(name, value)
+        vae, vit, vae_sample = checks.flag("vae", vae), checks.flag("vit", vit), checks.flag("vae_sample", vae_sample)
         if not vae and not vit:
             raise InputError("vae and vit are both False, so nothing of the image would enter")
         if vae and self._turns.manifest.task != "full":
@@ -104,33 +109,42 @@ class Session:
             here = self._with_drawn_read()
             self._move_to(self._with_image(here, opened, Encoding(vae, vit, vae_sample)))
 
-    def generate_text(self, *, on_progress: OnProgress = None, **text_options: Any) -> TextResult:
-        """Write an answer, which enters the session as a text. Options: defaults.ANSWER; its seed is the session's."""
-        return drain(self.stream_text(**text_options), on_progress)
+    @explains(defaults.ANSWER, without=("seed", "think"))
+    def generate_text(self, *, on_progress: OnProgress = None, **options: Unpack[TextTurnKeywords]) -> TextResult:
+        """Write an answer, which enters the session as a text.
 
-    def generate_image(self, *, on_progress: OnProgress = None, **image_options: Any) -> ImageResult:
-        """Draw a picture, which enters the session as an image. Defaults are interleave's; the seed is the session's.
-
-        The size follows the last image, a drawn one too.
+        on_progress is called with each event of the turn, as in the calls of Bagel.
         """
-        return drain(self.stream_image(**image_options), on_progress)
+        return drain(self.stream_text(**options), on_progress)
 
-    def stream_text(self, **text_options: Any) -> Generator[Event, None, None]:
+    @explains(defaults.INTERLEAVE, without=("seed", "vae_seed"))
+    def generate_image(self, *, on_progress: OnProgress = None, **options: Unpack[ImageTurnKeywords]) -> ImageResult:
+        """Draw a picture, which enters the session as an image. The size follows the last image, a drawn one too.
+
+        on_progress is called with each event of the turn, as in the calls of Bagel.
+        """
+        return drain(self.stream_image(**options), on_progress)
+
+    @explains(defaults.ANSWER, without=("seed", "think"))
+    def stream_text(self, **options: Unpack[TextTurnKeywords]) -> Generator[Event, None, None]:
         """As generate_text, as a generator of events that ends with Done(result). Closing it undoes the turn."""
-        _refuse(text_options, "seed", "think")
-        opts = with_values(defaults.ANSWER, text_options)
+        _refuse(options, "seed", "think")
+        opts = with_values(defaults.ANSWER, options)
+        remark_on_idle(opts, defaults.ANSWER, options, self._has_pictures)
         self._check_memory(lambda session, opts: finished(session._answer(opts)), opts)
         return self._stream(self._answer(opts))
 
-    def stream_image(self, **image_options: Any) -> Generator[Event, None, None]:
+    @explains(defaults.INTERLEAVE, without=("seed", "vae_seed"))
+    def stream_image(self, **options: Unpack[ImageTurnKeywords]) -> Generator[Event, None, None]:
         """As generate_image, as a generator of events. The turn stands once ImageReady was given out."""
-        _refuse(image_options, "seed", "vae_seed")
+        _refuse(options, "seed", "vae_seed")
         plans = self.think == "image"
-        opts = with_values(defaults.INTERLEAVE, {"think": plans, **image_options})
+        opts = with_values(defaults.INTERLEAVE, {"think": plans, **options})
         if opts.think and not plans:
             raise InputError('think needs the system prompt at the beginning: open the session with think="image"')
         self._turns.check_draws()
         self._turns.sizes.check_asked(opts)
+        remark_on_idle(opts, defaults.INTERLEAVE, options, self._has_pictures, encodes=True)
         self._check_memory(lambda session, opts: finished(session._draw(opts)), opts)
         return self._stream(self._draw(opts))
 
@@ -152,7 +166,7 @@ class Session:
 
         With a seed, its random numbers start afresh.
         """
-        checks.whole("seed", seed, least=None, optional=True)
+        seed = checks.whole("seed", seed, least=None, optional=True)
         with self._gate.enter():
             self._check_free()
             here = self._with_drawn_read()
@@ -260,7 +274,7 @@ class Session:
             raise BagelError("this session was closed; open another")
 
 
-def _refuse(values: dict[str, Any], *names: str) -> None:
+def _refuse(values: Mapping[str, Any], *names: str) -> None:
     for name in names:
         if name in values:
             raise InputError(f"{name} is chosen once for a session: give it to session() or fork(), not to a turn")

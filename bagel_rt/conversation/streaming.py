@@ -10,6 +10,7 @@ from contextlib import closing
 from typing import Any
 
 from bagel_rt.conversation.gate import Gate
+from bagel_rt.errors import InputError
 from bagel_rt.events import Done, Event, ImageReady, OnProgress, Turn
 
 
@@ -36,6 +37,8 @@ def stream(gate: Gate, turn: Turn) -> Generator[Event, None, None]:
 
 def drain(events: Generator[Event, None, None], on_progress: OnProgress = None) -> Any:
     """Run a stream to its end and return its result; `on_progress` sees what comes before a finished picture."""
+    if on_progress is not None and not callable(on_progress):
+        raise InputError(f"on_progress must be a function that takes an event, not {type(on_progress).__name__}")
     with closing(events):
         for event in events:
             if isinstance(event, Done):

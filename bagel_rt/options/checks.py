@@ -18,6 +18,7 @@ from bagel_rt.remarks import remark
 
 LARGEST = float(np.finfo(np.float32).max)  # graphs take numbers in float32
 MOST_BITS = 1024  # of an integer; very long ones could not be written into a picture's record
+MOST = 1_000_000  # pictures of a call, points of a schedule: more is a slip, and would fill the memory with numbers
 
 
 def plain(value: Any) -> Any:
@@ -76,8 +77,8 @@ def sampling(temperature: float, do_sample: bool) -> None:
         raise InputError("text_temperature is 0 with do_sample; a number above 0, or no do_sample, is expected")
 
 
-def whole(name: str, value: Any, least: int | None, optional: bool = False) -> Any:
-    """An int of `least` or more."""
+def whole(name: str, value: Any, least: int | None, optional: bool = False, most: int | None = None) -> Any:
+    """An int of `least` or more, and of `most` or less."""
     value = plain(value)
     if optional and value is None:
         return None
@@ -85,6 +86,8 @@ def whole(name: str, value: Any, least: int | None, optional: bool = False) -> A
     if not right or (least is not None and value < least):
         span = "" if least is None else f" of {least} or more"
         raise InputError(f"{name} is {shown(value)}; an integer{span} is expected")
+    if most is not None and value > most:
+        raise InputError(f"{name} is {shown(value)}; an integer of {most} or less is expected")
     return int(value)
 
 
@@ -113,10 +116,10 @@ def text(name: str, value: Any, optional: bool = False) -> Any:
     return str(value)
 
 
-def path(name: str, value: Any) -> Path:
+def path(name: str, value: Any) -> str | Path:
     if not isinstance(value, str | Path):
         raise InputError(f"{name} must be a str or a pathlib.Path, not {type(value).__name__}")
-    return Path(value)
+    return value
 
 
 def choice(name: str, value: Any, allowed: Sequence[str], optional: bool = False) -> Any:

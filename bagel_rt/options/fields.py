@@ -5,6 +5,7 @@ Both are written once; help(), the documents and the command line take them from
 
 from __future__ import annotations
 
+import inspect
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
@@ -24,19 +25,22 @@ class Option:
     default: Any
     text: str
     images: bool  # acts on input images alone
+    needs: tuple[str, ...]  # acts only where these flags are set and these scales above 1
     on_command_line: bool
 
 
 def option(
-    default: Any, text: str, check: Check, *, images: bool = False, on_command_line: bool = True, **how: Any
+    default: Any,
+    text: str,
+    check: Check,
+    *,
+    needs: tuple[str, ...] = (),
+    images: bool = False,
+    on_command_line: bool = True,
 ) -> Any:
-    """A field of an options class.
-
-    text: what it does, beginning in lower case, for help() and the command line alike; keep `%` out of it.
-    images: it acts on input images alone. how: as for dataclasses.field.
-    """
-    facts = {"text": text, "check": check, "images": images, "on_command_line": on_command_line}
-    return field(default=default, metadata=facts, **how)
+    """A field of an options class. text: what it does, for help() and the command line alike; the rest as in Option."""
+    facts = {"text": text, "check": check, "images": images, "needs": needs, "on_command_line": on_command_line}
+    return field(default=default, metadata=facts)
 
 
 def check_all(options: Any) -> None:
@@ -48,7 +52,7 @@ def check_all(options: Any) -> None:
 def options_of(defaults: Any) -> Iterator[Option]:
     """Every option of a kind of call, with its default there: of defaults.GENERATE, EDIT, INTERLEAVE or ANSWER."""
     for one in fields(defaults):
-        facts = {key: one.metadata[key] for key in ("text", "images", "on_command_line")}
+        facts = {key: one.metadata[key] for key in ("text", "images", "needs", "on_command_line")}
         yield Option(one.name, str(one.type), getattr(defaults, one.name), **facts)
 
 
@@ -67,7 +71,7 @@ def explains(*defaults: Any, without: tuple[str, ...] = ()) -> Callable[[Shown],
 
     def add(shown: Shown) -> Shown:
         parts = [f"\n\n{_heading(one, defaults)}\n{explained(one, without)}" for one in defaults]
-        shown.__doc__ = (shown.__doc__ or "").rstrip() + "".join(parts) + "\n"
+        shown.__doc__ = inspect.cleandoc(shown.__doc__ or "") + "".join(parts) + "\n"
         return shown
 
     return add

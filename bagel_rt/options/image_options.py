@@ -31,30 +31,40 @@ class ImageOptions:
     """How a picture is drawn, in BAGEL's own names. The defaults are the official notebook's for text-to-image."""
 
     height: int | None = option(
-        None, "pixels, a multiple of 16; None: from the last input image, else the model's largest square", PIXELS
+        None, "pixels, a multiple of 16; left out: the last input image's, else the model's largest square", PIXELS
     )
-    width: int | None = option(None, "pixels, a multiple of 16; None: as for the height", PIXELS)
-    seed: int | None = option(None, "any integer; None takes a new one and reports it", SEED)
+    width: int | None = option(None, "pixels, a multiple of 16; left out: as for the height", PIXELS)
+    seed: int | None = option(None, "any integer; left out: a new one, which is reported", SEED)
     cfg_text_scale: float = option(4.0, "how strongly the text guides; 1 or less: not at all", checks.number)
     cfg_img_scale: float = option(
         1.0,
         "how strongly the input images guide; 1 or less: not at all. Acts where the text guides, too",
         checks.number,
+        needs=("cfg_text_scale",),
     )
     cfg_interval: tuple[float, float] = option(
-        (0.4, 1.0), "guidance acts for LO < t <= HI, where t runs from 1 (noise) to 0 (picture)", checks.interval
+        (0.4, 1.0),
+        "guidance acts for LO < t <= HI, where t runs from 1 (noise) to 0 (picture)",
+        checks.interval,
+        needs=("cfg_text_scale",),
     )
     cfg_renorm_min: float = option(
-        0.0, "lowest factor of the renormalisation, 0 to 1", partial(checks.number, low=0.0, high=1.0)
+        0.0,
+        "lowest factor of the renormalisation, 0 to 1",
+        partial(checks.number, low=0.0, high=1.0),
+        needs=("cfg_text_scale",),
     )
     cfg_renorm_type: Literal["global", "channel", "text_channel"] = option(
         "global",
         "what guided steps are scaled back by: global, channel or text_channel",
         partial(checks.choice, allowed=RENORM_TYPES),
+        needs=("cfg_text_scale",),
     )
     timestep_shift: float = option(3.0, "above 1: more of the steps near the noise", checks.shift)
     num_timesteps: int = option(
-        50, "points of the schedule: N points are N - 1 steps of the model", partial(checks.whole, least=2)
+        50,
+        "points of the schedule: N points are N - 1 steps of the model",
+        partial(checks.whole, least=2, most=checks.MOST),
     )
     step_cache: Literal["taylorseer"] | None = option(
         None,
@@ -62,29 +72,33 @@ class ImageOptions:
         partial(checks.choice, allowed=STEP_CACHES, optional=True),
     )
     think: bool = option(False, "write a plan before drawing", checks.flag)
-    max_think_tokens: int = option(1000, "longest plan, in tokens; acts with think", TOKENS)
-    do_sample: bool = option(False, "sample the plan's tokens instead of taking the likeliest ones", checks.flag)
-    text_temperature: float = option(0.3, TEXT_TEMPERATURE, TEMPERATURE)
-    vae_sample: bool = option(
-        True, "encode input images with noise, as in training; False: without", checks.flag, images=True
+    max_think_tokens: int = option(1000, "longest plan, in tokens; acts with think", TOKENS, needs=("think",))
+    do_sample: bool = option(
+        False, "sample the plan's tokens instead of taking the likeliest ones", checks.flag, needs=("think",)
     )
+    text_temperature: float = option(0.3, TEXT_TEMPERATURE, TEMPERATURE, needs=("think", "do_sample"))
+    vae_sample: bool = option(True, "encode input images with noise, as in training", checks.flag, images=True)
     vae_seed: int | None = option(
-        None, "encode input images with another seed's noise; None: with the picture's own", SEED, images=True
+        None, "encode input images with another seed's noise; left out: with the picture's own", SEED, images=True
     )
     vit_raw: bool = option(False, VIT_RAW, checks.flag, images=True, on_command_line=False)
     vit_min_size: int | None = option(None, VIT_MIN_SIZE, PIXELS, images=True, on_command_line=False)
     vit_max_pixels: int | None = option(None, VIT_MAX_PIXELS, PIXELS, images=True, on_command_line=False)
     negative_prompt: str | None = option(
         None,
-        "what to lead away from, by the strength of cfg_text_scale; None: from no text",
+        "what to lead away from, by the strength of cfg_text_scale; left out: from no text",
         partial(checks.text, optional=True),
+        needs=("cfg_text_scale",),
     )
     cfg_text_system: bool = option(
-        True, "False: text guidance's context has a gap where think's system prompt is", checks.flag,
+        True,
+        "False: text guidance's context has a gap where think's system prompt is",
+        checks.flag,
+        needs=("think",),
         on_command_line=False,
-    )  # fmt: skip
+    )
     cfg_img_thought: bool = option(
-        False, "the plan enters image guidance's context, too", checks.flag, on_command_line=False
+        False, "the plan enters image guidance's context, too", checks.flag, needs=("think",), on_command_line=False
     )
     noise: np.ndarray | None = option(
         None, "(h * w, 64) floats in place of the seed's initial noise", checks.noise, on_command_line=False

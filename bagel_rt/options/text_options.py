@@ -16,9 +16,9 @@ TOKENS = partial(checks.whole, least=1)
 TEMPERATURE = partial(checks.number, low=0.0)
 
 # descriptions of options for input images, which answers and pictures have in common
-VIT_RAW = "the ViT sees the image as given; False: as resized for the VAE"
-VIT_MIN_SIZE = "pixels that the short side of the ViT's image has at least; None: as the model's settings say"
-VIT_MAX_PIXELS = "pixels that the ViT's image has at most; None: as the model's settings say"
+VIT_RAW = "the ViT sees the image as given, not as resized for the VAE"
+VIT_MIN_SIZE = "pixels that the short side of the ViT's image has at least; left out: as the model's settings say"
+VIT_MAX_PIXELS = "pixels that the ViT's image has at most; left out: as the model's settings say"
 TEXT_TEMPERATURE = "of sampled text: above 1 more varied, near 0 always the likeliest token; acts with do_sample"
 
 
@@ -31,14 +31,17 @@ class TextOptions:
         1000, "longest answer, in tokens; as in the official code, N of them are N - 1 and a start token", TOKENS
     )
     do_sample: bool = option(False, "sample tokens instead of taking the likeliest one", checks.flag)
-    text_temperature: float = option(0.3, TEXT_TEMPERATURE, TEMPERATURE)
-    top_k: int | None = option(None, "sample among the k likeliest tokens; acts with do_sample", PIXELS)
+    text_temperature: float = option(0.3, TEXT_TEMPERATURE, TEMPERATURE, needs=("do_sample",))
+    top_k: int | None = option(
+        None, "sample among the k likeliest tokens; acts with do_sample", PIXELS, needs=("do_sample",)
+    )
     top_p: float | None = option(
         None,
         "sample among the likeliest tokens that reach this probability; acts with do_sample",
         partial(checks.share, optional=True),
+        needs=("do_sample",),
     )
-    seed: int | None = option(None, "of sampled text: any integer; None takes a new one and reports it", SEED)
+    seed: int | None = option(None, "of sampled text: any integer; left out: a new one, which is reported", SEED)
     vit_raw: bool = option(False, VIT_RAW, checks.flag, images=True, on_command_line=False)
     vit_min_size: int | None = option(None, VIT_MIN_SIZE, PIXELS, images=True, on_command_line=False)
     vit_max_pixels: int | None = option(None, VIT_MAX_PIXELS, PIXELS, images=True, on_command_line=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from calls import run
+from calls import instead, run
 from PIL import Image
 
 OPTIONS = ["--height", "64", "--width", "64", "--num-timesteps", "3", "--max-tokens", "8", "--backend", "onnxruntime"]
@@ -20,7 +20,7 @@ def chat(capsys, model, tmp_path, monkeypatch):
 
     def typed(*lines: str, options: tuple[str, ...] = ()):
         monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
-        return run(capsys, "chat", "--seed", "7", *OPTIONS, *options)
+        return run(capsys, "chat", "--seed", "7", *instead(OPTIONS, options))
 
     return typed
 

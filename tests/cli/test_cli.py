@@ -131,7 +131,7 @@ def test_verify_accepts_a_whole_artefact_and_finds_one_flipped_byte(capsys, smal
         (["--images", "0"], "images is 0"),
         (["--preset", "gedit"], "preset gedit is for edit"),
         (["--model", "{tmp}/nothing"], "not a bagel-rt artefact"),
-        (["--frobnicate"], "unrecognized arguments"),
+        (["--frobnicate"], "unknown option --frobnicate"),
     ],
 )
 def test_bad_input_ends_in_one_line_and_leaves_nothing(capsys, model, tmp_path, monkeypatch, arguments, message):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from calls import run
+from calls import instead, run
 from PIL import Image
 
 FRAMES = ["--prompt", "turn left", "--seed", "4", "--num-timesteps", "3", "--backend", "onnxruntime"]
@@ -43,7 +43,8 @@ def test_frames_are_a_chain_of_edits_and_an_animation(capsys, model, small_bagel
 )
 def test_bad_input_leaves_nothing(capsys, model, photo_file, tmp_path, arguments, message):
     given = [a.format(tmp=tmp_path) for a in arguments]
-    code, _, err = run(capsys, "frames", "--image", photo_file, "--out", tmp_path / "frames", *FRAMES, *given)
+    usual = ["--image", photo_file, "--out", tmp_path / "frames", *FRAMES]
+    code, _, err = run(capsys, "frames", *instead(usual, given))
     assert code == 2
     assert message in err
     assert [p.name for p in tmp_path.iterdir()] == ["photo.png"]

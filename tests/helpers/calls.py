@@ -21,3 +21,9 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
     out, err = capsys.readouterr()
     assert "Traceback" not in err
     return code, out, err
+
+
+def instead(usual: list, given) -> list:
+    """Usual arguments, pairs of an option and its value, with those left out that are given otherwise."""
+    pairs = zip(usual[::2], usual[1::2], strict=True)
+    return [*(word for pair in pairs if pair[0] not in given for word in pair), *given]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import subprocess
 import sys
@@ -23,7 +24,6 @@ from bagel_export.proof.cases import picture
 from bagel_export.proof.official import check_official_config, load_official
 from bagel_export.proof.recorder import Recorder
 from bagel_rt.errors import BagelError, InputError
-from bagel_rt.files.output_files import check_file, replacing
 from bagel_rt.inputs.pictures import open_image
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -99,7 +99,8 @@ def record(
 def check_target(out: Path) -> None:
     if out.suffix != ".npz":
         raise InputError(f"{out}: a record is a .npz file; name it so")
-    check_file(out)
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"{out.absolute().parent}: no such folder; make it first")
 
 
 def _input(item: str | np.ndarray) -> Any:
@@ -115,8 +116,12 @@ def _seed(seed: int) -> None:
 
 
 def _write(out: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-    with replacing(out) as partial:
+    partial = out.with_name(f".{out.stem}.partial-{os.getpid()}.npz")
+    try:
         np.savez_compressed(partial, **arrays, meta=np.array(json.dumps(meta)))  # pyright: ignore[reportArgumentType]
+        os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _commit(checkout: Path) -> str:
