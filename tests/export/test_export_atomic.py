@@ -16,6 +16,7 @@ import onnx
 import pytest
 
 import bagel_rt
+from bagel_engines import claims
 from bagel_export.artefact import parity, publish
 from bagel_export.artefact.export import export
 from bagel_export.quantization import precision
@@ -172,9 +173,9 @@ def test_a_kill_just_before_or_after_the_rename_leaves_the_old_artefact_or_the_n
         "from bagel_export import publish\n"
         "from bagel_export.artefact.export import export\n"
         "die, at, replace = lambda: os.kill(os.getpid(), signal.SIGKILL), sys.argv[3], publish._replace\n"
-        "def replace_and_die(new, out):\n"
+        "def replace_and_die(new, out, overwrite):\n"
         "    if at == 'before': die()\n"
-        "    replace(new, out)\n"
+        "    replace(new, out, overwrite)\n"
         "    if at == 'after': die()\n"
         "publish._replace = replace_and_die\n"
         "for _ in export(sys.argv[1], sys.argv[2], 'understand', overwrite=True, verify=False): pass\n"
@@ -233,12 +234,59 @@ def test_ctrl_c_leaves_the_old_artefact_and_no_hidden_folder(quick_checkpoint, o
     assert os.listdir(old.parent) == ["model"]
 
 
-def test_another_running_exports_folder_is_left_alone(tmp_path):
-    alive, dead = (tmp_path / f".model.partial-{pid}" for pid in (os.getpid(), 2**22 + 1))
-    alive.mkdir()
-    dead.mkdir()
+def test_of_hidden_folders_only_those_that_nobody_can_be_writing_are_removed(tmp_path):
+    mine, dead, abroad, unmarked, old = (tmp_path / f".model.partial-{n}" for n in range(5))
+    for folder in (mine, dead, abroad, unmarked, old):
+        folder.mkdir()
+    (abroad / claims.IN_USE).write_bytes(b"another machine\n")
+    os.utime(old, (1, 1))
+    claims.claim(dead).close()
+    with claims.claim(mine):
+        publish.remove_leftovers(tmp_path / "model")
+        assert sorted(tmp_path.iterdir()) == [mine, abroad, unmarked]
     publish.remove_leftovers(tmp_path / "model")
-    assert os.listdir(tmp_path) == [alive.name]
+    assert sorted(tmp_path.iterdir()) == [abroad, unmarked]
+
+
+def artefact_in(folder: Path, name: str) -> None:
+    (folder / "bagel_rt.json").write_text(name)
+
+
+def test_of_two_exports_at_once_the_first_stays_and_the_second_is_told(tmp_path):
+    out = tmp_path / "model"
+    with pytest.raises(bagel_rt.ExportError, match="an artefact is there already") as told:
+        with publish.publishing(out) as second:
+            artefact_in(second, "second")
+            with publish.publishing(out) as first:
+                artefact_in(first, "first")
+    assert told.value.exit_code == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert (out / "bagel_rt.json").read_text() == "first"
+    assert [p.name for p in out.iterdir()] == ["bagel_rt.json"]
+
+
+@pytest.mark.parametrize("exchanged", [True, False])
+def test_of_two_exports_with_overwrite_the_last_stays_whole(tmp_path, monkeypatch, exchanged):
+    if not exchanged:
+        monkeypatch.setattr(publish, "_exchange", lambda a, b: False)
+    out = tmp_path / "model"
+    with publish.publishing(out, overwrite=True) as last:
+        artefact_in(last, "last")
+        with publish.publishing(out, overwrite=True) as first:
+            artefact_in(first, "first")
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert (out / "bagel_rt.json").read_text() == "last"
+
+
+def test_what_came_into_the_targets_place_during_an_export_and_is_no_artefact_is_never_replaced(tmp_path):
+    out = tmp_path / "model"
+    with pytest.raises(bagel_rt.ExportError, match="is not an artefact"):
+        with publish.publishing(out, overwrite=True) as folder:
+            artefact_in(folder, "new")
+            out.mkdir()
+            (out / "thesis.txt").write_text("years of work")
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert (out / "thesis.txt").read_text() == "years of work"
 
 
 def test_the_manifest_lists_every_file_with_its_size_and_hash(golden_artefact):

@@ -113,14 +113,12 @@ class OnnxRuntimeEngine:
     def _packed_session(self, graph: Path, store: PackedStore):
         """A session over the packed weights on disk, which are made where there are none that fit."""
         key = store.key(graph, self._ort.__version__, self._made_with())
-        if (entry := store.find(key)) is not None:
-            try:
-                return self._opened(str(entry), {})
-            except EngineFailure:  # the entry is damaged: make it again
-                store.drop(graph.stem)
-        entry = store.make(key, lambda path: self._session(graph, path))
-        trim()  # the session that packed the weights is gone, its memory is still in the C library's heap
-        return self._opened(str(entry), {})
+
+        def read(entry: Path):
+            trim()  # a session that packed the weights is gone, its memory is still in the C library's heap
+            return self._opened(str(entry), {})
+
+        return store.opened(key, read, lambda path: self._session(graph, path))
 
     def _made_with(self) -> dict[str, str]:
         """What decides, beside graph, weights and CPU, what is stored of a graph."""

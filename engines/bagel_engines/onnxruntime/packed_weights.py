@@ -12,14 +12,18 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from bagel_engines.claims import IN_USE, claim, remove_if_abandoned, unique
 from bagel_engines.protocol import EngineFailure
 from bagel_engines.store_key import Key
 
+Opened = TypeVar("Opened")
+TRIES = 5
 GRAPH, RECORD = "graph.onnx", "record.json"
 WEIGHTS = "packed.bin"
 SAVING = {
@@ -86,23 +90,73 @@ class PackedStore:
                 f"packed weights of '{key.graph}' may take {need / 2**30:.1f} GiB in {self.folder}, {free / 2**30:.1f}"
                 " GiB are free; make room, set BAGEL_RT_CACHE to another disk, or go without packed weights"
             )
-        with _fresh_folder(self.folder / f".{key.name}.{os.getpid()}") as partial:
-            write(partial / GRAPH)
-            record = {"key": key.facts(), "files": _files(partial)}
-            (partial / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            self.drop(key.graph)
-            entry = self.folder / key.name
-            try:
-                os.replace(partial, entry)
-            except OSError:  # another process was first with the same entry
-                if self.find(key) is None:
-                    raise
+        for left in self.folder.glob(f".{key.graph}-*"):
+            remove_if_abandoned(left)
+        entry, partial = self.folder / key.name, unique(self.folder, key.name)
+        partial.mkdir()
+        try:
+            with claim(partial):
+                write(partial / GRAPH)
+                record = {"key": key.facts(), "files": _files(partial)}
+                (partial / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+                self._place(partial, entry, key)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        self._remove_others(key)
         return entry / GRAPH
 
-    def drop(self, graph: str) -> None:
-        """Remove every entry of a graph; a process that has one open keeps what it mapped."""
-        for entry in self.folder.glob(f"{graph}-" + "[0-9a-f]" * 16):
-            shutil.rmtree(entry, ignore_errors=True)
+    def opened(self, key: PackedKey, read: Callable[[Path], Opened], write: Callable[[Path], object]) -> Opened:
+        """What `read` makes of an entry's graph. Where there is no entry, or a damaged one, `write` makes it first.
+
+        Nobody removes the entry while it is read.
+        """
+        for _ in range(TRIES):
+            if (found := self._read(key, read)) is not None:
+                return found
+            self.make(key, write)
+        raise EngineFailure(f"packed weights in {self.folder} are removed as soon as they are made: is it in use?")
+
+    def _read(self, key: PackedKey, read: Callable[[Path], Opened]) -> Opened | None:
+        entry = self.folder / key.name
+        try:
+            with claim(entry):
+                if self.find(key) is not None:
+                    return read(entry / GRAPH)
+        except (FileNotFoundError, NotADirectoryError):  # none, or one that was just replaced
+            return None
+        except EngineFailure:  # damaged
+            self._set_aside(entry)
+        return None
+
+    def _place(self, partial: Path, entry: Path, key: PackedKey) -> None:
+        """Rename a new entry into place, unless another process was first with the same one."""
+        while not _renamed(partial, entry):
+            if self.find(key) is not None:
+                return
+            self._set_aside(entry)
+
+    def _set_aside(self, entry: Path) -> None:
+        """Take away what is no whole entry; a process that has it open keeps what it mapped."""
+        aside = unique(self.folder, entry.name)
+        with suppress(FileNotFoundError):
+            os.rename(entry, aside)
+            remove_if_abandoned(aside)
+
+    def _remove_others(self, key: PackedKey) -> None:
+        """Remove a graph's entries for what is not there any more, such as an older version, that nobody is reading."""
+        for entry in self.folder.glob(f"{key.graph}-" + "[0-9a-f]" * 16):
+            if entry.name != key.name:
+                remove_if_abandoned(entry)
+
+
+def _renamed(partial: Path, entry: Path) -> bool:
+    try:
+        os.rename(partial, entry)
+    except OSError:
+        if not entry.exists():
+            raise
+        return False
+    return True
 
 
 def processor() -> str:
@@ -117,15 +171,5 @@ def processor() -> str:
 
 def _files(entry: Path) -> dict[str, list[int]]:
     """Size and time of last change of each file in an entry, to notice one that was changed since."""
-    found = ((f.name, f.stat()) for f in sorted(entry.iterdir()) if f.name != RECORD)
+    found = ((f.name, f.stat()) for f in sorted(entry.iterdir()) if f.name not in (RECORD, IN_USE))
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found}
-
-
-@contextmanager
-def _fresh_folder(path: Path) -> Iterator[Path]:
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir()
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bagel_engines.claims import unique
 from bagel_engines.onnx_files import mapped, places, readable
 from bagel_engines.protocol import EngineFailure
 
@@ -145,7 +146,7 @@ def _attach_timing_cache(config: Any, path: Path | None) -> Any:
 
 
 def _keep(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
+    partial = unique(path.parent, path.name)
     partial.write_bytes(data)
     partial.replace(path)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bagel_engines.claims import unique
 from bagel_engines.device import cuda
 from bagel_engines.store_key import Key
 from bagel_engines.tensorrt.plan_builder import RECIPE, BuildSettings, Flavour
@@ -116,13 +117,18 @@ class PlanStore:
         return path if whole else None
 
     def save(self, key: PlanKey, plan: Any, notes: Mapping[str, Any] | None = None) -> Path:
-        """Write a plan and its record; either appears whole. `plan` is any buffer."""
+        """Write a plan and its record; either appears whole. `plan` is any buffer.
+
+        Where another process has built the same plan meanwhile, that one stays: it may be in use.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         data, path = memoryview(plan), self.path(key)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial = unique(path.parent, path.name)
         try:
             with partial.open("wb") as stream:
                 stream.write(data)
+            if self.find(key) is not None:
+                return path
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
@@ -141,6 +147,6 @@ class PlanStore:
 
     def _write_record(self, key: PlanKey, record: dict[str, Any]) -> None:
         path = self.path(key).with_suffix(".json")
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial = unique(path.parent, path.name)
         partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         os.replace(partial, path)

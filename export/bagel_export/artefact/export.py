@@ -135,7 +135,7 @@ def export(
     if stored.needs_calibration:
         ranges = yield from _calibration(checkpoint, tokenizer, special_ids, texts)
         recipe = calibrated(recipe, checkpoint.tensors, ranges, checkpoint.config.llm.num_hidden_layers)
-    with publishing(out) as folder:
+    with publishing(out, overwrite) as folder:
         tokenizer.save(str(folder / TOKENIZER_FILE))
         linked = link_weights(in_place, folder, recipe)
         offsets = yield from _weights(copied, folder, recipe)

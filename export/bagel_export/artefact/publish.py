@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import glob
 import os
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from bagel_engines.claims import IN_USE, claim, remove_if_abandoned, unique
 from bagel_rt.artefact.manifest import MANIFEST
 from bagel_rt.errors import ExportError
 
@@ -43,42 +45,67 @@ def check_room(folder: Path, needed: int) -> None:
 
 
 def remove_leftovers(out: Path) -> None:
-    """Delete hidden partial folders of this target whose process is gone."""
-    for path in out.parent.glob(f".{glob_escape(out.name)}.partial-*"):
-        pid = path.name.rsplit("-", 1)[1]
-        if not (pid.isdigit() and _alive(int(pid))):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def glob_escape(name: str) -> str:
-    import glob
-
-    return glob.escape(name)
+    """Delete hidden partial folders of this target that nobody writes any more."""
+    for path in out.parent.glob(f".{glob.escape(out.name)}.partial-*"):
+        remove_if_abandoned(path)
 
 
 @contextlib.contextmanager
-def publishing(out: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside `out`; on a clean end it becomes `out` in one rename, on any error it is removed."""
+def publishing(out: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a hidden folder beside `out`; on a clean end it becomes `out` in one rename, on any error it is removed.
+
+    Raises ExportError when something else came there meanwhile that is not to be replaced.
+    """
     remove_leftovers(out)
-    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = unique(out.parent, f"{out.name}.partial")
     partial.mkdir()
     try:
-        yield partial
-        _sync(partial)
-        _replace(partial, out)
+        with claim(partial):
+            yield partial
+            (partial / IN_USE).unlink()
+            _sync(partial)
+            _replace(partial, out, overwrite)
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # the unfinished one, or the old one after the exchange
 
 
-def _replace(new: Path, out: Path) -> None:
-    """Put `new` where `out` is. An old artefact is exchanged, so that at no moment neither is there."""
-    if not out.exists() or not any(out.iterdir()):
+def _replace(new: Path, out: Path, overwrite: bool) -> None:
+    """Put `new` where `out` is; of several that do so at once the last one stays, or without `overwrite` the first."""
+    while not _moved(new, out):
+        check_target(out, overwrite)
+        if _exchange(new, out):
+            _check_replaced(new, out)
+            return
+        _set_aside(out)
+
+
+def _moved(new: Path, out: Path) -> bool:
+    """Rename to where nothing is, or an empty folder; False when something is there."""
+    if sys.platform == "win32" and out.is_dir() and not any(out.iterdir()):
+        out.rmdir()
+    try:
         os.rename(new, out)  # rename(2) replaces an empty folder
-    elif not _exchange(new, out):
-        old = new.with_name(new.name.replace(".partial-", ".partial-old-"))
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EACCES) and os.path.lexists(out):
+            return False
+        raise
+    return True
+
+
+def _check_replaced(old: Path, out: Path) -> None:
+    """What was exchanged is what may be replaced; else it is put back."""
+    try:
+        check_target(old, True)
+    except ExportError:
+        _exchange(old, out)
+        raise
+
+
+def _set_aside(out: Path) -> None:
+    """Where two folders cannot be exchanged: the old one goes, and for a moment neither is there."""
+    old = unique(out.parent, f"{out.name}.partial-old")
+    with contextlib.suppress(FileNotFoundError):  # another export did so
         os.rename(out, old)
-        os.rename(new, out)
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -92,7 +119,7 @@ def _exchange(a: Path, b: Path) -> bool:
     at_cwd = -100
     if libc.renameat2(at_cwd, os.fsencode(a), at_cwd, os.fsencode(b), RENAME_EXCHANGE) == 0:
         return True
-    if ctypes.get_errno() in (errno.EINVAL, errno.ENOSYS):
+    if ctypes.get_errno() in (errno.EINVAL, errno.ENOSYS, errno.ENOENT):  # not here; or another one just took it away
         return False
     raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(b))
 
@@ -101,13 +128,3 @@ def _sync(folder: Path) -> None:
     for path in folder.iterdir():
         with path.open("rb") as stream:
             os.fsync(stream.fileno())
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -169,6 +169,36 @@ def test_a_packing_that_fails_leaves_nothing(small_artefact, tmp_path):
     assert not list(store.folder.iterdir())
 
 
+def make_file(store, key, text: str) -> Path:
+    return store.make(key, lambda path: path.write_text(text))
+
+
+def test_of_two_packings_at_once_the_first_stays_and_the_second_uses_it(small_artefact, tmp_path):
+    store = replace(packed_for(read_manifest(small_artefact)), folder=tmp_path / "store")
+    key = store.key(small_artefact / "lm_head.onnx", "1", {})
+
+    def second(path: Path) -> None:
+        make_file(store, key, "first")
+        path.write_text("second")
+
+    assert store.opened(key, Path.read_text, second) == "first"
+    assert [e.name for e in store.folder.iterdir()] == [key.name]
+
+
+def test_an_entry_that_is_being_read_is_not_removed_for_a_newer_one(small_artefact, tmp_path):
+    store = replace(packed_for(read_manifest(small_artefact)), folder=tmp_path / "store")
+    old, new = (store.key(small_artefact / "lm_head.onnx", version, {}) for version in "12")
+    make_file(store, old, "old")
+
+    def read(path: Path) -> str:
+        make_file(store, new, "new")
+        return path.read_text()
+
+    assert store.opened(old, read, lambda path: None) == "old"
+    make_file(store, replace(new, version="3"), "newest")
+    assert len(list(store.folder.iterdir())) == 1
+
+
 def test_too_little_room_on_the_disk_is_said_before_any_work(small_artefact, tmp_path):
     store = replace(packed_for(read_manifest(small_artefact)), folder=tmp_path, sizes={"lm_head": 1 << 60})
     key = store.key(small_artefact / "lm_head.onnx", "1", PLAIN)
