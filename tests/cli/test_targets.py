@@ -22,6 +22,7 @@ COMMANDS = {
     "frames": ["frames", "--prompt", "a", "--image", "photo.png", "--count", "2", "--out", "{}"],
     "demo": ["demo", "--out", "{}"],
     "verify": ["verify", "--json", "{}"],
+    "export": ["export", "--ckpt", "no checkpoint is read", "--precision", "small", "--out", "{}"],
 }
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from bagel_engines.claims import IN_USE, claim, remove_if_abandoned, unique
 from bagel_rt.artefact.manifest import MANIFEST
-from bagel_rt.errors import ExportError
+from bagel_rt.errors import ExportError, InputError
+from bagel_rt.files.output_files import check_folder
 
 RENAME_EXCHANGE = 2  # renameat2's flag, from linux/fs.h
 
@@ -23,6 +24,7 @@ def check_target(out: Path, overwrite: bool) -> None:
     """Refuse a target that must not be replaced. Raises ExportError naming it and the way out."""
     if not out.parent.is_dir():
         raise ExportError(f"{out.parent}: no such folder; make it, or choose another --out")
+    _check_writable(out)
     if not os.path.lexists(out):
         return
     if not out.is_dir() or out.is_symlink():
@@ -33,6 +35,14 @@ def check_target(out: Path, overwrite: bool) -> None:
         raise ExportError(f"{out}: exists and is not an artefact ({MANIFEST} is missing); choose another --out")
     if not overwrite:
         raise ExportError(f"{out}: an artefact is there already; use --overwrite to replace it, or another --out")
+
+
+def _check_writable(out: Path) -> None:
+    """Calibration comes before the first byte is written, and takes long."""
+    try:
+        check_folder(out.parent if os.path.lexists(out) else out)
+    except InputError as error:
+        raise ExportError(str(error)) from None
 
 
 def check_room(folder: Path, needed: int) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from bagel_export.proof.cases import picture
 from bagel_export.proof.official import check_official_config, load_official
 from bagel_export.proof.recorder import Recorder
 from bagel_rt.errors import BagelError, InputError
+from bagel_rt.files.output_files import check_file, replacing
 from bagel_rt.inputs.pictures import open_image
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -99,8 +99,7 @@ def record(
 def check_target(out: Path) -> None:
     if out.suffix != ".npz":
         raise InputError(f"{out}: a record is a .npz file; name it so")
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"{out.absolute().parent}: no such folder; make it first")
+    check_file(out)
 
 
 def _input(item: str | np.ndarray) -> Any:
@@ -116,12 +115,8 @@ def _seed(seed: int) -> None:
 
 
 def _write(out: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-    partial = out.with_name(f".{out.stem}.partial-{os.getpid()}.npz")
-    try:
+    with replacing(out) as partial:
         np.savez_compressed(partial, **arrays, meta=np.array(json.dumps(meta)))  # pyright: ignore[reportArgumentType]
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _commit(checkout: Path) -> str:

@@ -16,7 +16,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from dataclasses import fields
 from pathlib import Path
@@ -26,6 +25,7 @@ import numpy as np
 
 from bagel_export.proof.cases import Case, Trace
 from bagel_rt.errors import InputError
+from bagel_rt.files.text_files import parse_json
 from bagel_rt.options.image_options import ImageOptions
 from bagel_rt.options.text_options import TextOptions
 
@@ -44,7 +44,7 @@ def read_record(path: Path) -> tuple[Case, Trace, str]:
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not a record, or cut off: {error}") from None
     try:
-        meta = json.loads(str(trace.pop("meta")))
+        meta = parse_json(str(trace.pop("meta")))
         case = _case(meta["case"], trace)
         precision = PRECISIONS[meta["dtype"]]
     except KeyError as error:

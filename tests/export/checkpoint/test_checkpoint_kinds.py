@@ -313,6 +313,38 @@ def test_vocab_and_merges_alone_get_the_special_tokens_behind_the_last_id(tmp_pa
         assert tokenizer.encode(text, add_special_tokens=False).ids == wanted.encode(text, add_special_tokens=False).ids
 
 
+def test_files_that_begin_with_a_byte_order_mark_are_read_as_those_without(quick_checkpoint, tmp_path):
+    """Editors and PowerShell write such files."""
+    shutil.copytree(quick_checkpoint, tmp_path / "marked")
+    names = [path.name for path in quick_checkpoint.glob("*.json")]
+    assert {"llm_config.json", "vit_config.json", "tokenizer.json"} <= set(names)
+    for name in names:
+        text = (quick_checkpoint / name).read_text(encoding="utf-8")
+        (tmp_path / "marked" / name).write_text(text, encoding="utf-8-sig")
+    plain, marked = open_checkpoint(quick_checkpoint), open_checkpoint(tmp_path / "marked")
+    assert (marked.config, marked.vae_transform, marked.vit_transform) == (
+        plain.config,
+        plain.vae_transform,
+        plain.vit_transform,
+    )
+    size = plain.config.llm.vocab_size
+    got, wanted = (load_tokenizer(folder, size)[0] for folder in (tmp_path / "marked", quick_checkpoint))
+    assert got.to_str() == wanted.to_str()
+
+
+@pytest.mark.parametrize("marked", ["vocab.json", "merges.txt"])
+def test_vocab_or_merges_with_a_byte_order_mark_give_the_same_tokenizer(tmp_path, marked):
+    folders = [tmp_path / name for name in ("plain", "marked")]
+    for folder in folders:
+        folder.mkdir()
+        for name in ("vocab.json", "merges.txt"):
+            shutil.copy(GOLDEN / name, folder / name)
+    text = (GOLDEN / marked).read_text(encoding="utf-8")
+    (folders[1] / marked).write_text(text, encoding="utf-8-sig")
+    wanted, got = (load_tokenizer(folder, 384)[0].to_str() for folder in folders)
+    assert got == wanted
+
+
 def test_a_tokenizer_without_the_vision_markers_gets_them_once(tmp_path):
     stored = json.loads((GOLDEN / "tokenizer.json").read_text())
     stored["added_tokens"] = [t for t in stored["added_tokens"] if "vision" not in t["content"]]

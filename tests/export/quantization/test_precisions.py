@@ -17,7 +17,7 @@ from bagel_export.checkpoint.open import EMBEDDING, LM_HEAD, open_checkpoint
 from bagel_export.checkpoint.safetensors_file import read_header
 from bagel_export.checkpoint.synthetic import Shape, write_checkpoint
 from bagel_export.checkpoint.tokenizer import load_tokenizer
-from bagel_export.quantization.calibration import calibrate
+from bagel_export.quantization.calibration import calibrate, read_prompts
 from bagel_export.quantization.precision import precision_named
 from bagel_export.quantization.recipe import Treated, recipe_for, rounded_by_row, rounded_to_fp8
 from bagel_export.quantization.smoothing import calibrated
@@ -301,7 +301,8 @@ def test_the_token_table_of_a_quantised_artefact_is_kept_as_the_checkpoint_has_i
 def test_prompts_to_calibrate_on_come_from_a_file_with_one_a_line(quick_checkpoint, tmp_path, capsys):
     empty, missing, good = tmp_path / "empty.txt", tmp_path / "missing.txt", tmp_path / "good.txt"
     empty.write_text("\n\n")
-    good.write_text("a cat\n\na dog\n")
+    good.write_text("a cat\n\na dog\n", encoding="utf-8-sig")  # as Notepad writes it
+    assert read_prompts(good) == ("a cat", "a dog")
     command = ["export", "--ckpt", str(quick_checkpoint), "--task", "understand", "--precision", "small", "--out"]
     for file, words in ((empty, "holds no prompt"), (missing, "file not found")):
         assert main([*command, str(tmp_path / "out"), "--calibrate", str(file)]) == 2
