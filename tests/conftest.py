@@ -50,6 +50,15 @@ def traced_once() -> Iterator[None]:
 
 
 @pytest.fixture
+def hints_taken(monkeypatch) -> None:
+    """OpenVINO as on a CPU where every arithmetic changes something: for tests of what is done around it."""
+    from bagel_engines.openvino import arithmetic
+
+    monkeypatch.setattr(arithmetic, "native", lambda name: True)
+    monkeypatch.setattr(arithmetic, "rounds_rows", lambda beside: True)
+
+
+@pytest.fixture
 def photo() -> Image.Image:
     """100 x 70 pixels of noise."""
     return Image.fromarray(np.random.default_rng(5).integers(0, 256, (70, 100, 3)).astype(np.uint8))

@@ -74,7 +74,7 @@ def _opened(backend: str, device: str, wanted: Settings, arithmetic: str) -> Eng
     if backend == "openvino":
         from bagel_engines.openvino.engine import OpenVinoEngine
 
-        return OpenVinoEngine(device, wanted.threads, arithmetic, wanted.low_memory)
+        return OpenVinoEngine(device, wanted.threads, arithmetic, wanted.low_memory, wanted.arithmetic is not None)
     if device != "cpu":
         from bagel_engines.onnxruntime.device_engine import on_cuda
 

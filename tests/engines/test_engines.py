@@ -85,7 +85,7 @@ def test_a_steps_time_does_not_depend_on_the_pools_size(small_artefact, backend)
     assert statistics.median(b for _, b in pairs) < 2 * statistics.median(a for a, _ in pairs) + 2
 
 
-def test_other_arithmetic_is_named_in_the_result(small_artefact):
+def test_other_arithmetic_is_named_in_the_result(small_artefact, hints_taken):
     options = {"seed": 1, "height": 64, "width": 64, "num_timesteps": 3}
     with bagel_rt.load(small_artefact, "openvino") as exact:
         assert exact.generate("a", **options).engine.endswith("(cpu, float32)")

@@ -12,19 +12,14 @@ from bagel_engines.host_cache import HostCache, NarrowCache
 from bagel_engines.memory_needs import openvino_needs
 from bagel_engines.number_formats import narrowed
 from bagel_engines.onnx_files import has_links, with_weights_at_addresses
+from bagel_engines.openvino.arithmetic import HINTS, arithmetic_here
 from bagel_engines.openvino.fuse_upsampling import upsample_at_once
 from bagel_engines.openvino.share_kv_heads import share_keys
 from bagel_engines.openvino.split_new_kv import STACKED, Parts, take_apart
 from bagel_engines.protocol import Arrays, EngineFailure, EngineInfo, Runner, Tensor, Tensors
 
 POOL = "pool"  # the step graphs' input that lies in the cache
-PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-# an arithmetic of its own: bfloat16, and the activations that int8 and int4 weights multiply are rounded to 8 bits
 ADDRESS = "*/_ORT_MEM_ADDR_/*"  # in place of a weight file's name: the offset is an address (as ONNX Runtime gives it)
-ROUNDED = "int8"
-# neighbouring activations that share a scale then. The relative error of what a layer of the 7B adds to its rows is
-# 1.9 % with 64, over 2 % with 128 (2026.4.1)
-GROUP = 64
 
 
 class OpenVinoRunner:
@@ -93,30 +88,23 @@ class OpenVinoEngine:
         threads: int | None = None,
         arithmetic: str = "float32",
         low_memory: bool = False,
+        by_name: bool = False,
     ):
-        """arithmetic: a key of PRECISIONS, or ROUNDED."""
+        """arithmetic: one of arithmetic.ALLOWED. by_name: the caller asked for it, so it is refused where it would
+        change nothing; otherwise the artefact states it, and what is computed in instead stands in `info`."""
         import openvino
 
         if device != "cpu":
             raise EngineFailure(f"openvino runs on 'cpu' here; device {device!r} is not supported")
-        allowed = (*PRECISIONS, ROUNDED)
-        if arithmetic not in allowed:
-            raise EngineFailure(f"openvino arithmetic {arithmetic!r} is unknown; allowed: {', '.join(allowed)}")
+        here = arithmetic_here(arithmetic, by_name)
         self._openvino, self._core = openvino, openvino.Core()
-        self._low_memory, self._arithmetic = low_memory, "bfloat16" if arithmetic == ROUNDED else arithmetic
-        # on CPUs with AMX OpenVINO's default is bf16 whatever the graph says; here it is taken only where it is asked
-        # for
-        self._config: dict[str, object] = {
-            "INFERENCE_PRECISION_HINT": PRECISIONS[self._arithmetic],
-            "PERFORMANCE_HINT": "LATENCY",
-            # the default is not 0: OpenVINO would round activations to 8 bits unasked
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(GROUP if arithmetic == ROUNDED else 0),
-        }
+        self._low_memory, self._arithmetic = low_memory, here.beside
+        self._config: dict[str, object] = {**here.config, "PERFORMANCE_HINT": "LATENCY"}
         if threads:
             self._config["INFERENCE_NUM_THREADS"] = threads
         self.needs = openvino_needs(self._arithmetic)
         version = openvino.__version__.split("-")[0]
-        self.info = EngineInfo("openvino", version, device, arithmetic)
+        self.info = EngineInfo("openvino", version, device, here.name, here.remark)
 
     def load(self, graph: Path, prime: Arrays | None = None) -> Runner:
         try:
@@ -152,7 +140,7 @@ class OpenVinoEngine:
             return
         parameter = pools[0].get_node()
         gathers = list(_gathers(pools[0]))
-        parameter.set_element_type(getattr(self._openvino.Type, PRECISIONS[self._arithmetic]))
+        parameter.set_element_type(getattr(self._openvino.Type, HINTS[self._arithmetic]))
         for gather in gathers:
             readers = list(gather.output(0).get_target_inputs())
             widened = ops.convert(gather, "f32")

@@ -44,7 +44,9 @@ def test_attention_without_shared_keys_is_left_alone(small_artefact):
 
 @pytest.mark.parametrize(("arithmetic", "apart"), [("float32", 1e-6), ("bfloat16", 2e-2)])
 @pytest.mark.parametrize(("und", "gen", "past"), [(1, 0, 30), (7, 0, 0), (2, 9, 21)])
-def test_results_are_those_of_the_engines_own_attention(small_artefact, monkeypatch, arithmetic, apart, und, gen, past):
+def test_results_are_those_of_the_engines_own_attention(
+    small_artefact, monkeypatch, hints_taken, arithmetic, apart, und, gen, past
+):
     manifest = read_manifest(small_artefact)
     spec, halves = graph_specs(manifest.model)[GEN_STEP], 2 * manifest.model.num_hidden_layers
     inputs = example_inputs(spec, halves, sizes={**SIZES, "und_rows": und, "gen_rows": gen, "past": past})
