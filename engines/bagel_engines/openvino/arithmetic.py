@@ -95,7 +95,8 @@ def _product(arithmetic: Arithmetic) -> np.ndarray:
     rows = ops.parameter([-1, 256], np.float32)
     stored = ops.convert(ops.constant(random.integers(-127, 128, (256, 256)).astype(np.int8)), "f32")
     weights = ops.multiply(stored, ops.constant(random.random((256, 1)).astype(np.float32) / 127))
-    model = openvino.Model([ops.matmul(rows, weights, False, True)], [rows])
+    product = ops.matmul(rows, weights, False, True)
+    model = openvino.Model([product], [rows])  # pyright: ignore[reportGeneralTypeIssues]
     compiled = openvino.Core().compile_model(model, "CPU", arithmetic.config)
     return np.array(compiled([random.standard_normal((64, 256)).astype(np.float32)])[0])
 
