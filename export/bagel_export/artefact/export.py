@@ -13,6 +13,7 @@ import onnx_ir as ir
 import torch
 from tokenizers import Tokenizer
 
+from bagel_engines.claims import IN_USE
 from bagel_export.artefact import parity
 from bagel_export.artefact.publish import check_room, check_target, publishing
 from bagel_export.checkpoint.lora import Lora
@@ -294,7 +295,7 @@ def _manifest(
 
 def _files(folder: Path) -> Generator[Progress, None, dict[str, Any]]:
     """Size and hash of every file; returns them by name."""
-    paths = sorted(p for p in folder.iterdir() if p.name != MANIFEST)
+    paths = sorted(p for p in folder.iterdir() if p.name not in (MANIFEST, IN_USE))
     total, before, entries = sum(p.stat().st_size for p in paths), 0, {}
     for path in paths:
         for part in sha256(path):
