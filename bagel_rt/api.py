@@ -11,6 +11,7 @@ from bagel_engines import EngineFailure, Settings, open_engine
 from bagel_rt.artefact.folders import model_folder
 from bagel_rt.artefact.manifest import Manifest, read_manifest
 from bagel_rt.artefact.precision import check_rounding, spelled_out
+from bagel_rt.bare_errors import bare_errors
 from bagel_rt.conversation.calls import Calls, rehearsal
 from bagel_rt.conversation.gate import Gate
 from bagel_rt.conversation.marks import Think, beginning
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 Seeds = Sequence[int]
 
 
+@bare_errors
 def load(
     artefact_dir: str | Path,
     backend: str = "auto",
@@ -168,6 +170,7 @@ class Bagel:
         on_progress: OnProgress = ..., **options: Unpack[ImageKeywords],
     ) -> list[ImageResult]: ...  # fmt: skip
 
+    @bare_errors
     @explains(defaults.GENERATE)
     def generate(self, prompt, *, preset=None, on_progress=None, **options):
         """Draw a picture from text.
@@ -191,6 +194,7 @@ class Bagel:
         **options: Unpack[ImageKeywords],
     ) -> list[ImageResult]: ...  # fmt: skip
 
+    @bare_errors
     @explains(defaults.EDIT)
     def edit(self, image, prompt, *, preset=None, on_progress=None, **options):
         """Draw a changed version of an image, or a picture of what is in several (a list): they come before the prompt.
@@ -203,6 +207,7 @@ class Bagel:
             raise InputError("edit was given no image: name one, or a list of them; without any, call generate")
         return drain(self._image(items, presets.defaults(presets.EDIT, preset), options), on_progress)
 
+    @bare_errors
     @explains(defaults.ANSWER)
     def ask(
         self,
@@ -236,6 +241,7 @@ class Bagel:
         on_progress: OnProgress = ..., **options: Unpack[TextKeywords],
     ) -> TextResult: ...  # fmt: skip
 
+    @bare_errors
     @explains(defaults.INTERLEAVE, defaults.ANSWER)
     def interleave(self, items, output="image", *, preset=None, on_progress=None, **options):
         """Any sequence of texts (str) and images (Path, PIL image, bytes, array) -> one image or text.
@@ -258,6 +264,7 @@ class Bagel:
         **options: Unpack[TextKeywords],
     ) -> Generator[Event, None, None]: ...  # fmt: skip
 
+    @bare_errors
     @explains(defaults.INTERLEAVE, defaults.ANSWER)
     def stream(self, inputs, output="image", *, preset=None, **options):
         """As interleave, as a generator of events (bagel_rt.events) that ends with Done(result).
@@ -267,6 +274,7 @@ class Bagel:
         """
         return self._events([inputs] if isinstance(inputs, str) else inputs, output, preset, options)
 
+    @bare_errors
     def preview(self, step: Step) -> Image:
         """The picture a step of the sampler is heading for, decoded."""
         if not isinstance(step, Step):
@@ -274,6 +282,7 @@ class Bagel:
         with self._gate.enter():
             return self._turns.decode(step.clean, step.grid)
 
+    @bare_errors
     def session(self, seed: int | None = None, think: Think = None) -> Session:
         """A conversation that keeps its contexts; use it in a `with` block, or close() it. See session.Session."""
         self._gate.check_open()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from bagel_rt.artefact.contract import VAE_ENCODER
+from bagel_rt.bare_errors import bare_errors
 from bagel_rt.conversation.gate import Gate
 from bagel_rt.conversation.marks import Drawn, Kind, Mark
 from bagel_rt.conversation.streaming import drain, stream
@@ -83,6 +84,7 @@ class Session:
         if not self._closed:
             self.close()
 
+    @bare_errors
     def add_text(self, text: str) -> None:
         """Add a text of the user."""
         checks.text("text", text)
@@ -92,6 +94,7 @@ class Session:
             here = self._with_drawn_read()
             self._move_to(replace(here, reading=self._turns.reader.add_text(here.reading, text)))
 
+    @bare_errors
     def add_image(self, image: ImageInput, vae: bool = True, vit: bool = True, vae_sample: bool = True) -> None:
         """Add an image: through the VAE (for drawing), then through the ViT (for understanding).
 
@@ -109,6 +112,7 @@ class Session:
             here = self._with_drawn_read()
             self._move_to(self._with_image(here, opened, Encoding(vae, vit, vae_sample)))
 
+    @bare_errors
     @explains(defaults.ANSWER, without=("seed", "think"))
     def generate_text(self, *, on_progress: OnProgress = None, **options: Unpack[TextTurnKeywords]) -> TextResult:
         """Write an answer, which enters the session as a text.
@@ -117,6 +121,7 @@ class Session:
         """
         return drain(self.stream_text(**options), on_progress)
 
+    @bare_errors
     @explains(defaults.INTERLEAVE, without=("seed", "vae_seed"))
     def generate_image(self, *, on_progress: OnProgress = None, **options: Unpack[ImageTurnKeywords]) -> ImageResult:
         """Draw a picture, which enters the session as an image. The size follows the last image, a drawn one too.
@@ -125,6 +130,7 @@ class Session:
         """
         return drain(self.stream_image(**options), on_progress)
 
+    @bare_errors
     @explains(defaults.ANSWER, without=("seed", "think"))
     def stream_text(self, **options: Unpack[TextTurnKeywords]) -> Generator[Event, None, None]:
         """As generate_text, as a generator of events that ends with Done(result). Closing it undoes the turn."""
@@ -134,6 +140,7 @@ class Session:
         self._check_memory(lambda session, opts: finished(session._answer(opts)), opts)
         return self._stream(self._answer(opts))
 
+    @bare_errors
     @explains(defaults.INTERLEAVE, without=("seed", "vae_seed"))
     def stream_image(self, **options: Unpack[ImageTurnKeywords]) -> Generator[Event, None, None]:
         """As generate_image, as a generator of events. The turn stands once ImageReady was given out."""
@@ -153,6 +160,7 @@ class Session:
         self._check_open()
         return self._mark
 
+    @bare_errors
     def rollback(self, mark: Mark) -> None:
         """Go back to a mark of this session or of one it shares its past with, random numbers included."""
         if not isinstance(mark, Mark) or mark.turns is not self._turns:
@@ -161,6 +169,7 @@ class Session:
             self._check_free()
             self._move_to(mark)
 
+    @bare_errors
     def fork(self, seed: int | None = None) -> Session:
         """Another session with the same past, which shares its memory. It draws what this one would have drawn.
 

@@ -9,6 +9,7 @@ from collections.abc import Generator
 from contextlib import closing
 from typing import Any
 
+from bagel_rt.bare_errors import bare
 from bagel_rt.conversation.gate import Gate
 from bagel_rt.errors import InputError
 from bagel_rt.events import Done, Event, ImageReady, OnProgress, Turn
@@ -30,6 +31,9 @@ def stream(gate: Gate, turn: Turn) -> Generator[Event, None, None]:
                 result = end.value
                 break
             yield event
+    except BaseException as error:
+        bare(error)
+        raise
     finally:
         gate.leave(turn.close)
     yield Done(result)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import traceback
 import weakref
 
+import numpy as np
+import psutil
 import pytest
 from calls import FAST
 
 import bagel_rt
+from bagel_engines import EngineFailure
 from bagel_rt import Step
 from bagel_rt.inputs.segments import Text
 
@@ -177,3 +181,44 @@ def test_a_program_that_ends_may_still_use_the_model_in_its_own_last_calls(small
     )
     done = subprocess.run([sys.executable, "-c", code, str(small_artefact)], capture_output=True, text=True, timeout=60)
     assert done.stdout.endswith("None\n"), done.stderr
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_error_that_is_kept_holds_no_model_no_arrays_and_no_file(
+    small_artefact, tmp_path, photo, monkeypatch, engine
+):
+    photo.save(tmp_path / "photo.png")
+    bagel = bagel_rt.load(small_artefact, engine)
+    bagel.generate("a ring", seed=1, **FAST)
+    runner, held = (
+        bagel.graphs._runners["gen_step"],
+        [weakref.ref(bagel), weakref.ref(bagel._turns.pool._cache._by_half)],
+    )
+
+    def fail(inputs, outputs, kept=()):
+        scratch = np.zeros(1000)
+        held.extend([weakref.ref(scratch), weakref.ref(inputs["und"])])
+        raise RuntimeError("planted") from ValueError(len(scratch))
+
+    monkeypatch.setattr(runner, "run", lambda *given: _as_engine(fail, *given))
+    given, kept = np.zeros((80, 80, 3), np.uint8), []
+    held.append(weakref.ref(given))
+    pictures = [given, tmp_path / "photo.png"]
+    for name, args in [("generate", ["x"]), *(("edit", [picture, "x"]) for picture in pictures), ("stream", ["x"])]:
+        with pytest.raises(bagel_rt.EngineError, match="planted") as told:
+            list(getattr(bagel, name)(*args, seed=1, **FAST))
+        kept.append(told.value)
+    opened = [file.path for file in psutil.Process().open_files()]
+    monkeypatch.undo()
+    del bagel, runner, given, pictures, name, args, told
+    gc.collect()
+    assert [ref() for ref in held if ref() is not None] == []
+    assert str(tmp_path / "photo.png") not in opened
+    assert all("in fail" in "".join(traceback.format_exception(error)) for error in kept)
+
+
+def _as_engine(fail, *given):
+    try:
+        fail(*given)
+    except RuntimeError as error:
+        raise EngineFailure(str(error)) from error
