@@ -33,7 +33,7 @@ def register(commands) -> None:
         metavar="NAME",
         default="fp32",
         help="exact (fp32), balanced (int8) or small (int4); bf16, fp16, w8a8, fp8; or parts, und=int4,gen=w8a8: see"
-        " the README (default: fp32)",
+        " docs/precisions.md (default: fp32)",
     )
     export.add_argument(
         "--arithmetic", metavar="NAME", help="fp32, bf16 or fp16 inside quantised graphs (default: fp32; bf16 for fp8)"

@@ -95,6 +95,6 @@ def test_the_bundled_model_is_loaded_by_its_name_and_a_folder_of_that_name_comes
     shutil.rmtree("bagel-nano")
     artefact.rename("bagel-nano")
     assert find_model("bagel-nano").folder == Path("bagel-nano")
-    assert read_manifest(find_model(Path("bagel-nano")).folder).folder == Path("bagel-nano")
+    assert read_manifest(find_model(Path("bagel-nano")).folder).folder == Path("bagel-nano").resolve()
     code, _, err = run(capsys, "ask", "--model", "bagel-nano", "--prompt", "a", "--max-tokens", "3")
     assert (code, "in bagel-nano (--model)" in err) == (0, True)

@@ -184,11 +184,11 @@ def test_onnx_runtime_is_asked_for_graphs_and_goes_on_without_where_it_refuses(s
 
     asked, original = [], onnxruntime.InferenceSession
 
-    def session(path, options, providers):
+    def session(path, options, providers, **settings):
         asked.append(providers[0])
         if providers[0][1].get("enable_cuda_graph") == "1":
             raise RuntimeError("not all compute nodes have been partitioned to the CUDAExecutionProvider")
-        return original(path, options, providers=["CPUExecutionProvider"])
+        return original(path, options, providers=["CPUExecutionProvider"], **settings)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     info, provider = (
