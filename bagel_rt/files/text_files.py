@@ -30,7 +30,7 @@ def read_text(path: Path, error: type[BagelError] = InputError) -> str:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise error(f"{path}: not readable: file not found") from None
+        raise error(f"{path}: file not found") from None
     except OSError as seen:
         raise error(f"{path}: not readable: {seen.strerror}") from None
     try:

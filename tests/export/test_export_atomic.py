@@ -92,7 +92,7 @@ def test_an_error_on_the_way_leaves_the_old_artefact_and_nothing_else(quick, old
         raise error("half way")
 
     before = contents(old)
-    monkeypatch.setattr(export, "_manifest", fail)
+    monkeypatch.setattr("bagel_export.artefact.export._manifest", fail)
     with pytest.raises(error):
         list(export(out=old, overwrite=True, **quick))
     assert contents(old) == before
@@ -170,7 +170,7 @@ def test_a_kill_just_before_or_after_the_rename_leaves_the_old_artefact_or_the_n
     place, before = old.parent, contents(old)
     code = (
         "import os, signal, sys\n"
-        "from bagel_export import publish\n"
+        "from bagel_export.artefact import publish\n"
         "from bagel_export.artefact.export import export\n"
         "die, at, replace = lambda: os.kill(os.getpid(), signal.SIGKILL), sys.argv[3], publish._replace\n"
         "def replace_and_die(new, out, overwrite):\n"

@@ -26,20 +26,19 @@ class OpenVinoRunner:
     def __init__(
         self,
         openvino,
-        model,
+        names: tuple[tuple[str, ...], tuple[str, ...]],
         compiled,
         name: str,
         low_memory: bool,
         parts: Parts | None = None,
         weights: Sequence[np.ndarray] = (),
     ):
-        """weights: mapped files that the compiled graph reads where they are."""
+        """names: of the model's inputs and results before it was compiled, which may give a port that was fused with a
+        cast the cast's name. weights: mapped files that the compiled graph reads where they are."""
         self._weights = weights
         self._openvino, self._request, self._name = openvino, compiled.create_infer_request(), name
         self._give_back = compiled.release_memory if low_memory else None
-        # names are read before compiling: it may fuse a port with a cast and give it the cast's name
-        self.inputs = tuple(port.any_name for port in model.inputs)
-        self._results, self._parts = tuple(port.any_name for port in model.outputs), parts
+        (self.inputs, self._results), self._parts = names, parts
         apart = parts.names if parts else []
         self.outputs = (*(name for name in self._results if name not in apart), *([STACKED] if parts else []))
         ports = (*zip(self.inputs, compiled.inputs, strict=True), *zip(self._results, compiled.outputs, strict=True))
@@ -114,12 +113,13 @@ class OpenVinoEngine:
             share_keys(model)
             upsample_at_once(model)
             parts = take_apart(model, self._arithmetic)
+            names = _names(model.inputs), _names(model.outputs)
             compiled = self._core.compile_model(model, "CPU", self._config)
         except EngineFailure:
             raise
         except Exception as error:
             raise EngineFailure(f"openvino cannot load {graph}: {error}") from error
-        runner = OpenVinoRunner(self._openvino, model, compiled, graph.stem, self._low_memory, parts, weights)
+        runner = OpenVinoRunner(self._openvino, names, compiled, graph.stem, self._low_memory, parts, weights)
         if prime is not None:  # 2026.4.1: a ViT whose first call has a single patch computes every later call wrongly
             runner.run(prime, ())
         return runner
@@ -157,6 +157,10 @@ class OpenVinoEngine:
         if dtype == np.float32 and self._arithmetic != "float32":
             return NarrowCache(halves, slots, row, self._arithmetic)
         return HostCache(halves, slots, row, dtype)
+
+
+def _names(ports) -> tuple[str, ...]:
+    return tuple(port.any_name for port in ports)
 
 
 def _gathers(port) -> Iterator[Any]:

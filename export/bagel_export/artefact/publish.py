@@ -72,9 +72,9 @@ def publishing(out: Path, overwrite: bool = False) -> Iterator[Path]:
     try:
         with claim(partial):
             yield partial
-            (partial / IN_USE).unlink()
             _sync(partial)
             _replace(partial, out, overwrite)
+        (out / IN_USE).unlink(missing_ok=True)  # until now: a kill leaves nothing that the next export takes for used
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # the unfinished one, or the old one after the exchange
 
@@ -83,10 +83,23 @@ def _replace(new: Path, out: Path, overwrite: bool) -> None:
     """Put `new` where `out` is; of several that do so at once the last one stays, or without `overwrite` the first."""
     while not _moved(new, out):
         check_target(out, overwrite)
-        if _exchange(new, out):
-            _check_replaced(new, out)
-            return
-        _set_aside(out)
+        with _marked(out):
+            if _exchange(new, out):
+                _check_replaced(new, out)
+                return
+            _set_aside(out)
+
+
+@contextlib.contextmanager
+def _marked(old: Path) -> Iterator[None]:
+    """Mark the folder that goes as this process's, so that the next export removes what a kill leaves of it."""
+    try:
+        mark = claim(old)
+    except OSError:  # it may not be written, or another export just took it away
+        yield
+        return
+    with mark:
+        yield
 
 
 def _moved(new: Path, out: Path) -> bool:
@@ -108,6 +121,7 @@ def _check_replaced(old: Path, out: Path) -> None:
         check_target(old, True)
     except ExportError:
         _exchange(old, out)
+        (out / IN_USE).unlink(missing_ok=True)
         raise
 
 
