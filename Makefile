@@ -7,9 +7,10 @@ PIP = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints
 demo: $(VENV)/.demo
 	$(VENV)/bin/bagel-rt demo
 
-# SLOW=1 adds the tests marked slow; CI does
+# SLOW=1 adds the tests marked slow; CI does. Two processes with a core each; exported artefacts are kept for next time
 test: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest $(if $(SLOW),,-m "not slow and not bench")
+	BAGEL_RT_TEST_CACHE=$(abspath $(VENV))/test-artefacts \
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(if $(SLOW),,-m "not slow and not bench")
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/pyright && $(VENV)/bin/lint-imports

@@ -14,11 +14,26 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-import pytest
-from PIL import Image
 
-import bagel_rt
+def share_cores() -> None:
+    """Give each worker of a parallel run (pytest -n) cores of its own: thread pools of several would wait for each
+    other. Before anything is imported that counts them."""
+    worker, count = os.environ.get("PYTEST_XDIST_WORKER", ""), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if not worker.startswith("gw") or not hasattr(os, "sched_setaffinity"):
+        return
+    own = sorted(os.sched_getaffinity(0))[int(worker[2:]) :: count]
+    if own:
+        os.sched_setaffinity(0, own)
+        os.environ["OMP_NUM_THREADS"] = str(len(own))
+
+
+share_cores()
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from PIL import Image  # noqa: E402
+
+import bagel_rt  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "golden"
 
