@@ -149,7 +149,7 @@ def test_a_file_or_folder_that_does_not_fit_is_refused(capsys, model, file, tmp_
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "results.jsonl").write_text("something else\nentirely\n")
     for given, message in [
-        ([tmp_path / "no.jsonl", "--out", tmp_path / "out"], "not readable"),
+        ([tmp_path / "no.jsonl", "--out", tmp_path / "out"], "file not found"),
         ([tmp_path / "empty.jsonl", "--out", tmp_path / "out"], "holds no requests"),
         ([file, "--out", tmp_path / "no" / "out"], "no such folder"),
         ([file, "--out", file], "is not a folder"),
