@@ -22,6 +22,7 @@ from bagel_export.reference.vae import SCALE, SHIFT, AutoEncoder
 from bagel_export.training.unified import BagelForUnifiedMultimodal
 from bagel_rt.artefact.manifest import ResizeRule
 from bench.nano import train_vae
+from bench.nano.arithmetic import TYPE, autocast
 from bench.nano.pack import Packer, Stored
 from bench.nano.state import Average, State, stop_when_told
 from bench.nano.tasks import TASKS
@@ -89,7 +90,7 @@ class Pools:
 
     def _encoded(self, samples: list) -> list[Stored]:
         scenes = [p.scene for s in samples for p in s if p.kind in ("keep", "draw")]
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), autocast():
             mean, logvar = self.vae.encoder(train_vae.pixels(scenes, SIDE)).float().chunk(2, dim=1)
         moments = torch.stack([SCALE * (mean - SHIFT), SCALE * torch.exp(0.5 * logvar)], dim=1).half()
         rows = iter(moments.unbind())
@@ -116,10 +117,10 @@ def factor(step: int, steps: int, warmup: int, decay: int) -> float:
 
 
 class Mixed:
-    """bfloat16 arithmetic on a copy of a float32 model: gradients come back, new weights go over."""
+    """Arithmetic in TYPE on a copy of a float32 model: gradients come back, new weights go over."""
 
     def __init__(self, model: BagelForUnifiedMultimodal, fuse: bool):
-        self.half = copy.deepcopy(model).bfloat16()
+        self.half = copy.deepcopy(model).to(TYPE)
         self._pairs = [(p, h) for p, h in zip(model.parameters(), self.half.parameters(), strict=True)]
         for layer in self.half.model.language_model.model.layers if fuse else ():
             layer._qkv = torch.compile(layer._qkv, dynamic=True)  # type: ignore[union-attr]
@@ -128,7 +129,7 @@ class Mixed:
     def losses(self, batch: dict) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy and mean squared error of a packed batch."""
         for name in ("packed_vit_tokens", "padded_latent"):
-            batch[name] = batch[name].bfloat16()
+            batch[name] = batch[name].to(TYPE)
         out = self.half(**batch)
         return out["ce"].float().mean(), out["mse"].float().mean()
 

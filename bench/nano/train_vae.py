@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bagel_export.reference.vae import SCALE, SHIFT, AutoEncoder
+from bench.nano.arithmetic import autocast
 from bench.nano.render import render
 from bench.nano.state import Average, State
 from bench.nano.world import Scene, random_scene
@@ -57,7 +58,7 @@ def train(config: dict, state: State) -> AutoEncoder:
         for group in optimizer.param_groups:
             group["lr"] = rate(step, config["steps"], config["learning_rate"], config["warmup"])
         x = pixels([random_scene(rng) for _ in range(config["batch"])])
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             mean, logvar = vae.encoder(x).float().chunk(2, dim=1)
             logvar = logvar.clamp(-20, 10)
             z = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
@@ -112,11 +113,11 @@ def polish(vae: AutoEncoder, config: dict, state: State, done: int = 0) -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate(step, steps, config["learning_rate"] / 3, 20)
         x = pixels([random_scene(rng) for _ in range(config["batch"])])
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), autocast():
             latent = vae.encode(x)
             amount = torch.rand(len(x), 1, 1, 1) * 2 * config["polish_noise"]
             latent = latent + amount * torch.randn_like(latent)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             error = reconstruction(vae.decode(latent).float(), x)
         optimizer.zero_grad()
         error.backward()
