@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -81,11 +82,30 @@ def save(report: Mapping[str, Any], out: Path) -> None:
 FLAGS = ["avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimddp", "bf16"]
 
 
-def machine() -> dict[str, str]:
-    """What a result was measured on, its CPU's model and instructions included."""
+def machine() -> dict[str, Any]:
+    """What a result was measured on, its CPU's model and instructions included, and of which commit it is."""
     model, flags = _cpu()
     told = ", ".join(part for part in (platform.machine(), f"{os.cpu_count()} CPUs", model, flags) if part)
-    return {"machine": told, "python": platform.python_version()}
+    return {"machine": told, "cpus_used": _cpus_used(), "python": platform.python_version(), "commit": commit()}
+
+
+def commit() -> str | None:
+    """The commit that is checked out, "+ changes" where files differ from it; None outside a repository."""
+    try:
+        name, changed = _git("rev-parse", "--short=12", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{name} + changes" if changed else name
+
+
+def _git(*words: str) -> str:
+    folder = Path(__file__).parent
+    return subprocess.run(["git", "-C", folder, *words], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _cpus_used() -> int | None:
+    """CPUs that this process may run on, which may be fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _cpu() -> tuple[str, str]:
