@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     from bagel_rt.conversation.marks import Mark
     from bagel_rt.conversation.session import Session
     from bagel_rt.events import Done, ImageReady, Progress, Step, TextPiece
+    from bagel_rt.inputs.masks import extended
     from bagel_rt.results import ImageResult, TextResult
 
 _MODULES = {
     "api": ("Bagel", "load"),
     "events": ("Done", "ImageReady", "Progress", "Step", "TextPiece"),
+    "inputs.masks": ("extended",),
     "results": ("ImageResult", "TextResult"),
     "conversation.marks": ("Mark",),
     "conversation.session": ("Session",),
@@ -65,6 +67,7 @@ __all__ = [
     "TextPiece",
     "TextResult",
     "__version__",
+    "extended",
     "load",
 ]
 

@@ -22,6 +22,7 @@ from bagel_rt.estimate.admission import Admission, limit_of
 from bagel_rt.events import Event, OnProgress, Step
 from bagel_rt.generation.reader import Item, open_items
 from bagel_rt.generation.turns import Turns
+from bagel_rt.inputs.masks import with_mask_opened
 from bagel_rt.inputs.pictures import ImageInput, open_image
 from bagel_rt.kv_cache.page_pool import CACHE_TOKENS
 from bagel_rt.model.graphs import Graphs
@@ -309,6 +310,7 @@ class Bagel:
 
     def _image(self, items: list, defaults: ImageOptions, values: dict[str, Any]) -> Generator[Event, None, None]:
         self._gate.check_open()
+        values = with_mask_opened(values)
         images, seed = values.pop("images", None), values.pop("seed", defaults.seed)
         seeds = seeds_of(seed, images)
         opts = with_values(defaults, {**values, "seed": None if seeds else seed})

@@ -15,6 +15,7 @@ from typing import Any
 from bagel_rt.errors import InputError
 from bagel_rt.files.text_files import parse_json, read_text
 from bagel_rt.files.typed_paths import typed_path
+from bagel_rt.inputs.masks import open_mask
 from bagel_rt.options import presets
 from bagel_rt.options.defaults import with_values
 from bagel_rt.options.seeds import seeds_of
@@ -112,7 +113,11 @@ def _request(line: Any, number: str, folder: Path, preset: str | None, hashed: C
     task = values.pop("task", None) or _task(preset, bool(images))
     _check_task(task, bool(images))
     paths = tuple(folder / typed_path(image, folder) for image in images)
-    hashes = tuple(map(hashed, paths))
+    files = [*paths]
+    if isinstance(values.get("mask"), str):
+        files.append(folder / typed_path(values["mask"], folder))
+        values["mask"] = open_mask(files[-1])
+    hashes = tuple(map(hashed, files))
     return Request(str(name), task, prompt, paths, hashes, values, preset, _meant(task, preset, values))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from bagel_rt.cli.arguments import (
     add_model_arguments,
@@ -15,7 +16,9 @@ from bagel_rt.cli.arguments import (
 )
 from bagel_rt.cli.picture_files import check_free_names, keeps_settings, write_picture
 from bagel_rt.cli.progress import show
+from bagel_rt.errors import InputError
 from bagel_rt.files.typed_paths import typed_path
+from bagel_rt.inputs.masks import extended, open_mask
 from bagel_rt.options import presets
 from bagel_rt.options.defaults import with_values
 from bagel_rt.options.seeds import seeds_of
@@ -30,20 +33,35 @@ def register(commands) -> None:
     edit.add_argument(
         "--image", type=Path, action="append", required=True, metavar="FILE", help="the picture to change (repeatable)"
     )
+    edit.add_argument(
+        "--mask", type=Path, metavar="FILE",
+        help="a picture of the image's size: white, or else transparent, is drawn anew, the rest stays as it is",
+    )  # fmt: skip
+    edit.add_argument(
+        "--extend", type=int, nargs=4, metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"),
+        help="draw so many pixels more around the last picture, which stays as it is",
+    )  # fmt: skip
     _add_arguments(edit, presets.EDIT)
     edit.set_defaults(run=run_edit)
 
 
 def run_generate(args: argparse.Namespace) -> None:
-    _run(args, presets.GENERATE, [args.prompt])
+    _run(args, presets.GENERATE, [args.prompt], {})
 
 
 def run_edit(args: argparse.Namespace) -> None:
-    _run(args, presets.EDIT, [*args.image, args.prompt])
+    images, mask = [*args.image], None
+    if args.extend is not None:
+        if args.mask is not None:
+            raise InputError("--extend makes a mask of its own; leave --mask out")
+        images[-1], mask = extended(images[-1], *args.extend)
+    elif args.mask is not None:
+        mask = open_mask(args.mask)
+    _run(args, presets.EDIT, [*images, args.prompt], {} if mask is None else {"mask": mask})
 
 
-def _run(args: argparse.Namespace, task: str, items: list) -> None:
-    opts = given_options(args, option_names(presets.defaults(task, None)))
+def _run(args: argparse.Namespace, task: str, items: list, more: dict[str, Any]) -> None:
+    opts = {**given_options(args, option_names(presets.defaults(task, None))), **more}
     # what is wrong with the arguments is found before a model is loaded
     with_values(presets.defaults(task, args.preset), opts)
     seeds_of(opts.get("seed"), args.images)

@@ -43,8 +43,10 @@ class Calls:
             encoding_noise = TorchNoise(seeds[0] if opts.vae_seed is None else opts.vae_seed)
             system = THINK_THEN_DRAW if opts.think else None
             reading = turns.reader.read(items, system, opts.encoding, encoding_noise)
-            grid = turns.sizes.grid(turns.sizes.choose(opts, reading.size))
+            size = turns.sizes.choose(opts, reading.size)
+            grid = turns.sizes.grid(size)
             turns.check_noise(opts, grid)
+            source = turns.painter.source(reading, opts, size)
             histories, thought = reading.histories, None
             for seed in seeds:
                 noise = TorchNoise(seed)
@@ -53,7 +55,7 @@ class Calls:
                 if not results or opts.do_sample:  # a greedy plan does not depend on the seed
                     histories, thought = yield from turns.plan(contexts, reading.histories, opts, noise)
                 start = turns.start(opts, grid, noise)
-                painting = yield from turns.paint(contexts, histories, opts, start, grid)
+                painting = yield from turns.painter.paint(contexts, histories, opts, start, grid, noise, source)
                 results.append(turns.result(opts, reading, painting, thought, seed))
                 yield ImageReady(results[-1], len(results), len(seeds))
         return results

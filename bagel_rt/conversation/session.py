@@ -17,6 +17,7 @@ from bagel_rt.errors import BagelError, InputError
 from bagel_rt.events import Event, ImageReady, OnProgress, Turn, finished
 from bagel_rt.generation.reader import Reading
 from bagel_rt.generation.turns import Rehearsal, Turns
+from bagel_rt.inputs.masks import with_mask_opened
 from bagel_rt.inputs.pictures import ImageInput, open_image
 from bagel_rt.inputs.segments import Latents
 from bagel_rt.options import checks, defaults
@@ -146,7 +147,7 @@ class Session:
         """As generate_image, as a generator of events. The turn stands once ImageReady was given out."""
         _refuse(options, "seed", "vae_seed")
         plans = self.think == "image"
-        opts = with_values(defaults.INTERLEAVE, {"think": plans, **options})
+        opts = with_values(defaults.INTERLEAVE, {"think": plans, **with_mask_opened(options)})
         if opts.think and not plans:
             raise InputError('think needs the system prompt at the beginning: open the session with think="image"')
         self._turns.check_draws()
@@ -194,11 +195,13 @@ class Session:
         turns, here = self._turns, self._ready_mark()
         noise = here.noise.copy()
         with turns.tree.lease() as contexts:
-            grid = turns.sizes.grid(turns.sizes.choose(opts, here.reading.size))
+            size = turns.sizes.choose(opts, here.reading.size)
+            grid = turns.sizes.grid(size)
             turns.check_noise(opts, grid)
+            source = turns.painter.source(here.reading, opts, size)
             histories, thought = yield from turns.plan(contexts, here.reading.histories, opts, noise)
             start = turns.start(opts, grid, noise)
-            painting = yield from turns.paint(contexts, histories, opts, start, grid)
+            painting = yield from turns.painter.paint(contexts, histories, opts, start, grid, noise, source)
             result = turns.result(opts, here.reading, painting, thought, self.seed)
             reading = here.reading
             if thought is not None:

@@ -122,6 +122,6 @@ def _shortened(opts: Options) -> tuple[Options, int]:
     if isinstance(opts, TextOptions):
         return replace(opts, max_tokens=min(2, opts.max_tokens)), max(0, opts.max_tokens - 2)
     # all steps are needed with a step cache, which holds more results from step to step
-    short = opts if opts.step_cache else replace(opts, num_timesteps=2)
+    short = opts if opts.step_cache else replace(opts, num_timesteps=2, cfg_zero_steps=0)
     left = max(0, opts.max_think_tokens - 2) if opts.think else 0
     return replace(short, max_think_tokens=min(2, opts.max_think_tokens)), left

@@ -33,6 +33,7 @@ class Reading:
 
     histories: Histories = field(default_factory=Histories)
     size: tuple[int, int] | None = None  # (height, width) of the last image after resizing
+    image: Image | None = field(default=None, compare=False, repr=False)  # that image as it was opened
     texts: tuple[str, ...] = ()  # stored with results as the prompt
 
     @property
@@ -83,7 +84,7 @@ class Reader:
             seen = resize(self._vit_rule(how), image if how.vit_raw else resized)
             segments.append(self.patches(to_pixels(seen)))
         histories = reading.histories.with_image(*segments)
-        return replace(reading, histories=histories, size=(resized.height, resized.width))
+        return replace(reading, histories=histories, size=(resized.height, resized.width), image=image)
 
     def latents(self, pixels: np.ndarray, noise: TorchNoise | None) -> Latents:
         """VAE encoding of pixels (3, H, W): a draw from the posterior, or its mean without noise."""

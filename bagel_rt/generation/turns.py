@@ -7,7 +7,7 @@ lease it is given (model/context_tree.py), so that they are freed when the call 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from bagel_rt.artefact.manifest import Manifest
 from bagel_rt.errors import InputError
 from bagel_rt.events import TextPiece, Turn, finished
 from bagel_rt.generation.flow_sampler import FlowSampler
+from bagel_rt.generation.painter import Painter, Painting
 from bagel_rt.generation.reader import Reader, Reading
 from bagel_rt.generation.text_decoder import TextDecoder
 from bagel_rt.inputs.detokenizer import TextPieces
@@ -37,14 +38,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-@dataclass(frozen=True)
-class Painting:
-    """A picture with the latent (h * w, 64) it was decoded from."""
-
-    latent: np.ndarray
-    image: Image
-
-
 class Turns:
     """A loaded model's parts, put together over one key-value cache."""
 
@@ -61,8 +54,9 @@ class Turns:
         prefill = Prefill(manifest, graphs, experts, embeddings)
         self.tree = ContextTree(self.pool, prefill, manifest.model.max_position_embeddings)
         self._writer = TextDecoder(graphs, experts, embeddings, self.codec, manifest.model.vocab_size)
-        self._painter = FlowSampler(graphs, experts, prefill)
         self._decoder = VaeDecoder(manifest, graphs)
+        sampler = FlowSampler(graphs, experts, prefill)
+        self.painter = Painter(manifest, self.reader, self.sizes, sampler, self._decoder)
 
     def close(self) -> None:
         """Give back the page pool, the graphs and what texts are read with. Nothing may be called afterwards."""
@@ -111,17 +105,6 @@ class Turns:
         if opts.negative_prompt is not None:
             histories = histories.with_negative(self.reader.text(opts.negative_prompt))
         return histories, thought
-
-    def paint(
-        self, contexts: Lease, histories: Histories, opts: ImageOptions, start: np.ndarray, grid: Grid
-    ) -> Turn[Painting]:
-        """Denoise `start` (h * w, 64) and decode the latent."""
-        latent = start
-        for step in self._painter.draw(contexts, histories, start, grid, opts):
-            latent = step.x
-            yield step
-        image = yield from self._decoder.run(latent, grid)
-        return Painting(latent, image)
 
     def start(self, opts: ImageOptions, grid: Grid, noise: TorchNoise) -> np.ndarray:
         """The noise (h * w, 64) that a picture begins with; the official code draws it after the plan was written."""

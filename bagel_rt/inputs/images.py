@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,10 +62,41 @@ def unpatchify(rows: np.ndarray, grid: tuple[int, int], patch: int) -> np.ndarra
     return np.ascontiguousarray(cells.reshape(-1, high * patch, wide * patch))
 
 
+def enlarged(rows: np.ndarray, grid: tuple[int, int], to: tuple[int, int], patch: int) -> np.ndarray:
+    """Latents (h * w, 64) of a grid brought to another one, each channel by PIL's bicubic filter."""
+    from PIL import Image as pil
+
+    size = (to[1] * patch, to[0] * patch)
+    planes = [pil.fromarray(p).resize(size, pil.Resampling.BICUBIC) for p in unpatchify(rows, grid, patch)]
+    return patchify(np.stack([np.asarray(p) for p in planes]), patch)
+
+
 def position_ids(grid: tuple[int, int], table_side: int) -> np.ndarray:
     """Row-major ids row * table_side + column of a grid (rows, columns), int64."""
     rows, columns = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
     return (rows * table_side + columns).reshape(-1).astype(np.int64)
+
+
+def stretched_places(grid: tuple[int, int], table_side: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """A grid (rows, columns) laid over a position table that is smaller than it: bilinear interpolation.
+
+    Of each of the four entries around a cell the ids (n,), as position_ids has them, and the weights (n,) float32. An
+    axis that fits keeps its own positions.
+    """
+    rows, columns = (_stretched_axis(count, table_side) for count in grid)
+    found = []
+    for (row, row_weight), (column, column_weight) in itertools.product(rows, columns):
+        ids = row[:, None] * table_side + column[None, :]
+        found.append((ids.reshape(-1), np.outer(row_weight, column_weight).reshape(-1).astype(np.float32)))
+    return found
+
+
+def _stretched_axis(count: int, table_side: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The entries below and above each position of an axis, with their weights."""
+    at = np.arange(count) if count <= table_side else np.linspace(0, table_side - 1, count)
+    below = np.minimum(np.floor(at).astype(np.int64), table_side - 1)
+    above = np.minimum(below + 1, table_side - 1)
+    return [(below, 1 - (at - below)), (above, at - below)]
 
 
 def to_image(pixels: np.ndarray) -> Image:

@@ -6,6 +6,9 @@ from bagel_rt.artefact.manifest import Manifest
 from bagel_rt.errors import InputError
 from bagel_rt.inputs.segments import Grid
 from bagel_rt.options.image_options import ImageOptions
+from bagel_rt.remarks import remark
+
+STRETCH = 2  # largest sides with stretch_positions, in sides of the position table
 
 
 class Sizes:
@@ -19,17 +22,25 @@ class Sizes:
     def choose(self, opts: ImageOptions, image_size: tuple[int, int] | None) -> tuple[int, int]:
         """(height, width): as asked for, else the last image's, else the largest square; checked."""
         height, width = image_size or (self._default, self._default)
-        return self.check(opts.height or height, opts.width or width)
+        return self.check(opts.height or height, opts.width or width, opts.stretch_positions)
 
     def check_asked(self, opts: ImageOptions) -> None:
         """Refuse what was asked for before any work; a side that was not is taken to be like the other."""
         height, width = opts.height or opts.width, opts.width or opts.height
         if height is not None and width is not None:
-            self.check(height, width)
+            self.check(height, width, opts.stretch_positions)
+            if max(height, width) > self._default:
+                remark(
+                    f"height {height}, width {width}: the model was trained up to {self._default} pixels; objects may"
+                    " repeat or fall apart. first_pass=0.5 draws it small first"
+                )
 
-    def check(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) as given. Raises InputError naming the nearest size that can be drawn."""
-        stride, most = self._stride, self._most
+    def check(self, height: int, width: int, stretch: bool = False) -> tuple[int, int]:
+        """(height, width) as given; stretch: up to STRETCH times the position table's sides.
+
+        Raises InputError naming the nearest size that can be drawn.
+        """
+        stride, most = self._stride, self._most * (STRETCH if stretch else 1)
         near = [min(max(round(side / stride), 1) * stride, most) for side in (height, width)]
         if [height, width] != near:
             raise InputError(
@@ -41,3 +52,7 @@ class Sizes:
     def grid(self, size: tuple[int, int]) -> Grid:
         """(rows, columns) of latent cells of a picture (height, width)."""
         return size[0] // self._stride, size[1] // self._stride
+
+    def smaller(self, grid: Grid, share: float) -> Grid:
+        """A grid whose sides are about the share of another's, of one cell at least."""
+        return max(1, round(grid[0] * share)), max(1, round(grid[1] * share))

@@ -32,7 +32,7 @@ def open_image(source: ImageInput) -> Image:
     if isinstance(source, np.ndarray):
         return _shown(from_array(source), "image array")
     if isinstance(source, bytes | bytearray | memoryview):
-        return _shown(_decode(io.BytesIO(source), "image bytes"), "image bytes")
+        return _shown(decode_bytes(io.BytesIO(source), "image bytes"), "image bytes")
     if isinstance(source, str | Path):
         path = typed_path(source)
         return _shown(decode_file(path), str(path))
@@ -49,10 +49,11 @@ def decode_file(path: Path) -> Image:
         if not path.is_file():
             raise InputError(f"{path}: no such image file")
         with path.open("rb") as stream:
-            return _decode(stream, str(path))
+            return decode_bytes(stream, str(path))
 
 
-def _decode(stream: BinaryIO, name: str) -> Image:
+def decode_bytes(stream: BinaryIO, name: str) -> Image:
+    """A decoded PIL image as stored in an open file. Raises InputError with the name."""
     from PIL import Image as pil
 
     with _refused_by_name(name):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from bagel_engines import Tensor
+from bagel_engines import Sums, Tensor
 from bagel_rt.artefact import contract
 from bagel_rt.artefact.manifest import Manifest
-from bagel_rt.inputs.images import position_ids
+from bagel_rt.inputs.images import position_ids, stretched_places
 from bagel_rt.inputs.segments import Gap, Grid, Latents, Patches, Segment, Text
 from bagel_rt.kv_cache.page_pool import PagePool
 from bagel_rt.kv_cache.page_table import Sequence
@@ -40,14 +42,34 @@ class Prefill:
 
     def latent_rows(self, latents: np.ndarray, t: np.float32, grid: Grid) -> Tensor:
         """Latents (n, 64) at time t -> rows for the generation expert (n, hidden), which may stay with the engine."""
-        (rows,) = self._graphs(
-            contract.FLOW_EMBED,
-            held=("gen",),
-            latents=latents,
-            time=np.array([t], np.float32),
-            position_ids=position_ids(grid, self._model.max_latent_size),
-        )
-        return rows
+        return self.placed_rows(latents, t, position_ids(grid, self._model.max_latent_size), held=("gen",))
+
+    def placed_rows(self, latents: np.ndarray, t: np.float32, ids: np.ndarray, held: tuple[str, ...] = ()) -> Tensor:
+        """As latent_rows, at any places (n,) of the position table; without `held` the rows come to the host."""
+        time = np.array([t], np.float32)
+        return self._graphs(contract.FLOW_EMBED, held=held, latents=latents, time=time, position_ids=ids)[0]
+
+    def row_embedder(self, grid: Grid, sums: Sums) -> Callable[[np.ndarray, np.float32], Tensor]:
+        """latent_rows of a picture of a grid, as a function of latents and time.
+
+        A grid that is larger than the position table is laid over the whole table, between its entries, too: that is
+        interpolation of the rows, because a row is a sum of which the position is one term.
+        """
+        side = self._model.max_latent_size
+        if max(grid) <= side:
+            return lambda x, t: self.latent_rows(x, t, grid)
+        corners = stretched_places(grid, side)
+        shift = self._graphs.hold(self._between(corners))
+        nearest = corners[0][0]
+        one = np.float32(1.0)
+        return lambda x, t: sums.plus(self.placed_rows(x, t, nearest, held=("gen",)), one, shift)
+
+    def _between(self, corners: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """What the rows at the first corner lack to be the mean of all corners by their weights."""
+        nothing = np.zeros((len(corners[0][0]), self._model.latent_width), np.float32)
+        rows = [np.asarray(self.placed_rows(nothing, np.float32(1.0), ids)) for ids, _ in corners]
+        weighted = [(row - rows[0]) * weight[:, None] for row, (_, weight) in zip(rows[1:], corners[1:], strict=True)]
+        return np.stack(weighted).sum(0, dtype=np.float32)
 
     def _text(self, segment: Text, pool: PagePool, past: Sequence, position: int) -> Tensor:
         rope = self._experts.rope.at(np.arange(position, position + segment.tokens))

@@ -142,6 +142,26 @@ def interval(name: str, value: Any) -> tuple[float, float]:
     return low, high
 
 
+def count(name: str, value: Any) -> int:
+    """An integer of 0 or more."""
+    return whole(name, value, least=0)
+
+
+def step_mask(name: str, value: Any) -> str | None:
+    """Digits 0 and 1, the first of them 1."""
+    found = text(name, value, optional=True)
+    if found is not None and (not found.startswith("1") or set(found) - {"0", "1"}):
+        raise InputError(f"{name} is {shown(found)}; digits 1 (evaluated) and 0 (forecast) are expected, the first a 1")
+    return found
+
+
+def mask(name: str, value: Any) -> np.ndarray | None:
+    """(H, W) booleans, as inputs/masks.py opens a picture."""
+    if value is not None and not (isinstance(value, np.ndarray) and value.dtype == bool and value.ndim == 2):
+        raise InputError(f"{name} must be a picture or an array of booleans (H, W), not {type(value).__name__}")
+    return value
+
+
 def noise(name: str, value: Any) -> np.ndarray | None:
     if value is None:
         return None

@@ -25,7 +25,7 @@ class Option:
     default: Any
     text: str
     images: bool  # acts on input images alone
-    needs: tuple[str, ...]  # acts only where these flags are set and these scales above 1
+    needs: tuple[str, ...]  # acts only where these are set ("name=value": to this value), and scales above 1
     on_command_line: bool
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 
+from bagel_rt.errors import InputError
 from bagel_rt.options import checks
 from bagel_rt.options.encoding import Encoding
 from bagel_rt.options.fields import check_all, explains, option
@@ -22,8 +23,12 @@ from bagel_rt.options.text_options import (
     VIT_RAW,
     TextOptions,
 )
-from bagel_rt.sampling.guidance import RENORM_TYPES, Guidance
-from bagel_rt.sampling.step_cache import STEP_CACHES
+from bagel_rt.sampling.guidance import RENORM_TYPES, RULES, Guidance, Projection
+from bagel_rt.sampling.solvers import SOLVERS
+from bagel_rt.sampling.step_cache import TAYLORSEER
+from bagel_rt.sampling.velocity_cache import FORECASTS
+
+STEP_CACHES = (TAYLORSEER, *FORECASTS)
 
 
 @dataclass(frozen=True)
@@ -60,16 +65,72 @@ class ImageOptions:
         partial(checks.choice, allowed=RENORM_TYPES),
         needs=("cfg_text_scale",),
     )
+    cfg_rule: Literal["cfg", "cfg_zero_star", "apg"] = option(
+        "cfg",
+        "how the text guides: cfg (the official code's), cfg_zero_star or apg (adaptive projected guidance)",
+        partial(checks.choice, allowed=RULES),
+        needs=("cfg_text_scale",),
+    )
+    cfg_zero_steps: int = option(
+        0, "so many first steps leave the noise as it is (zero init); 1 or 2 of 50 are usual", checks.count
+    )
+    cfg_stop_similarity: float | None = option(
+        None,
+        "guidance ends once the two velocities of the text's are so much alike (a cosine, 0.99 say); faster. Left out:"
+        " never",
+        partial(checks.number, low=-1.0, high=1.0, optional=True),
+        needs=("cfg_text_scale",),
+    )
+    apg_eta: float = option(
+        0.0, "apg: the share kept of guidance along the picture itself", checks.number, needs=("cfg_rule=apg",)
+    )
+    apg_momentum: float = option(
+        -0.5, "apg: the share of the last step's guidance added to this one's", checks.number, needs=("cfg_rule=apg",)
+    )
+    apg_norm_threshold: float = option(
+        0.0,
+        "apg: the greatest length of a step's guidance, over all latents; 0: any",
+        partial(checks.number, low=0.0),
+        needs=("cfg_rule=apg",),
+    )
     timestep_shift: float = option(3.0, "above 1: more of the steps near the noise", checks.shift)
     num_timesteps: int = option(
         50,
         "points of the schedule: N points are N - 1 steps of the model",
         partial(checks.whole, least=2, most=checks.MOST),
     )
-    step_cache: Literal["taylorseer"] | None = option(
+    solver: Literal["euler", "heun", "dpm++2m", "unipc"] = option(
+        "euler",
+        "how the steps are taken: euler (the official code's), heun (evaluates each step twice), dpm++2m or unipc",
+        partial(checks.choice, allowed=tuple(SOLVERS)),
+    )
+    step_cache: Literal["taylorseer", "easycache", "polynomial", "exponential"] | None = option(
         None,
-        "taylorseer: forecast two of three steps, faster and less exact",
+        "forecast some steps, faster and less exact: taylorseer (the official code's, two of three), polynomial or"
+        " exponential (the same steps, from velocities alone), easycache (as many as step_cache_threshold allows)",
         partial(checks.choice, allowed=STEP_CACHES, optional=True),
+    )
+    step_cache_threshold: float = option(
+        0.05,
+        "easycache: forecast while the velocity has changed by less than this share",
+        checks.positive,
+        needs=("step_cache=easycache",),
+    )
+    step_mask: str | None = option(
+        None,
+        "which steps a step cache evaluates, a 1 or 0 for each, as 1101001; left out: its own choice",
+        checks.step_mask,
+    )
+    first_pass: float | None = option(
+        None,
+        "draw at this share of the size first (0.5 say), then enlarge and draw again; left out: at the size itself",
+        partial(checks.share, optional=True),
+    )
+    second_pass_strength: float = option(
+        0.5, "the share of its steps that the enlarged picture goes through", checks.share, needs=("first_pass",)
+    )
+    stretch_positions: bool = option(
+        False, "allow sides up to twice the model's largest, at positions it was not trained with", checks.flag
     )
     think: bool = option(False, "write a plan before drawing", checks.flag)
     max_think_tokens: int = option(1000, "longest plan, in tokens; acts with think", TOKENS, needs=("think",))
@@ -84,6 +145,20 @@ class ImageOptions:
     vit_raw: bool = option(False, VIT_RAW, checks.flag, images=True, on_command_line=False)
     vit_min_size: int | None = option(None, VIT_MIN_SIZE, PIXELS, images=True, on_command_line=False)
     vit_max_pixels: int | None = option(None, VIT_MAX_PIXELS, PIXELS, images=True, on_command_line=False)
+    strength: float | None = option(
+        None,
+        "begin with the input image, noised: the share of the steps it goes through, 1 the most; left out: with noise",
+        partial(checks.share, optional=True),
+        images=True,
+    )
+    mask: Any = option(
+        None,
+        "a picture of the input image's size: what is white in it, or else transparent, is drawn anew, and every other"
+        " pixel stays",
+        checks.mask,
+        images=True,
+        on_command_line=False,
+    )
     negative_prompt: str | None = option(
         None,
         "what to lead away from, by the strength of cfg_text_scale; left out: from no text",
@@ -107,11 +182,19 @@ class ImageOptions:
     def __post_init__(self) -> None:
         check_all(self)
         checks.sampling(self.text_temperature, self.do_sample)
+        check_together(self)
 
     @property
     def guidance(self) -> Guidance:
+        projection = Projection(self.apg_eta, self.apg_momentum, self.apg_norm_threshold)
         return Guidance(
-            self.cfg_text_scale, self.cfg_img_scale, self.cfg_interval, self.cfg_renorm_min, self.cfg_renorm_type
+            self.cfg_text_scale,
+            self.cfg_img_scale,
+            self.cfg_interval,
+            self.cfg_renorm_min,
+            self.cfg_renorm_type,
+            self.cfg_rule,
+            projection,
         )
 
     @property
@@ -130,9 +213,32 @@ class ImageOptions:
         )
 
     def describe(self) -> dict[str, Any]:
-        """For results and PNG metadata: every option as JSON values, given noise only as a remark."""
+        """For results and PNG metadata: every option as JSON values, given arrays only as a remark."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {**values, "cfg_interval": list(self.cfg_interval), "noise": None if self.noise is None else "given"}
+        given = {name: None if values[name] is None else "given" for name in ("noise", "mask")}
+        return {**values, "cfg_interval": list(self.cfg_interval), **given}
+
+
+def check_together(opts: ImageOptions) -> None:
+    """Raise InputError for options that are right alone and cannot act together."""
+    steps = opts.num_timesteps - 1
+    if opts.solver == "heun" and opts.step_cache:
+        raise InputError(
+            "solver heun evaluates each step twice, step_cache forecasts whole steps; leave one of them out"
+        )
+    if opts.cfg_zero_steps >= steps:
+        raise InputError(f"cfg_zero_steps is {opts.cfg_zero_steps}; fewer than the {steps} steps are expected")
+    if opts.first_pass is not None and (opts.strength is not None or opts.mask is not None):
+        raise InputError("first_pass begins with noise, strength and mask with the input image; leave one of them out")
+    if opts.step_mask is None:
+        return
+    if opts.step_cache in (None, TAYLORSEER):
+        raise InputError(f"step_mask needs step_cache {', '.join(FORECASTS)}, not {opts.step_cache}")
+    if len(opts.step_mask) != steps:
+        raise InputError(
+            f"step_mask has {len(opts.step_mask)} digits; {steps} are expected, one for each step of"
+            f" {opts.num_timesteps} points"
+        )
 
 
 explains(ImageOptions())(ImageOptions)
@@ -149,9 +255,21 @@ class ImageTurnKeywords(TypedDict, total=False):
     cfg_interval: tuple[float, float]
     cfg_renorm_min: float
     cfg_renorm_type: Literal["global", "channel", "text_channel"]
+    cfg_rule: Literal["cfg", "cfg_zero_star", "apg"]
+    cfg_zero_steps: int
+    cfg_stop_similarity: float | None
+    apg_eta: float
+    apg_momentum: float
+    apg_norm_threshold: float
     timestep_shift: float
     num_timesteps: int
-    step_cache: Literal["taylorseer"] | None
+    solver: Literal["euler", "heun", "dpm++2m", "unipc"]
+    step_cache: Literal["taylorseer", "easycache", "polynomial", "exponential"] | None
+    step_cache_threshold: float
+    step_mask: str | None
+    first_pass: float | None
+    second_pass_strength: float
+    stretch_positions: bool
     think: bool
     max_think_tokens: int
     do_sample: bool
@@ -160,6 +278,8 @@ class ImageTurnKeywords(TypedDict, total=False):
     vit_raw: bool
     vit_min_size: int | None
     vit_max_pixels: int | None
+    strength: float | None
+    mask: Any
     negative_prompt: str | None
     cfg_text_system: bool
     cfg_img_thought: bool

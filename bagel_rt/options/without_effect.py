@@ -42,11 +42,15 @@ def _missing(one: Field, opts: Any, pictures: bool) -> Iterator[str]:
     if one.metadata["images"] and not pictures:
         yield "an input image"
     for name in one.metadata["needs"]:
+        name, _, wanted = name.partition("=")
         value = getattr(opts, name)
-        if not isinstance(value, bool) and value <= 1:
-            yield f"{name} above 1"
-        elif value is False:
+        if wanted:
+            if value != wanted:
+                yield f"{name} {wanted}"
+        elif value is None or value is False:
             yield name
+        elif value is not True and name.endswith("_scale") and value <= 1:
+            yield f"{name} above 1"
 
 
 def _guides_by_no_picture(opts: Any) -> bool:

@@ -2,8 +2,7 @@
 
 Denoising steps change slowly, so their results can be extrapolated by finite differences (a Taylor series). The
 official code extrapolates every layer's output by itself; then only the last layer's forecast reaches the result, so it
-is enough, and exact, to keep the differences of the last layer's rows. Another step cache would be a class beside
-TaylorSeer.
+is enough, and exact, to keep the differences of the last layer's rows. The caches of velocity_cache.py keep less.
 """
 
 from __future__ import annotations
@@ -15,11 +14,16 @@ import numpy as np
 
 from bagel_engines import Sums, Tensor
 
-STEP_CACHES = ("taylorseer",)  # values of the option step_cache; generation/flow_sampler.py makes what they name
+TAYLORSEER = "taylorseer"  # its value of the option step_cache
 
 WARM_STEPS = 5  # steps 0 to 4 are always evaluated
 INTERVAL = 3  # then every third
 MAX_ORDER = 6
+
+
+def on_schedule(step: int) -> bool:
+    """Whether TaylorSeer's schedule evaluates the step (counted from 0)."""
+    return step < WARM_STEPS or (step - WARM_STEPS + 1) % INTERVAL == 0
 
 
 class TaylorSeer:

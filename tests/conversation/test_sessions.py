@@ -94,7 +94,7 @@ def test_the_next_turn_sees_the_picture_as_an_input_image_of_the_same_noise_stre
     with small_bagel._turns.tree.lease() as contexts:
         histories = reader.add_text(reading, "b").histories
         opts = ImageOptions(cfg_text_scale=3.0, cfg_img_scale=1.5, num_timesteps=3)
-        (*_, last) = small_bagel._turns._painter.draw(contexts, histories, noise.normal(16, 64), (4, 4), opts)
+        (*_, last) = small_bagel._turns.painter._sampler.draw(contexts, histories, noise.normal(16, 64), (4, 4), opts)
     assert np.array_equal(second.latent, last.x)
 
 

@@ -17,7 +17,8 @@ from bagel_rt.options import defaults
 from bagel_rt.options.fields import explained, options_of
 from bagel_rt.options.image_options import STEP_CACHES, ImageKeywords, ImageOptions, ImageTurnKeywords
 from bagel_rt.options.text_options import TextKeywords, TextOptions, TextTurnKeywords
-from bagel_rt.sampling.guidance import RENORM_TYPES
+from bagel_rt.sampling.guidance import RENORM_TYPES, RULES
+from bagel_rt.sampling.solvers import SOLVERS
 
 KEYWORDS = [  # of a call or a turn, the class they stand for, and what is given another way
     (ImageKeywords, ImageOptions, {"seed"}),
@@ -53,6 +54,8 @@ def test_what_a_type_allows_is_what_a_check_allows():
     hints = get_type_hints(ImageOptions)
     assert get_args(hints["cfg_renorm_type"]) == RENORM_TYPES
     assert get_args(get_args(hints["step_cache"])[0]) == STEP_CACHES
+    assert get_args(hints["cfg_rule"]) == RULES
+    assert get_args(hints["solver"]) == tuple(SOLVERS)
 
 
 @pytest.mark.parametrize("options", [ImageOptions, TextOptions])

@@ -14,11 +14,20 @@ from PIL import Image
 
 from bagel_rt.artefact.manifest import ResizeRule
 from bagel_rt.generation.text_decoder import next_token
-from bagel_rt.inputs.images import patchify, position_ids, resize, resized_size, to_image, to_pixels, unpatchify
+from bagel_rt.inputs.images import (
+    patchify,
+    position_ids,
+    resize,
+    resized_size,
+    stretched_places,
+    to_image,
+    to_pixels,
+    unpatchify,
+)
 from bagel_rt.inputs.pictures import open_image
 from bagel_rt.model.rope import Rope
 from bagel_rt.options.text_options import TextOptions
-from bagel_rt.sampling.guidance import RENORM_TYPES, Guidance
+from bagel_rt.sampling.guidance import RENORM_TYPES, Guidance, Momentum, Projection, similarity
 from bagel_rt.sampling.schedule import timesteps
 from bagel_rt.sampling.step_cache import TaylorSeer
 from bagel_rt.sampling.token_choice import drawn
@@ -256,3 +265,54 @@ def test_limits_on_the_choice_take_as_many_random_numbers_as_none():
     drawn(LOGITS, noise, 1.0, 2, 0.5)
     usual.skip_exponential(len(LOGITS))
     assert np.array_equal(noise.normal(16), usual.normal(16))
+
+
+def ruled(rule: str, **projection) -> Guidance:
+    return Guidance(4.0, 1.0, (0.0, 1.0), 1.0, "global", rule, Projection(**projection))  # renormalisation off: min 1
+
+
+def test_cfg_zero_star_scales_the_unguided_velocity_to_lie_nearest():
+    c, u = np.random.default_rng(0).standard_normal((2, 24, 64)).astype(np.float32)
+    s = (c * u).sum() / ((u * u).sum() + 1e-8)
+    got = ruled("cfg_zero_star").combine({"cond": c, "cfg_text": u}, np.float32(0.5))
+    assert np.allclose(got, s * u + 4 * (c - s * u), rtol=1e-4, atol=1e-5)
+
+
+def test_apg_guides_clean_estimates_without_the_part_along_them():
+    c, u, x = np.random.default_rng(0).standard_normal((3, 24, 64)).astype(np.float32)
+    t, past = np.float32(0.5), Momentum()
+    got = ruled("apg", momentum=0.0).combine({"cond": c, "cfg_text": u}, t, x, past)
+    clean, step = x - t * c, (x - t * c) - (x - t * u)
+    across = step - (step * clean).sum() / (clean * clean).sum() * clean
+    assert np.allclose(x - t * got, clean + 3 * across, atol=1e-4)
+    whole = ruled("apg", momentum=0.0, eta=1.0).combine({"cond": c, "cfg_text": u}, t, x, Momentum())
+    assert np.allclose(whole, u + 4 * (c - u), atol=1e-4)  # eta 1 is plain guidance
+
+
+def test_apg_remembers_a_share_of_the_last_step_and_bounds_its_length():
+    c, u, x = np.random.default_rng(0).standard_normal((3, 24, 64)).astype(np.float32)
+    t, past = np.float32(0.5), Momentum()
+    with_past = ruled("apg", eta=1.0, momentum=-0.5)
+    first = with_past.combine({"cond": c, "cfg_text": u}, t, x, past)
+    second = with_past.combine({"cond": c, "cfg_text": u}, t, x, past)
+    assert np.allclose(second - c, (first - c) / 2, atol=1e-5)
+    short = ruled("apg", eta=1.0, momentum=0.0, norm_threshold=2.0)
+    moved = short.combine({"cond": c, "cfg_text": u}, t, x, Momentum()) - c
+    assert math.isclose(np.linalg.norm(moved * t / 3), 2.0, rel_tol=1e-4)
+
+
+def test_similarity_is_the_cosine_and_of_nothing_it_is_none():
+    a = np.random.default_rng(0).standard_normal((24, 64)).astype(np.float32)
+    assert math.isclose(similarity(a, 3 * a), 1.0, rel_tol=1e-6)
+    assert math.isclose(similarity(a, -a), -1.0, rel_tol=1e-6)
+    assert similarity(a, np.zeros_like(a)) == 0.0
+
+
+def test_stretched_positions_reach_from_the_first_to_the_last_entry_and_weigh_one():
+    corners = stretched_places((6, 4), 4)
+    weights = sum(weight for _, weight in corners)
+    assert np.allclose(weights, 1)
+    rows = sum(weight * (ids // 4) for ids, weight in corners).reshape(6, 4)
+    columns = sum(weight * (ids % 4) for ids, weight in corners).reshape(6, 4)
+    assert np.allclose(rows[:, 0], np.linspace(0, 3, 6))
+    assert np.allclose(columns[0], np.arange(4))  # an axis that fits keeps its positions
