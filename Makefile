@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 PIP = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint docs
+.PHONY: demo test lint docs cuda-standin
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/bagel-rt demo
@@ -11,6 +11,13 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	BAGEL_RT_TEST_CACHE=$(abspath $(VENV))/test-artefacts \
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(if $(SLOW),,-m "not slow and not bench")
+
+# every graph on ONNX Runtime's CUDA provider over a CUDA that computes nothing: no GPU, but g++ and 0.3 GB to fetch
+STANDIN = $(abspath $(VENV))/cuda-standin
+cuda-standin: $(VENV)/.dev
+	test -d $(STANDIN)/site || $(VENV)/bin/pip install --quiet --no-deps --target $(STANDIN)/site onnxruntime-gpu==1.31.1
+	$(VENV)/bin/python tests/cuda_standin/build.py $(STANDIN)/site/onnxruntime $(STANDIN)/libraries
+	BAGEL_RT_CUDA_STANDIN=$(STANDIN) $(VENV)/bin/python -m pytest -m cuda_standin tests/engines/onnxruntime
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/pyright && $(VENV)/bin/lint-imports

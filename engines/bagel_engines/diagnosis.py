@@ -110,6 +110,7 @@ def cuda_state() -> dict[str, Any]:
     try:
         driver, runtime = cuda.versions()
         found = {"driver": f"for CUDA {cuda.dotted(driver)}" if driver else "none", "runtime": cuda.dotted(runtime)}
+        found["cuDNN"] = cuda.cudnn_version() or "none found"
         return {**found, "devices": [cuda.describe(i) for i in range(cuda.device_count() if driver else 0)]}
     except EngineFailure as error:
         return {"state": str(error)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -11,6 +13,8 @@ import numpy as np
 from bagel_engines.protocol import EngineFailure, OutOfDeviceMemory
 
 INSTALL = "pip install 'bagel-rt[cuda]'"
+CUDNN = "libcudnn.so.9" if sys.platform == "linux" else "cudnn64_9.dll"
+NO_CUDNN = "cuDNN 9 was not found, so pictures can be neither read nor drawn: pip install nvidia-cudnn-cu13"
 
 
 def runtime() -> Any:
@@ -40,11 +44,27 @@ def versions() -> tuple[int, int]:
     return driver, checked(bindings.cudaRuntimeGetVersion(), "tell its own version")
 
 
+def cudnn_version() -> str | None:
+    """Of the cuDNN that is loaded, or would be; None where there is none."""
+    try:
+        tell = ctypes.CDLL(CUDNN).cudnnGetVersion
+    except (OSError, AttributeError):
+        return None
+    tell.restype = ctypes.c_size_t
+    number = tell()
+    return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+
+
 def device_count() -> int:
     """Raises EngineFailure where the driver is missing or older than the runtime."""
     driver, own = versions()
     if driver == 0:
         raise EngineFailure("no NVIDIA driver was found; install one that supports CUDA " + dotted(own))
+    if driver // 1000 < own // 1000:  # within one major version older drivers do
+        raise EngineFailure(
+            f"the NVIDIA driver supports CUDA {dotted(driver)} and cuda-python {dotted(own)} needs {own // 1000}.0 or"
+            " newer: install a newer driver, or cuda-python of the driver's version"
+        )
     return checked(runtime().cudaGetDeviceCount(), "count devices")
 
 

@@ -18,10 +18,11 @@ import numpy as np
 from bagel_engines.device import cuda
 from bagel_engines.device.arrays import DeviceArray, DeviceCache, HostMemory, Memory, on_device
 from bagel_engines.device.recorded_runs import Recording, Repeats, Shapes
-from bagel_engines.onnx_files import has_links, with_weights_below_root
+from bagel_engines.onnx_files import has_links, readable, with_weights_below_root
 from bagel_engines.onnxruntime.prepared_graph import WEIGHTS_BESIDE
 from bagel_engines.onnxruntime.quantised_weights import HIDES_QUANTISED_WEIGHTS
 from bagel_engines.onnxruntime.shared_weights import NOT_IN_PLACE, SharedWeights
+from bagel_engines.onnxruntime.widened_resize import with_wide_resize
 from bagel_engines.protocol import Arrays, EngineFailure, EngineInfo, OutOfDeviceMemory, Runner, Tensors
 
 ONNX_TYPES = {"tensor(float)": 1, "tensor(int64)": 7, "tensor(bool)": 9, "tensor(float16)": 10, "tensor(bfloat16)": 16}
@@ -180,7 +181,8 @@ class OnnxRuntimeDeviceEngine:
         name, _, index = info.device.partition(":")
         self._place = (name, int(index or 0))
         self._settings = dict(settings or {})
-        self._remarks: dict[str, str] = {}  # for EngineInfo.remark, by subject
+        # for EngineInfo.remark, by subject
+        self._remarks: dict[str, str] = {"opened": info.remark} if info.remark else {}
         self._repeats = Repeats(memory, lambda words: self._tell("graphs", words)) if record else None
         self._shared: SharedWeights | None = None
         self._share_weights()
@@ -242,9 +244,7 @@ class OnnxRuntimeDeviceEngine:
         return session, weights
 
     def _options(self) -> Any:
-        options = self._ort.SessionOptions()
-        options.log_severity_level = 3
-        options.enable_mem_pattern = False  # shapes change from call to call
+        options = options_of_device(self._ort)
         for name, value in self._settings.items():
             options.add_session_config_entry(name, value)
         if self._threads:
@@ -253,17 +253,22 @@ class OnnxRuntimeDeviceEngine:
 
     def _opened(self, graph: Path, options: Any, providers: list) -> Any:
         read: str | bytes = str(graph)
+        model, beside = self._rewritten(graph), graph.parent
         if has_links(graph):
-            read, root = with_weights_below_root(graph)
-            options.add_session_config_entry(WEIGHTS_BESIDE, str(root))
+            model, beside = with_weights_below_root(graph, model)
+        if model is not None:
+            read = model
+            options.add_session_config_entry(WEIGHTS_BESIDE, str(beside))
         try:
-            session = self._ort.InferenceSession(
-                read, options, providers=providers, disabled_optimizers=HIDES_QUANTISED_WEIGHTS
-            )
+            return opened_on_device(self._ort, read, options, providers)
         except Exception as error:
             raise failure(f"onnxruntime cannot load {graph} on {self.info.device}: {error}") from error
-        session.disable_fallback()  # an error on the device is raised, instead of computing on the CPU without a word
-        return session
+
+    def _rewritten(self, graph: Path) -> bytes | None:
+        """The graph as this device can load it, where the file is not what it can."""
+        if self.info.arithmetic != "bfloat16" or not (graph.is_file() and readable()):
+            return None
+        return with_wide_resize(graph)
 
     def hold(self, array: np.ndarray) -> DeviceArray:
         return on_device(self._memory, array)
@@ -275,6 +280,21 @@ class OnnxRuntimeDeviceEngine:
 
     def cache(self, halves: int, slots: int, row: tuple[int, int], dtype: np.dtype) -> DeviceCache:
         return DeviceCache(self._memory, halves, slots, row, dtype)
+
+
+def options_of_device(ort: Any) -> Any:
+    """Session options that every session on a device has."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.enable_mem_pattern = False  # shapes change from call to call
+    return options
+
+
+def opened_on_device(ort: Any, graph: str | bytes, options: Any, providers: list) -> Any:
+    """A session that keeps products with quantised weights where onnxruntime recognises them."""
+    session = ort.InferenceSession(graph, options, providers=providers, disabled_optimizers=HIDES_QUANTISED_WEIGHTS)
+    session.disable_fallback()  # an error on the device is raised, instead of computing on the CPU without a word
+    return session
 
 
 def with_graphs(provider: Any) -> Any:
@@ -302,6 +322,7 @@ def on_cuda(
     index = cuda.device_index(device)
     cuda.check_room(index, weights)
     onnxruntime.preload_dlls()  # CUDA's libraries from their wheels, where nothing else has loaded them
+    onnxruntime.set_default_logger_severity(3)  # each session would warn that CUDA is not a plugin
     options = {
         "device_id": str(index),
         "use_tf32": "0",  # float32 means float32
@@ -309,6 +330,8 @@ def on_cuda(
     }
     info = EngineInfo("onnxruntime", onnxruntime.__version__, f"cuda:{index}", arithmetic)
     providers = [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
+    if cuda.cudnn_version() is None:
+        info = replace(info, remark=cuda.NO_CUDNN)
     return OnnxRuntimeDeviceEngine(onnxruntime, info, cuda.CudaMemory(index), providers, threads, record)
 
 
