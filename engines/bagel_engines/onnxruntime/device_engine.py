@@ -19,6 +19,7 @@ from bagel_engines.device import cuda
 from bagel_engines.device.arrays import DeviceArray, DeviceCache, HostMemory, Memory, on_device
 from bagel_engines.device.recorded_runs import Recording, Repeats, Shapes
 from bagel_engines.onnx_files import has_links, readable, with_weights_below_root
+from bagel_engines.onnxruntime.pool_half import HALF, POOL, with_half_as_input
 from bagel_engines.onnxruntime.prepared_graph import WEIGHTS_BESIDE
 from bagel_engines.onnxruntime.quantised_weights import HIDES_QUANTISED_WEIGHTS
 from bagel_engines.onnxruntime.shared_weights import NOT_IN_PLACE, SharedWeights
@@ -77,12 +78,19 @@ class DeviceRunner:
         self._session, self._name, self._place, self._memory = session, name, place, memory
         self._capture, self._weights = capture, weights
         self._types = {v.name: ONNX_TYPES[v.type] for v in (*session.get_inputs(), *session.get_outputs())}
-        self.inputs = tuple(i.name for i in session.get_inputs())
+        named = tuple(i.name for i in session.get_inputs())
+        self.inputs = tuple(name for name in named if name != HALF)
         self.outputs = tuple(o.name for o in session.get_outputs())
+        # how many halves the pool has, where the graph wants to be told how long one is
+        self._halves = next((o.shape[0] for o in session.get_outputs() if o.name == "new_kv" and HALF in named), 0)
+        self._slots = 0
+        self._half: DeviceArray | None = None  # made in the first call: the pool stays as long as it is
 
     def run(self, inputs: Tensors, outputs: Sequence[str], held: Container[str] = ()) -> dict[str, Any]:
         with self._failures():
             given = {name: self._given(tensor) for name, tensor in inputs.items()}  # kept until the run is over
+            if self._halves:
+                given[HALF] = self._length_of_half(given[POOL].shape[0] // self._halves)
             results = self._results(given, tuple(outputs))
             return {name: results[name] if name in held else results[name].numpy() for name in outputs}
 
@@ -152,6 +160,11 @@ class DeviceRunner:
             raise
         except Exception as error:  # onnxruntime raises bare exceptions of its own and of Python's
             raise failure(f"onnxruntime failed in graph '{self._name}' on {self._place[0]}: {error}") from error
+
+    def _length_of_half(self, slots: int) -> DeviceArray:
+        if self._half is None or self._slots != slots:
+            self._half, self._slots = on_device(self._memory, np.array(slots, np.int64)), slots
+        return self._half
 
     def _given(self, tensor: Any) -> DeviceArray | OrtHeld:
         return on_device(self._memory, tensor) if isinstance(tensor, np.ndarray) else tensor
@@ -266,9 +279,11 @@ class OnnxRuntimeDeviceEngine:
 
     def _rewritten(self, graph: Path) -> bytes | None:
         """The graph as this device can load it, where the file is not what it can."""
-        if self.info.arithmetic != "bfloat16" or not (graph.is_file() and readable()):
+        if not (graph.is_file() and readable()):
             return None
-        return with_wide_resize(graph)
+        if self._repeats is not None and (model := with_half_as_input(graph)) is not None:
+            return model
+        return with_wide_resize(graph) if self.info.arithmetic == "bfloat16" else None
 
     def hold(self, array: np.ndarray) -> DeviceArray:
         return on_device(self._memory, array)

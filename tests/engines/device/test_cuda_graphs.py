@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fake_tensorrt
 import numpy as np
+import onnx
 import pytest
 import tensorrt_contract
 import tensorrt_rtx
@@ -16,6 +17,7 @@ from bagel_engines.device import cuda
 from bagel_engines.device.arrays import HostMemory
 from bagel_engines.device.recorded_runs import KEPT, Repeats
 from bagel_engines.onnxruntime.device_engine import PLAINLY, OnnxRuntimeDeviceEngine, on_host, with_graphs
+from bagel_engines.onnxruntime.pool_half import HALF, POOL, with_half_as_input
 from bagel_engines.tensorrt.engine import TensorRtEngine
 from bagel_engines.tensorrt.plan_builder import Flavour
 from bagel_rt.api import Bagel
@@ -177,6 +179,17 @@ def test_onnx_runtime_draws_the_same_pictures_with_steps_that_are_played(small_a
     assert set(numbers) >= {None, PLAINLY, 1, 2}
     assert min(n for n in numbers if n is not None) == PLAINLY
     assert sum(n not in (None, PLAINLY) for n in numbers) > 20
+
+
+def test_step_graphs_that_are_captured_are_told_how_long_the_pool_is(small_artefact):
+    """From its shape they would compute that on the CPU, and onnxruntime refuses to capture such graphs."""
+    engine = on_host(record=True)
+    for graph in ("gen_step", "und_step"):
+        model = onnx.load_from_string(with_half_as_input(small_artefact / f"{graph}.onnx") or b"")
+        assert not [node for node in model.graph.node if node.op_type == "Shape" and node.input[0] == POOL]
+        assert HALF in {given.name for given in model.graph.input}
+        assert HALF not in engine.load(small_artefact / f"{graph}.onnx").inputs
+    assert with_half_as_input(small_artefact / "flow_head.onnx") is None
 
 
 def test_onnx_runtime_is_asked_for_graphs_and_goes_on_without_where_it_refuses(small_artefact, monkeypatch):
