@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from bagel_engines.onnxruntime.device_engine import opened_on_device, options_of_device
+from bagel_engines.onnxruntime.device_engine import opened_on_device, options_of_device, with_graphs
+from bagel_engines.onnxruntime.pool_half import with_half_as_input
 from bagel_engines.onnxruntime.prepared_graph import WEIGHTS_BESIDE
 from bagel_engines.onnxruntime.widened_resize import with_wide_resize
 
@@ -76,7 +77,19 @@ def tried(graph: Path, folder: Path) -> dict[str, Any]:
         _run(session)
     except Exception as error:
         return {**found, "refused": f"running: {error}"[:600]}
-    return {**found, "done": counts(journal())}
+    return {**found, "done": counts(journal()), "not_captured": _refusal_of_capture(graph)}
+
+
+def _refusal_of_capture(graph: Path) -> str:
+    """Why onnxruntime does not capture a graph as the engine gives it then; nothing where it does."""
+    options = options_of_device(onnxruntime)
+    options.add_session_config_entry(WEIGHTS_BESIDE, str(graph.parent))
+    model = with_half_as_input(graph) or _as_loaded(graph, options)
+    try:
+        opened_on_device(onnxruntime, model, options, [with_graphs(provider) for provider in PROVIDERS])
+    except Exception as error:
+        return str(error)[:300]
+    return ""
 
 
 def _as_loaded(graph: Path, options: Any) -> str | bytes:

@@ -40,6 +40,7 @@ def check(artefact: Path) -> dict[str, dict]:
     assert set(graphs) == {path.stem for path in artefact.glob("*.onnx")}
     assert not {name: one["refused"] for name, one in graphs.items() if "refused" in one}
     assert set().union(*(one["on_cpu"] for one in graphs.values())) <= OF_SHAPES
+    assert not {name: one["not_captured"] for name, one in graphs.items() if one["not_captured"]}
     assert graphs["vae_decoder"]["done"]["convolution"] > 0
     return graphs
 
