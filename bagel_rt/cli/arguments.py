@@ -4,21 +4,43 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bagel_rt.artefact.folders import find_model
+from bagel_rt.cli.terminal import words
+from bagel_rt.errors import InputError
+from bagel_rt.files.typed_paths import typed_path
 from bagel_rt.options.fields import options_of
 from bagel_rt.options.presets import PRESETS
 
 if TYPE_CHECKING:
     from bagel_rt.api import Bagel
 
+Read = TypeVar("Read")
+
+
+def argument(read: Callable[[str], Read]) -> Callable[[str], Read]:
+    """A reader of an argument whose refusals argparse repeats as they are."""
+
+    def refusing(given: str) -> Read:
+        try:
+            return read(given)
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return refusing
+
+
+text_argument: Callable[[str], str] = argument(words)
+path_argument: Callable[[str], Path] = argument(typed_path)
+
 # how the values of an option are read, by its type
 KINDS: dict[str, dict[str, Any]] = {
     "int": {"type": int, "metavar": "N"},
     "float": {"type": float, "metavar": "X"},
-    "str": {"metavar": "TEXT"},
+    "str": {"type": text_argument, "metavar": "TEXT"},
     "bool": {"action": argparse.BooleanOptionalAction},  # the negative form undoes what a preset sets
     "tuple[float, float]": {"type": float, "nargs": 2, "metavar": ("LO", "HI")},
 }

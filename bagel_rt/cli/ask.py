@@ -12,6 +12,7 @@ from bagel_rt.cli.arguments import (
     given_options,
     open_model,
     option_names,
+    text_argument,
 )
 from bagel_rt.cli.progress import show
 from bagel_rt.options import defaults, presets
@@ -22,7 +23,7 @@ OPTIONS = option_names(defaults.ANSWER)
 
 def register(commands) -> None:
     ask = commands.add_parser("ask", help="ask about pictures", description="Answer a question, about pictures or not.")
-    ask.add_argument("--prompt", required=True, metavar="TEXT", help="the question")
+    ask.add_argument("--prompt", type=text_argument, required=True, metavar="TEXT", help="the question")
     ask.add_argument("--image", type=Path, action="append", default=[], metavar="FILE", help="a picture (repeatable)")
     add_model_arguments(ask)
     add_preset_argument(ask, presets.ASK)

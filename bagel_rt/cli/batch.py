@@ -6,14 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bagel_rt.cli.arguments import add_model_arguments, open_model
+from bagel_rt.cli.arguments import add_model_arguments, open_model, path_argument
 from bagel_rt.cli.batch_results import RESULTS, Batch
 from bagel_rt.cli.jsonl_requests import Request, read_requests
 from bagel_rt.cli.progress import Bars
 from bagel_rt.errors import BagelError
 from bagel_rt.events import Progress
 from bagel_rt.files.output_folder import output_folder
-from bagel_rt.files.typed_paths import typed_path
 from bagel_rt.options.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -28,8 +27,10 @@ def register(commands) -> None:
         ' "seed": 1}. "task" is generate, edit or ask; left out: edit where there is an image, else generate. Pictures'
         " and results.jsonl go to a folder; the same command goes on where it was stopped.",
     )
-    batch.add_argument("file", type=typed_path, metavar="FILE.jsonl", help="one request per line; paths relative to it")
-    batch.add_argument("--out", type=typed_path, required=True, metavar="DIR", help="folder for the results")
+    batch.add_argument(
+        "file", type=path_argument, metavar="FILE.jsonl", help="one request per line; paths relative to it"
+    )
+    batch.add_argument("--out", type=path_argument, required=True, metavar="DIR", help="folder for the results")
     batch.add_argument("--preset", metavar="NAME", help=f"settings of an official script: {', '.join(PRESETS)}")
     add_model_arguments(batch)
     batch.set_defaults(run=run_batch)

@@ -17,6 +17,7 @@ from bagel_rt.cli.arguments import (
 )
 from bagel_rt.cli.picture_files import check_free_names, keeps_settings, write_picture
 from bagel_rt.cli.progress import show
+from bagel_rt.cli.terminal import words
 from bagel_rt.errors import BagelError, InputError
 from bagel_rt.files.typed_paths import typed_path
 from bagel_rt.options import defaults
@@ -120,7 +121,7 @@ class Chat:
 
     def _say(self, text: str) -> None:
         before = self._session.mark()
-        self._session.add_text(text)
+        self._session.add_text(words(text, sys.stdin.encoding))
         show(self._session.stream_text(**self._writing))
         self._before.append((before, self._picture))
 
@@ -135,7 +136,7 @@ class Chat:
         check_free_names()
         before = self._session.mark()
         if text:
-            self._session.add_text(text)
+            self._session.add_text(words(text, sys.stdin.encoding))
         result = show(self._session.stream_image(**self._drawing))
         _write(result)
         self._before.append((before, self._picture))

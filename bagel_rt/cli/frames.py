@@ -14,6 +14,7 @@ from bagel_rt.cli.arguments import (
     given_options,
     open_model,
     option_names,
+    text_argument,
 )
 from bagel_rt.cli.progress import show
 from bagel_rt.errors import InputError
@@ -43,7 +44,9 @@ def register(commands) -> None:
         " Writes frame-001.png, ... and an animated frames.webp that begins with the given picture.",
     )
     frames.add_argument("--image", type=Path, required=True, metavar="FILE", help="the picture to begin with")
-    frames.add_argument("--prompt", required=True, metavar="TEXT", help="how each frame differs from the one before")
+    frames.add_argument(
+        "--prompt", type=text_argument, required=True, metavar="TEXT", help="how each frame differs from the one before"
+    )
     frames.add_argument("--count", type=int, required=True, metavar="N", help="frames to draw")
     frames.add_argument("--out", type=Path, default=Path("bagel-frames"), metavar="DIR", help="default: bagel-frames")
     frames.add_argument("--duration", type=int, default=500, metavar="MS", help="of a frame in the animation (500)")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import Any, NoReturn
 
-from bagel_rt.options.names import nearest
+from bagel_rt.options.names import did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
@@ -17,8 +18,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
         """As argparse's, but nothing unknown is left over. A command's own parser looks at the command's options."""
-        if args is not None and self._subparsers is None:
-            self._check_options(args)
+        if args is not None:
+            self._check_options(args if self._subparsers is None else _before_command(args))
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unknown argument {unknown[0]!r}")
@@ -30,17 +31,29 @@ class Parser(argparse.ArgumentParser):
         usage = " ".join(word for word in (self.prog, needed, "[options]") if word)
         self.exit(2, f"usage: {usage}   (all of it: {self.prog} --help)\n{self.prog}: error: {message}\n")
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As argparse's, naming what was probably meant."""
+        if action.choices is None or value in action.choices:
+            return
+        known = [str(one) for one in action.choices]
+        seen = "unknown command" if isinstance(action, argparse._SubParsersAction) else "invalid choice"
+        allowed = f" (choose from {', '.join(known)})"
+        raise argparse.ArgumentError(action, f"{seen} {value!r}{did_you_mean(str(value), known) or allowed}")
+
     def _check_options(self, args: Sequence[str]) -> None:
         """Found before argparse complains of what is missing: the mistyped name is usually why it is."""
         seen: set[argparse.Action] = set()
         for name in _names(args):
             action = self._option_string_actions.get(name)
             if action is None:
-                near = nearest(name, self._option_string_actions)
-                self.error(f"unknown option {name}" + (f"; did you mean {near}?" if near else ""))
+                self.error(f"unknown option {name}{did_you_mean(name, self._option_string_actions)}")
             if action in seen and not isinstance(action, argparse._AppendAction):
                 self.error(f"{' or '.join(action.option_strings)} is given twice; it is taken once")
             seen.add(action)
+
+
+def _before_command(args: Sequence[str]) -> list[str]:
+    return list(takewhile(lambda word: word.startswith("-"), args))
 
 
 def _names(args: Sequence[str]) -> Iterator[str]:

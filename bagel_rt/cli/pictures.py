@@ -13,6 +13,7 @@ from bagel_rt.cli.arguments import (
     given_options,
     open_model,
     option_names,
+    text_argument,
 )
 from bagel_rt.cli.picture_files import check_free_names, keeps_settings, write_picture
 from bagel_rt.cli.progress import show
@@ -74,7 +75,7 @@ def _run(args: argparse.Namespace, task: str, items: list, more: dict[str, Any])
 
 def _add_arguments(parser: argparse.ArgumentParser, task: str) -> None:
     defaults = presets.defaults(task, None)
-    parser.add_argument("--prompt", required=True, metavar="TEXT", help="what to draw")
+    parser.add_argument("--prompt", type=text_argument, required=True, metavar="TEXT", help="what to draw")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the picture to write (default: the next bagel-N.png)")
     parser.add_argument("--images", type=int, metavar="N",
                         help="so many pictures, of the seed and those after it: NAME-1.png, ...")  # fmt: skip

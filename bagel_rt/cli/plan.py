@@ -11,7 +11,7 @@ from bagel_engines import Engine, EngineFailure, Settings, open_engine
 from bagel_rt.artefact.folders import find_model
 from bagel_rt.artefact.manifest import Manifest, read_manifest
 from bagel_rt.artefact.precision import check_rounding, spelled_out
-from bagel_rt.cli.arguments import add_preset_argument
+from bagel_rt.cli.arguments import add_preset_argument, text_argument
 from bagel_rt.cli.progress import Bars
 from bagel_rt.conversation.calls import rehearsal
 from bagel_rt.errors import EngineUnavailableError, InputError
@@ -43,7 +43,9 @@ def register(commands) -> None:
     )
     plan.add_argument("--think", action="store_true", help="with a plan or a reasoning of --tokens")
     plan.add_argument("--tokens", type=int, default=300, metavar="N", help="of text the model writes (default: 300)")
-    plan.add_argument("--prompt", default=PROMPT, metavar="TEXT", help="(default: one of a usual length)")
+    plan.add_argument(
+        "--prompt", type=text_argument, default=PROMPT, metavar="TEXT", help="(default: one of a usual length)"
+    )
     plan.add_argument("--num-timesteps", type=int, metavar="N", help="points of the schedule (default: the preset's)")
     plan.add_argument("--step-cache", metavar="NAME", help="taylorseer: forecast two of three steps")
     plan.add_argument("--backend", default="auto", help="openvino or onnxruntime (default: every one installed)")

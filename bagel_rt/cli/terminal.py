@@ -5,8 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import sys
 from typing import Any
+
+from bagel_rt.errors import InputError
+
+BYTES = re.compile("[\udc80-\udcff]")  # what Python makes of bytes that are no characters here (surrogateescape)
 
 
 def escape_what_cannot_be_shown() -> None:
@@ -22,6 +27,24 @@ def escape_what_cannot_be_shown() -> None:
         if isinstance(stream, io.TextIOWrapper):
             with contextlib.suppress(ValueError):  # closed
                 stream.reconfigure(errors=errors)
+
+
+def words(text: str, encoding: str | None = None) -> str:
+    """A text that was typed, or given as an argument, where its character set has none of its characters: as UTF-8.
+
+    encoding: what its bytes were read as; None is what arguments are read as. Raises InputError for bytes that are no
+    UTF-8 either. Paths stay as they are: the system takes their bytes back.
+    """
+    if not BYTES.search(text):
+        return text
+    encoding = encoding or sys.getfilesystemencoding()
+    try:
+        return text.encode(encoding, "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        raise InputError(
+            f"the text {ascii(text)} holds bytes that are neither {encoding} nor UTF-8; type it in one of them, or put it"
+            " into a batch's file"
+        ) from None
 
 
 def print_json(value: Any) -> None:

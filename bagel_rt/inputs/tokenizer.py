@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,9 @@ from bagel_rt.errors import ArtefactError, BagelError, InputError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+
+HALF = re.compile("[\ud800-\udfff]")  # surrogates: no tokenizer has any
 
 
 class TextCodec:
@@ -37,10 +41,11 @@ class TextCodec:
 
     def segment(self, text: str) -> tuple[int, ...]:
         """A text segment: im_start, the text's ids (special tokens in it are parsed), im_end."""
-        try:
-            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
-        except (TypeError, UnicodeEncodeError) as error:
-            raise InputError(f"the text cannot be encoded: {error}") from None
+        if (half := HALF.search(text)) is not None:
+            raise InputError(
+                f"the text holds {ascii(half[0])}, half of a character: was it read with the wrong encoding?"
+            )
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         if ids and max(ids) >= self._vocab_size:
             raise InputError(f"the text gives token id {max(ids)}, the model's table has {self._vocab_size} rows")
         return (self.im_start, *ids, self.im_end)

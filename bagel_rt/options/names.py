@@ -6,6 +6,12 @@ import difflib
 from collections.abc import Iterable
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Words for a message, after what was seen; none where no known name is like it."""
+    near = nearest(name, known)
+    return f"; did you mean {near}?" if near else ""
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that was probably meant: one that begins like it, else the most alike; None where none is."""
     known = sorted(known, key=len)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 
+from bagel_engines.host_cpus import allowed_cpus
 from bagel_engines.inherited import kept_in_children
 from bagel_engines.protocol import Engine, EngineFailure
 from bagel_engines.settings import Settings
@@ -24,10 +26,12 @@ def open_engine(backend: str = "auto", device: str = "cpu", settings: Settings |
 
     settings.arithmetic may differ from what the graphs state: "bfloat16" on openvino, and on the CPU "int8", which also
     rounds the activations that int8 and int4 weights multiply to 8 bits in blocks. The engine's `info` names what is
-    computed in, and which runs could not be recorded as CUDA graphs.
+    computed in, and which runs could not be recorded as CUDA graphs. settings.threads None leaves their number to the
+    engine, but for a process that may not use all CPUs: those that it may use.
     Raises EngineFailure for an unknown name, a missing package, or a setting that the engine does not support.
     """
     wanted = settings or Settings()
+    wanted = replace(wanted, threads=wanted.threads or allowed_cpus())
     backend = _chosen(backend, device)
     _check(backend, device, wanted)
     return kept_in_children(_opened(backend, device, wanted, wanted.arithmetic or wanted.stated))

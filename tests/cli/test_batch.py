@@ -216,7 +216,7 @@ def test_a_half_character_is_recorded_and_the_rest_is_done(small_bagel, tmp_path
     lines = [{"prompt": "a \ud800", "seed": 1, **FAST}, {"prompt": "b", "seed": 1, **FAST}]
     for _ in range(2):
         found = {record["id"]: record for record in drawn(small_bagel, tmp_path, lines)}
-        assert "cannot be encoded" in found["00001"]["error"]
+        assert "half of a character" in found["00001"]["error"]
         assert found["00001"]["prompt"] == "a \ud800"
         assert found["00002"]["files"] == ["00002.png"]
 
