@@ -27,8 +27,8 @@ def typed_path(given: Any, base: Path = Path()) -> Path:
     """A path as somebody typed it, or dropped it on a terminal: `~`, quotes and backslash escapes are read.
 
     If a file of exactly the given name exists, relative to the folder `base`, that is meant, quotes and all. Names with
-    an apostrophe or spaces in them are not changed either. Raises InputError for what is no path, or one that the system
-    cannot look at, so that callers may ask what lies there.
+    an apostrophe or spaces in them are not changed either. Raises InputError for what is no path, or one that the
+    system cannot look at, so that callers may ask what lies there.
     """
     if not isinstance(given, str | os.PathLike) or isinstance(text := os.fspath(given), bytes):
         raise InputError(f"a path is a str or a pathlib.Path, not {type(given).__name__}: {given!r}")

@@ -42,9 +42,7 @@ class TextCodec:
     def segment(self, text: str) -> tuple[int, ...]:
         """A text segment: im_start, the text's ids (special tokens in it are parsed), im_end."""
         if (half := HALF.search(text)) is not None:
-            raise InputError(
-                f"the text holds {ascii(half[0])}, half of a character: was it read with the wrong encoding?"
-            )
+            raise InputError(f"the text holds {half[0]!a}, half of a character: was it read with the wrong encoding?")
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         if ids and max(ids) >= self._vocab_size:
             raise InputError(f"the text gives token id {max(ids)}, the model's table has {self._vocab_size} rows")

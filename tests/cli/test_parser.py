@@ -141,3 +141,19 @@ def test_a_notebook_shows_the_picture(small_bagel):
     assert shown.format == "PNG"
     assert np.array_equal(np.asarray(shown), np.asarray(picture.image))
     assert bagel_rt.ImageResult.__doc__
+
+
+def test_a_mistyped_command_gets_the_nearest_one(capsys):
+    code, _, err = run(capsys, "genrate", "--prompt", "a")
+    assert (code, "unknown command 'genrate'; did you mean generate?" in err) == (2, True), err
+    code, _, err = run(capsys, "xyzzy")
+    assert (code, "choose from" in err) == (2, True), err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["generate", "--prompt", "a", "--model", "a" * 10000], ["batch", "a" * 10000, "--out", "b"]]
+)
+def test_a_name_that_is_too_long_is_refused_and_shown_cut(capsys, arguments):
+    code, _, err = run(capsys, *arguments)
+    assert (code, "too long" in err) == (2, True), err
+    assert len(err) < 1000

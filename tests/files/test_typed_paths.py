@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import bagel_rt
+from bagel_rt.errors import InputError
 from bagel_rt.files import typed_paths
 from bagel_rt.files.typed_paths import typed_path
 
@@ -60,3 +61,11 @@ def test_on_windows_backslashes_are_folders_and_double_quotes_are_taken_off(monk
 def test_what_is_no_path_is_named(given):
     with pytest.raises(bagel_rt.InputError, match="path"):
         typed_path(given)
+
+
+def test_a_path_that_the_system_cannot_look_at_is_refused_by_name(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for given, words in (("a" * 10000, "too long"), (str(tmp_path / "loop" / "b"), "circle")):
+        with pytest.raises(InputError, match=words):
+            typed_path(given)
+    assert typed_path(str(tmp_path / "nothing")) == tmp_path / "nothing"
