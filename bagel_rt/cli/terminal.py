@@ -42,8 +42,8 @@ def words(text: str, encoding: str | None = None) -> str:
         return text.encode(encoding, "surrogateescape").decode("utf-8")
     except UnicodeError:
         raise InputError(
-            f"the text {text!a} holds bytes that are neither {encoding} nor UTF-8; type it in one of them, or put it into"
-            " a batch's file"
+            f"the text {text!a} holds bytes that are neither {encoding} nor UTF-8; type it in one of them, or put it"
+            " into a batch's file"
         ) from None
 
 
