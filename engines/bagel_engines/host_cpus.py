@@ -1,7 +1,7 @@
 """How many CPUs this process may use where the system lets it have fewer than there are: containers, `taskset`.
 
 ONNX Runtime starts a thread for each core of the machine whatever a process may use. They wait for each other by
-spinning: on one allowed CPU of two a picture took four times as long as with one thread (onnxruntime 1.31.1).
+spinning: on one allowed CPU a small picture took three times as long with two threads as with one (onnxruntime 1.31.1).
 """
 
 from __future__ import annotations

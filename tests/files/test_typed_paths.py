@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import bagel_rt
+from bagel_export.checkpoint.sources import find_source
 from bagel_rt.errors import InputError
 from bagel_rt.files import typed_paths
 from bagel_rt.files.typed_paths import typed_path
@@ -69,3 +70,11 @@ def test_a_path_that_the_system_cannot_look_at_is_refused_by_name(tmp_path):
         with pytest.raises(InputError, match=words):
             typed_path(given)
     assert typed_path(str(tmp_path / "nothing")) == tmp_path / "nothing"
+
+
+def test_a_checkpoints_path_is_read_as_typed(home):
+    for typed, message in (("~/x", f"{home}/x: no such checkpoint"), ("~nobody-of-this-name/x", "nobody-of-this-name")):
+        with pytest.raises(bagel_rt.BagelError, match=message):
+            find_source(typed)
+    with pytest.raises(bagel_rt.BagelError, match="too long"):
+        find_source("a" * 10000)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bagel_export.checkpoint.shards import INDEX, SUFFIX, find_weights, read_weights
 from bagel_rt.errors import CheckpointError
+from bagel_rt.files.typed_paths import typed_path
 
 HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 WANTED = ("*.json", "*.safetensors", "*.txt")  # the files that are downloaded from the hub
@@ -30,7 +31,7 @@ def find_source(named: str | Path) -> Source:
 
     A hub id is looked up in the local cache first and fetched only if it is not there whole. Raises CheckpointError.
     """
-    path = Path(named).expanduser()
+    path = typed_path(named)
     if path.is_dir():
         return _in_folder(path)
     if path.exists():
