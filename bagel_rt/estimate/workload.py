@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bagel_rt.artefact.manifest import Manifest
@@ -44,11 +44,14 @@ def workload(
 ) -> Workload:
     """Run a request on the counting engine and return what it called.
 
-    A text that the model would write is counted at the greatest length that the options allow. room: tokens of the page
+    A text that the model would write is counted at the greatest length that the options allow, and as if every guess of
+    prompt lookup were wrong. room: tokens of the page
     pool. vocabulary: that of an open model. Raises InputError or CacheFullError as the request itself would.
     """
     from bagel_rt.generation.turns import Turns
 
     counting = CountingEngine(manifest.model, manifest.arithmetic, takes_zero_rows)
+    if opts is not None:
+        opts = replace(opts, prompt_lookup=0)  # the zeros of an engine that only counts would make every guess right
     rehearse(Turns(manifest, Graphs(manifest, counting), room, vocabulary), opts)
     return Workload(dict(counting.calls), counting.tokens, counting.held)

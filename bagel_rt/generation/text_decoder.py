@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -11,9 +11,10 @@ from bagel_rt.inputs.tokenizer import TextCodec
 from bagel_rt.model.context_tree import Context, Lease
 from bagel_rt.model.finite import check_finite
 from bagel_rt.model.graphs import Graphs
-from bagel_rt.model.step_graphs import Experts
+from bagel_rt.model.step_graphs import Experts, causal_mask
 from bagel_rt.model.token_embeddings import TokenEmbeddings
 from bagel_rt.options.text_options import TextOptions
+from bagel_rt.sampling.prompt_lookup import PromptLookup
 from bagel_rt.sampling.token_choice import drawn, likeliest
 from bagel_rt.sampling.torch_noise import TorchNoise
 
@@ -31,32 +32,57 @@ class TextDecoder:
         self._graphs, self._experts, self._embeddings = graphs, experts, embeddings
         self._im_start, self._im_end, self._logits = codec.im_start, codec.im_end, logits
 
-    def write(self, contexts: Lease, context: Context, options: TextOptions, noise: TorchNoise) -> Iterator[int]:
+    def write(
+        self, contexts: Lease, context: Context, options: TextOptions, noise: TorchNoise, read: Iterable[int] = ()
+    ) -> Iterator[int]:
         """Yield the official returned ids one by one: im_start, then tokens up to, and without, im_end.
 
         At most options.max_tokens ids in all. The official code evaluates one more token and drops it; that is not
         computed here, but the random numbers it takes are passed over: what is drawn next depends on them.
+        read: the context's text ids, in which options.prompt_lookup looks for guesses.
         """
-        token, scratch = self._im_start, contexts.branch(context)
-        for count in range(1, options.max_tokens + 1):
-            yield token
-            if count == options.max_tokens:
-                if options.do_sample:
-                    noise.skip_exponential(self._logits)
-                return
-            logits = self._next_logits(contexts, scratch, token)
-            check_finite(logits, f"token {count} of the text, the logits", self._graphs.engine.info)
-            token = next_token(logits, options, noise)
-            if token == self._im_end:
-                return
+        lookup = PromptLookup((*read, self._im_start), options.prompt_lookup)
+        token, scratch, count = self._im_start, contexts.branch(context), 1
+        yield token
+        while count < options.max_tokens:
+            guess = lookup.guess(min(options.max_tokens - count, contexts.room(scratch)) - 1)
+            rows = self._evaluated(contexts, scratch, (token, *guess))
+            chosen = self._chosen(rows, guess, count, options, noise)
+            contexts.drop(scratch, len(rows) - len(chosen))
+            lookup.judge(guess, chosen)
+            for token in chosen:
+                if token == self._im_end:
+                    return
+                yield token
+                count += 1
+        if options.do_sample:
+            noise.skip_exponential(self._logits)
 
-    def _next_logits(self, contexts: Lease, scratch: Context, token: int) -> np.ndarray:
+    def _evaluated(self, contexts: Lease, scratch: Context, ids: Sequence[int]) -> np.ndarray:
+        """Add tokens to the context; returns the logits behind each (tokens, vocab)."""
         contexts.check_position(scratch.position)
-        rope = self._experts.rope.at(np.array([scratch.position]))
-        mask = np.ones((1, scratch.length + 1), bool)
-        rows = self._embeddings.rows((token,))
-        out, new_kv = self._experts.und(rows, rope, contexts.pool, scratch.sequence, mask)
+        rope = self._experts.rope.at(np.arange(scratch.position, scratch.position + len(ids)))
+        mask = causal_mask(scratch.length, len(ids))
+        out, new_kv = self._experts.und(self._embeddings.rows(ids), rope, contexts.pool, scratch.sequence, mask)
         contexts.pool.append(scratch.sequence, new_kv)
-        scratch.position += 1
+        scratch.position += len(ids)
         (logits,) = self._graphs(contract.LM_HEAD, und_out=out)
-        return logits[0]
+        return logits
+
+    def _chosen(
+        self, rows: np.ndarray, guess: Sequence[int], count: int, options: TextOptions, noise: TorchNoise
+    ) -> list[int]:
+        """The tokens that logits (1 + len(guess), vocab) give, up to the first that is not the guessed one.
+
+        A guess is compared with the very token that is chosen, so that a sampled text takes the same random numbers as
+        without guesses. count: tokens written before.
+        """
+        found: list[int] = []
+        for row, logits in enumerate(rows):
+            if row and not np.isfinite(logits).all():
+                break  # it is computed again alone: the error comes behind the tokens before it
+            check_finite(logits, f"token {count + row} of the text, the logits", self._graphs.engine.info)
+            found.append(next_token(logits, options, noise))
+            if found[-1] == self._im_end or found[-1:] != list(guess[row : row + 1]):
+                break
+        return found

@@ -21,7 +21,7 @@ from bagel_rt.generation.reader import Reader, Reading
 from bagel_rt.generation.text_decoder import TextDecoder
 from bagel_rt.inputs.detokenizer import TextPieces
 from bagel_rt.inputs.picture_sizes import Sizes
-from bagel_rt.inputs.segments import Grid, Histories, History
+from bagel_rt.inputs.segments import Grid, Histories, History, Text
 from bagel_rt.kv_cache.page_pool import PagePool
 from bagel_rt.model.context_tree import ContextTree, Lease
 from bagel_rt.model.graphs import Graphs
@@ -80,7 +80,8 @@ class Turns:
         im_end)."""
         ids: list[int] = []
         pieces, total = TextPieces(self.codec), opts.max_tokens - 1
-        for token in self._writer.write(contexts, contexts.open(history), opts, noise):
+        read = [token for segment in history if isinstance(segment, Text) for token in segment.ids]
+        for token in self._writer.write(contexts, contexts.open(history), opts, noise, read):
             ids.append(token)
             yield TextPiece(stage, len(ids) - 1, total, pieces.push(token))
         if rest := pieces.finish():

@@ -73,6 +73,10 @@ class PagePool:
                 self._cache.move(source, target, count)
             self._cache.write(slots if order is None else slots[order], new_kv)
 
+    def truncate(self, sequence: Sequence, length: int) -> None:
+        """Keep a sequence's first `length` tokens. Dropped keys and values are not erased; no slot leads to them."""
+        self.table.truncate(sequence, length)
+
     def close(self) -> None:
         """Give the memory back. The page table still answers; keys and values are gone."""
         self._cache = HostCache(0, 0, (0, 0), np.dtype(np.float32))

@@ -74,8 +74,7 @@ class PageTable:
             raise ValueError(f"cannot append {tokens} tokens")
         if tokens == 0:
             return Appended((), ())
-        used = sequence.length % self.page_size
-        shared = bool(used) and self._counts[sequence.pages[-1]] > 1
+        used, shared = sequence.length % self.page_size, self._copied_first(sequence)
         needed = -(-(sequence.length + tokens) // self.page_size) - len(sequence.pages) + shared
         if needed > len(self._free):
             raise CacheFullError(
@@ -94,14 +93,29 @@ class PageTable:
         sequence.length += tokens
         return Appended(copies, tuple(self._slot(sequence, i) for i in range(start, sequence.length)))
 
+    def room(self, sequence: Sequence) -> int:
+        """How many tokens `append` would give this sequence now."""
+        self._check_live(sequence)
+        if (shared := self._copied_first(sequence)) and not self._free:
+            return 0
+        last = -sequence.length % self.page_size  # what is left of the last page
+        return last + (len(self._free) - shared) * self.page_size
+
+    def truncate(self, sequence: Sequence, length: int) -> None:
+        """Take the last tokens off a sequence, so that `length` stay; pages that nobody else holds become free."""
+        self._check_live(sequence)
+        if not 0 <= length <= sequence.length:
+            raise ValueError(f"cannot keep {length} tokens of {sequence.length}")
+        kept = -(-length // self.page_size)
+        dropped, sequence.pages = sequence.pages[kept:], sequence.pages[:kept]
+        sequence.length = length
+        self._give_back(dropped)
+
     def release(self, sequence: Sequence) -> None:
         """Give a sequence back; pages nobody else holds become free. A released sequence cannot be used again."""
         self._check_live(sequence)
         del self._live[id(sequence)]
-        for page in sequence.pages:
-            self._counts[page] -= 1
-            if not self._counts[page]:
-                heapq.heappush(self._free, page)
+        self._give_back(sequence.pages)
         sequence.pages, sequence.length = [], 0
 
     def slots(self, sequence: Sequence) -> list[int]:
@@ -119,6 +133,16 @@ class PageTable:
                 counts[page] += 1
         assert counts == self._counts
         assert sorted(self._free) == [page for page, count in enumerate(counts) if not count]
+
+    def _copied_first(self, sequence: Sequence) -> bool:
+        """Whether the last page is partial and others hold it too."""
+        return bool(sequence.length % self.page_size) and self._counts[sequence.pages[-1]] > 1
+
+    def _give_back(self, pages: list[int]) -> None:
+        for page in pages:
+            self._counts[page] -= 1
+            if not self._counts[page]:
+                heapq.heappush(self._free, page)
 
     def _take(self) -> int:
         page = heapq.heappop(self._free)

@@ -54,6 +54,10 @@ class ContextTree:
                 " text or ask for fewer tokens"
             )
 
+    def room(self, context: Context) -> int:
+        """How many tokens of text the cache and the model's positions would take behind a context now."""
+        return min(self.pool.table.room(context.sequence), self._max_positions - context.position)
+
     def child(self, context: Context, segment: Segment) -> Context:
         """The context that is one segment longer, computed unless it is cached. The caller must add it to its lease."""
         if (known := context.children.get(segment)) is not None:
@@ -111,6 +115,10 @@ class Lease:
         """As ContextTree.check_position."""
         self._tree.check_position(position)
 
+    def room(self, context: Context) -> int:
+        """As ContextTree.room."""
+        return self._tree.room(context)
+
     def open(self, history: History) -> Context:
         """The context with this history; only segments not seen behind the same beginning are computed."""
         context = self._tree.root
@@ -130,6 +138,11 @@ class Lease:
     def branch(self, context: Context) -> Context:
         """A copy of a context that is not in the tree, to append tokens to while a text is decoded."""
         return self._take(Context(self._tree.pool.table.fork(context.sequence), context.position))
+
+    def drop(self, branch: Context, tokens: int) -> None:
+        """Take the last tokens, of text, off a branch."""
+        self.pool.truncate(branch.sequence, branch.length - tokens)
+        branch.position -= tokens
 
     def close(self) -> None:
         """Give back every context that no other lease holds. Closing twice is harmless."""

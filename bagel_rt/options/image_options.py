@@ -13,7 +13,9 @@ from bagel_rt.options import checks
 from bagel_rt.options.encoding import Encoding
 from bagel_rt.options.fields import check_all, explains, option
 from bagel_rt.options.text_options import (
+    GUESSES,
     PIXELS,
+    PROMPT_LOOKUP,
     SEED,
     TEMPERATURE,
     TEXT_TEMPERATURE,
@@ -138,6 +140,7 @@ class ImageOptions:
         False, "sample the plan's tokens instead of taking the likeliest ones", checks.flag, needs=("think",)
     )
     text_temperature: float = option(0.3, TEXT_TEMPERATURE, TEMPERATURE, needs=("think", "do_sample"))
+    prompt_lookup: int = option(0, PROMPT_LOOKUP, GUESSES, needs=("think",))
     vae_sample: bool = option(True, "encode input images with noise, as in training", checks.flag, images=True)
     vae_seed: int | None = option(
         None, "encode input images with another seed's noise; left out: with the picture's own", SEED, images=True
@@ -210,6 +213,7 @@ class ImageOptions:
             do_sample=self.do_sample,
             text_temperature=self.text_temperature,
             seed=self.seed,
+            prompt_lookup=self.prompt_lookup,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -274,6 +278,7 @@ class ImageTurnKeywords(TypedDict, total=False):
     max_think_tokens: int
     do_sample: bool
     text_temperature: float
+    prompt_lookup: int
     vae_sample: bool
     vit_raw: bool
     vit_min_size: int | None

@@ -9,17 +9,24 @@ from typing import Any, TypedDict
 from bagel_rt.options import checks
 from bagel_rt.options.encoding import Encoding
 from bagel_rt.options.fields import check_all, explains, option
+from bagel_rt.sampling.prompt_lookup import MOST
 
 SEED = partial(checks.whole, least=None, optional=True)
 PIXELS = partial(checks.whole, least=1, optional=True)
 TOKENS = partial(checks.whole, least=1)
 TEMPERATURE = partial(checks.number, low=0.0)
+GUESSES = partial(checks.whole, least=0, most=MOST)
 
 # descriptions of options for input images, which answers and pictures have in common
 VIT_RAW = "the ViT sees the image as given, not as resized for the VAE"
 VIT_MIN_SIZE = "pixels that the short side of the ViT's image has at least; left out: as the model's settings say"
 VIT_MAX_PIXELS = "pixels that the ViT's image has at most; left out: as the model's settings say"
 TEXT_TEMPERATURE = "of sampled text: above 1 more varied, near 0 always the likeliest token; acts with do_sample"
+
+PROMPT_LOOKUP = (
+    "tokens guessed at a time from what was read and written, and kept where they are what the model chooses, 0 to 7;"
+    " 0: none"
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class TextOptions:
         needs=("do_sample",),
     )
     seed: int | None = option(None, "of sampled text: any integer; left out: a new one, which is reported", SEED)
+    prompt_lookup: int = option(0, PROMPT_LOOKUP, GUESSES)
     vit_raw: bool = option(False, VIT_RAW, checks.flag, images=True, on_command_line=False)
     vit_min_size: int | None = option(None, VIT_MIN_SIZE, PIXELS, images=True, on_command_line=False)
     vit_max_pixels: int | None = option(None, VIT_MAX_PIXELS, PIXELS, images=True, on_command_line=False)
@@ -72,6 +80,7 @@ class TextTurnKeywords(TypedDict, total=False):
     text_temperature: float
     top_k: int | None
     top_p: float | None
+    prompt_lookup: int
     vit_raw: bool
     vit_min_size: int | None
     vit_max_pixels: int | None

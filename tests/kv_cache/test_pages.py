@@ -47,20 +47,30 @@ class PagesAgainstLists(RuleBasedStateMachine):
     @rule(sequence=sequences, count=st.integers(0, 11))
     def append(self, sequence, count):
         pages, length, free = list(sequence.pages), sequence.length, self.table.free_tokens
+        room = self.table.room(sequence)
         tokens = list(range(self.next_token, self.next_token + count))
         try:
             appended = self.table.append(sequence, count)
         except bagel_rt.CacheFullError as error:
+            assert count > room
             assert f"room for {free}" in str(error)
             assert f"{count} were asked for" in str(error)
             assert (sequence.pages, sequence.length, self.table.free_tokens) == (pages, length, free)
             return
+        assert count <= room
         self.next_token += count
         for source, target, size in appended.copies:
             self.memory[target : target + size] = self.memory[source : source + size]
         for slot, token in zip(appended.slots, tokens, strict=True):
             self.memory[slot] = token
         self.model[id(sequence)][1].extend(tokens)
+
+    @rule(sequence=sequences, share=st.floats(0, 1))
+    def truncate(self, sequence, share):
+        tokens = self.model[id(sequence)][1]
+        length = int(share * len(tokens))
+        self.table.truncate(sequence, length)
+        del tokens[length:]
 
     @rule(sequence=consumes(sequences))
     def release(self, sequence):
@@ -117,6 +127,8 @@ def test_the_table_refuses_nonsense():
     table = PageTable(2)
     with pytest.raises(ValueError, match="cannot append -1"):
         table.append(table.new(), -1)
+    with pytest.raises(ValueError, match="cannot keep 1 tokens of 0"):
+        table.truncate(table.new(), 1)
     with pytest.raises(ValueError, match="another page table"):
         table.slots(PageTable(2).new())
 
