@@ -19,6 +19,7 @@ from bagel_rt.conversation.session import Session
 from bagel_rt.conversation.streaming import drain, stream
 from bagel_rt.errors import EngineUnavailableError, InputError
 from bagel_rt.estimate.admission import Admission, limit_of
+from bagel_rt.estimate.choice import resolved
 from bagel_rt.events import Event, OnProgress, Step
 from bagel_rt.generation.reader import Item, open_items
 from bagel_rt.generation.turns import Turns
@@ -65,7 +66,10 @@ def load(
     "cuda:N" with onnxruntime. "tensorrt" is always on CUDA and builds what is missing on its first use.
     arithmetic None computes in what the artefact states. Faster, less exact, and named in every result: "bfloat16", or
     "bf16", for a float32 artefact (openvino); "int8" for int8 and int4 weights on the CPU, which rounds what they
-    multiply to 8 bits in blocks too, and on openvino computes the rest in bfloat16.
+    multiply to 8 bits in blocks too, and on openvino computes the rest in bfloat16; "int8-rows" (onnxruntime on the
+    CPU), which rounds it row by row and multiplies in integers. "auto" takes the fastest of these on this machine that
+    is within 3 % of float32 in a layer: measured on first use, in 20 seconds at most, and kept (estimate/choice.py).
+    Quantised artefacts of 1 GiB and more choose engine and arithmetic so when neither is named.
     threads: of the engine, as many as the machine has CPUs at most; None leaves their number to the engine.
     cache_tokens: how many tokens of context the key-value cache can hold, for all calls and sessions together; memory
     is taken as it is used.
@@ -90,6 +94,7 @@ def load(
     manifest = read_manifest(model_folder(checks.path("artefact_dir", artefact_dir)))
     check_rounding(manifest, arithmetic)
     try:
+        backend, arithmetic = resolved(manifest, backend, device, arithmetic, threads, packed_weights)
         plans = plans_for(manifest, pool_tokens=cache_tokens) if backend == "tensorrt" else None
         packed = packed_for(manifest) if packed_weights else None
         settings = Settings(

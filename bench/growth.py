@@ -72,7 +72,7 @@ def wide(axes: Axes, small: bool, rounds: int, folder: Path) -> dict[str, dict[i
     """Times of one layer of the 7B's shape: by axis (latents, context), and value on it."""
     checkpoint = open_checkpoint(write_checkpoint(folder / "checkpoint", shape(small)))
     ways = [*map(way, WAYS)]
-    prepare = {TORCH: Torch(checkpoint, torch.bfloat16).prepared}
+    prepare = {TORCH: Torch(checkpoint, "bfloat16").prepared}
     exported(ways, checkpoint.folder, folder)
     prepare |= engine_runs(ways, folder)
     model = model_dims(checkpoint)

@@ -1,11 +1,12 @@
 """Is a layer of the 7B faster than in PyTorch, on the same cores?  python bench/layers.py [--small] [--out FILE.json]
 
-One decoder layer of the released shape with random weights, both experts (466 M parameters): PyTorch in bfloat16
-(eager) against the exported step graph on OpenVINO in several ways, alternating: a denoising branch, a text token, a
-prefill. A precision alone is computed in bfloat16; "int8/int8" is int8 weights, and what they multiply rounded too.
-Medians in milliseconds per layer, ratios pair by pair, relative errors against PyTorch in float32 on random weights
-without outliers; for a token, the share of the machine's bandwidth at which weights are read. Nothing else may run
-meanwhile. Ends in one JSON line.
+One decoder layer of the released shape with random weights, both experts (466 M parameters): the fastest of PyTorch's
+forms, in a process of its own (torch_layer.py), against the exported step graph in several ways, alternating: a
+denoising branch, a text token, a prefill. A way is [ENGINE:]PRECISION[/ARITHMETIC]: "int8/int8" is int8 weights on
+OpenVINO, and what they multiply rounded too. Medians in milliseconds per layer, ratios pair by pair, relative errors
+against PyTorch in float32 on random weights without outliers; the share of this machine's rates: of float32 products
+(more than 1 where whole numbers are multiplied), and for a token of the bandwidth at which weights are read. Nothing
+else may run meanwhile. Ends in one JSON line.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,15 +30,22 @@ from bagel_export.artefact.export import model_dims
 from bagel_export.checkpoint.open import Checkpoint, open_checkpoint
 from bagel_export.checkpoint.synthetic import RELEASED, SMALL_LLM, SMALL_VIT, Shape, write_checkpoint
 from bagel_export.reference.bagel import BagelModel
-from bagel_export.reference.language import GEN, DecoderLayer
+from bagel_export.reference.language import DecoderLayer
 from bagel_rt.artefact.contract import GEN_STEP, UND_STEP, ModelDims, graph_specs, input_shapes
 from bagel_rt.artefact.example_inputs import cached
 from bagel_rt.artefact.manifest import read_manifest
+from bagel_rt.estimate.calibration import operations
+from bagel_rt.estimate.machine import cpu
 from bench.timing import against, alternating, finish, machine, seconds
+from bench.torch_layer import Peer, best_form, spoken
 from bench.ways import Way, exported, way
 
-TORCH = "torch bf16"
-WAYS = ("fp32", "int8", "int8/int8", "int4", "int4/int8", "w8a8")
+TORCH = "torch"
+WITH_BFLOAT16 = ("fp32", "int8", "int8/int8", "int4", "int4/int8", "w8a8")
+WITHOUT = (
+    *("fp32/float32", "int8/float32", "w8a8/float32"),
+    *(f"onnxruntime:{way}" for way in ("fp32/float32", "int8/int8", "int8/int8-rows", "w8a8/float32")),
+)
 
 
 @dataclass(frozen=True)
@@ -86,27 +97,32 @@ def arrays(work: Work, model: ModelDims) -> dict[str, np.ndarray]:
 class Torch:
     """The reference's layer on the same arrays."""
 
-    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype):
+    def __init__(self, checkpoint: Checkpoint, name: str = "float32", compiled: bool = False):
+        """name: float32, bfloat16, or int8, which rounds weights once and rows per tensor."""
+        dtype = torch.bfloat16 if name == "bfloat16" else torch.float32
         model = BagelModel(checkpoint.config).to(dtype)
         state = {k: torch.from_numpy(t.array()).to(dtype) for k, t in checkpoint.tensors.items() if "vae." not in k}
         model.load_state_dict(state, strict=False)
-        (self._layer,) = model.language_model.model.layers
-        self._dtype = dtype
+        (layer,) = model.language_model.model.layers
+        assert isinstance(layer, DecoderLayer)
+        if name == "int8":
+            layer = torch.ao.quantization.quantize_dynamic(layer, {torch.nn.Linear}, torch.qint8)
+        kept = torch.compile if compiled else lambda step: step
+        self._step, self._step_und, self._dtype = kept(layer.step), kept(layer.step_und), dtype
 
     def prepared(self, given: dict[str, np.ndarray]) -> Callable[[], list[np.ndarray]]:
-        layer, t = self._layer, {k: torch.from_numpy(v) for k, v in given.items()}
-        assert isinstance(layer, DecoderLayer)
+        t = {k: torch.from_numpy(v) for k, v in given.items()}
         t = {k: v.to(self._dtype) if v.is_floating_point() else v for k, v in t.items()}
         halves = (t["pool"], t["pool"][len(given["pool"]) // 2 :])
-        past_k, past_v = (half[: len(given["slots"])].transpose(0, 1) for half in halves)
+        past_k, past_v = (half[: len(given["slots"])].transpose(0, 1).contiguous() for half in halves)
         und_rope, gen_rope = (t["und_cos"], t["und_sin"]), (t["gen_cos"], t["gen_sin"])
 
         def run() -> list[np.ndarray]:
             with torch.no_grad():
                 if len(given["gen"]):
-                    und, gen, *_ = layer.step(t["und"], t["gen"], und_rope, gen_rope, past_k, past_v, t["mask"])
+                    und, gen, *_ = self._step(t["und"], t["gen"], und_rope, gen_rope, past_k, past_v, t["mask"])
                     return [und.float().numpy(), gen.float().numpy()]
-                return [layer.step_und(t["und"], und_rope, past_k, past_v, t["mask"])[0].float().numpy()]
+                return [self._step_und(t["und"], und_rope, past_k, past_v, t["mask"])[0].float().numpy()]
 
         return run
 
@@ -115,7 +131,7 @@ def engine_runs(ways: Sequence[Way], folder: Path) -> dict[str, Callable]:
     """For each way a function that takes arrays and returns a run of the step graph on them. folder: its artefacts'."""
     prepared: dict[str, Callable] = {}
     for each in ways:
-        engine = open_engine("openvino", settings=Settings(arithmetic=each.arithmetic))
+        engine = open_engine(each.backend, settings=Settings(arithmetic=each.arithmetic))
         prepared[str(each)] = on(engine, engine.load(each.artefact(folder) / f"{GEN_STEP}.onnx"))
     return prepared
 
@@ -126,16 +142,15 @@ def und_bytes(folder: Path, ways: Sequence[Way]) -> dict[str, int]:
     float32 weights are kept in 16 bits where products are computed in them.
     """
     stored = {each: read_manifest(each.artefact(folder)).weights_of(UND_STEP) for each in ways}
-    found = {str(each): size // 2 if each.precision == "fp32" else size for each, size in stored.items()}
-    state = BagelModel(open_checkpoint(folder / "checkpoint").config).language_model.model.layers.state_dict()
-    return {TORCH: 2 * sum(v.numel() for k, v in state.items() if GEN not in k)} | found
+    halved = {each for each in ways if each.precision == "fp32" and each.arithmetic == "bfloat16"}
+    return {str(each): size // 2 if each in halved else size for each, size in stored.items()}
 
 
 def with_bandwidth(results: dict, works, sizes: dict[str, int], measured: float) -> None:
     """Add, for one row, GB/s of weights that were read, and the share of the machine's."""
     for work in works:
         if work.und == 1 and not work.gen:
-            for name, row in results[work.name].items():
+            for name, row in ((name, row) for name, row in results[work.name].items() if name in sizes):
                 row["weights_gb_per_s"] = round(sizes[name] / row["ms"] / 1e6, 2)
                 row["share_of_bandwidth"] = round(row["weights_gb_per_s"] / measured, 2)
 
@@ -152,18 +167,35 @@ def on(engine: Engine, runner: Runner) -> Callable:
 
 
 def measured(
-    work: Work, model: ModelDims, prepare: Mapping[str, Callable], rounds: int, exact: Callable | None = None
+    work: Work,
+    model: ModelDims,
+    prepare: Mapping[str, Callable],
+    rounds: int,
+    exact: Callable | None = None,
+    peer: Peer | None = None,
+    compiled: bool = True,
 ) -> dict[str, dict]:
-    """For each way the milliseconds, the ratio to PyTorch, and where the work asks for it the error against `exact`."""
+    """For each way the milliseconds, the ratio to TORCH, and where the work asks for it the error against `exact`.
+
+    peer: TORCH is its fastest form, not one of the ways.
+    """
     given = arrays(work, model)
     runs = {name: make(given) for name, make in prepare.items()}
+    told: dict[str, Any] = {}
+    if peer is not None:
+        form, forms = best_form(peer, work.name, compiled)
+        runs = {TORCH: partial(peer.run, work.name, form)} | runs
+        told = {"form": spoken(form), "forms": forms}
     row = against(alternating(runs, rounds), TORCH)
     if exact and work.exact:
         wanted = exact(given)()[-1]
         inputs = given["gen" if work.gen else "und"]
-        for name, run in runs.items():  # the error of what the layer adds to its rows
+        for name, run in (
+            (name, run) for name, run in runs.items() if name != TORCH
+        ):  # the error of what the layer adds to its rows
             apart = np.linalg.norm(run()[-1] - wanted) / np.linalg.norm(wanted - inputs)
             row[name]["relative_error"] = round(float(apart), 5)
+    row[TORCH] |= told
     print(work.name, json.dumps(row), file=sys.stderr, flush=True)
     return row
 
@@ -174,36 +206,63 @@ def bandwidth() -> float:
     return round(4 * len(values) / min(seconds(values.sum) for _ in range(5)) / 1e9, 2)
 
 
+def float32_rate() -> float:
+    """GFLOP/s of PyTorch's product of 1024 rows with one of the layer's weights, at best."""
+    rows, weights = torch.ones(1024, 3584), torch.ones(3584, 18944)
+    return round(2 * 1024 * weights.numel() / min(seconds(lambda: rows @ weights) for _ in range(3)) / 1e9, 1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="a small layer: shows that the benchmark runs")
-    parser.add_argument("--ways", nargs="+", type=way, default=[*map(way, WAYS)], metavar="PRECISION[/ARITHMETIC]")
+    parser.add_argument("--ways", nargs="+", type=way, default=None, metavar="PRECISION[/ARITHMETIC]")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--work", type=Path, help="folder for checkpoint and artefacts (default: a temporary one)")
+    parser.add_argument("--works", nargs="+", help="names of works, or their beginnings (default: all)")
+    parser.add_argument("--eager", action="store_true", help="of PyTorch's forms only those that are not compiled")
+    parser.add_argument(
+        "--work", type=Path, help="folder that keeps checkpoint and artefacts (default: a temporary one)"
+    )
     parser.add_argument("--out", type=Path, help="also write the result to this file")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=args.work) as folder:
-        checkpoint = open_checkpoint(write_checkpoint(Path(folder) / "checkpoint", shape(args.small)))
-        reference = Torch(checkpoint, torch.bfloat16).prepared
-        exported(args.ways, checkpoint.folder, Path(folder))
-        runs = {TORCH: reference} | engine_runs(args.ways, Path(folder))
-        exact = Torch(checkpoint, torch.float32).prepared
-        works = SMALL_WORKS if args.small else WORKS
-        results = {work.name: measured(work, model_dims(checkpoint), runs, args.rounds, exact) for work in works}
-        gb_per_s = bandwidth()
-        with_bandwidth(results, works, und_bytes(Path(folder), args.ways), gb_per_s)
-    report = {
-        "question": "milliseconds per decoder layer, and the ratio to PyTorch in bfloat16",
+    if args.work:
+        args.work.mkdir(parents=True, exist_ok=True)
+    with nullcontext(args.work) if args.work else tempfile.TemporaryDirectory() as folder:
+        report = compared(args, Path(folder))
+    finish(report, args.out)
+
+
+def compared(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The report. folder: of checkpoint and artefacts, which are made where they are not there."""
+    if not (folder / "checkpoint").exists():
+        write_checkpoint(folder / "checkpoint", shape(args.small))
+    checkpoint, ways = open_checkpoint(folder / "checkpoint"), args.ways or [*map(way, default_ways())]
+    dims, wanted = model_dims(checkpoint), SMALL_WORKS if args.small else WORKS
+    works = [work for work in wanted if not args.works or work.name.startswith(tuple(args.works))]
+    exported(ways, checkpoint.folder, folder)
+    runs, peer = engine_runs(ways, folder), Peer(checkpoint.folder, args.small)
+    exact = Torch(checkpoint).prepared
+    results = {work.name: measured(work, dims, runs, args.rounds, exact, peer, not args.eager) for work in works}
+    peer.close()
+    gb_per_s, rate, inner = bandwidth(), float32_rate(), shape(args.small).llm.intermediate_size
+    with_bandwidth(results, works, und_bytes(folder, ways), gb_per_s)
+    for work in works:
+        for row in results[work.name].values():
+            row["share_of_float32_rate"] = round(
+                operations(dims, inner, work.und + work.gen, work.past) / row["ms"] / 1e6 / rate, 2
+            )
+    return {
+        "question": "milliseconds per decoder layer, and the ratio to PyTorch's fastest form",
         "shape": "small" if args.small else "BAGEL-7B-MoT, one layer, both experts",
-        "engine": str(open_engine("openvino", settings=Settings(arithmetic="bfloat16")).info),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
         "rounds": args.rounds,
         "memory_gb_per_s": gb_per_s,
+        "float32_gflop_per_s": rate,
         "results": results,
         **machine(),
     }
-    finish(report, args.out)
+
+
+def default_ways() -> Sequence[str]:
+    return WITH_BFLOAT16 if "bf16" in cpu()[1] else WITHOUT
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import statistics
 import subprocess
@@ -12,6 +11,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bagel_engines.diagnosis import packages
+from bagel_rt.estimate.machine import machine as of_machine
+
+ENGINES = ("openvino", "onnxruntime", "torch")
 Taken = dict[str, list[float]]
 TURN = 0.3  # seconds: a shorter run is repeated until so much time has passed
 
@@ -78,15 +81,10 @@ def save(report: Mapping[str, Any], out: Path) -> None:
     out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
-# what decides which products a CPU has: the arithmetic beside float32
-FLAGS = ["avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimddp", "bf16"]
-
-
 def machine() -> dict[str, Any]:
     """What a result was measured on, its CPU's model and instructions included, and of which commit it is."""
-    model, flags = _cpu()
-    told = ", ".join(part for part in (platform.machine(), f"{os.cpu_count()} CPUs", model, flags) if part)
-    return {"machine": told, "cpus_used": _cpus_used(), "python": platform.python_version(), "commit": commit()}
+    versions = {name: version for name, version in packages().items() if name in ENGINES}
+    return {**of_machine(), "python": platform.python_version(), "versions": versions, "commit": commit()}
 
 
 def commit() -> str | None:
@@ -101,19 +99,3 @@ def commit() -> str | None:
 def _git(*words: str) -> str:
     folder = Path(__file__).parent
     return subprocess.run(["git", "-C", folder, *words], check=True, capture_output=True, text=True).stdout.strip()
-
-
-def _cpus_used() -> int | None:
-    """CPUs that this process may run on, which may be fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-def _cpu() -> tuple[str, str]:
-    """Model and instruction sets as Linux tells them; elsewhere the model alone, as far as it is known."""
-    told = Path("/proc/cpuinfo")
-    if not told.is_file():
-        return platform.processor(), ""
-    lines = dict(line.split(":", 1) for line in told.read_text(encoding="utf-8").splitlines() if ":" in line)
-    said = {key.strip(): value.strip() for key, value in lines.items()}
-    has = said.get("flags", said.get("Features", "")).split()
-    return said.get("model name", ""), " ".join(flag for flag in FLAGS if flag in has)

@@ -1,4 +1,4 @@
-"""Ways to run a model on OpenVINO that benchmarks compare: a precision of its weights, and what is computed in."""
+"""Ways to run a model that benchmarks compare: a precision of its weights, and what is computed in."""
 
 from __future__ import annotations
 
@@ -11,21 +11,26 @@ from bagel_export.artefact.export import export
 
 @dataclass(frozen=True)
 class Way:
-    """precision: of the artefact; arithmetic: the engine's."""
+    """precision: of the artefact; arithmetic and backend: the engine's."""
 
     precision: str
     arithmetic: str = "bfloat16"
+    backend: str = "openvino"
 
     def __str__(self) -> str:
-        return self.precision if self == Way(self.precision) else f"{self.precision}/{self.arithmetic}"
+        engine = "" if self.backend == "openvino" else f"{self.backend}:"
+        return engine + (self.precision if self.arithmetic == "bfloat16" else f"{self.precision}/{self.arithmetic}")
 
     def artefact(self, folder: Path) -> Path:
         return folder / self.precision.replace(",", "-")
 
 
 def way(text: str) -> Way:
-    """Parse a way: "int8" is int8 weights computed in bfloat16, "int8/int8" the same weights with arithmetic int8."""
-    return Way(*text.split("/", 1))
+    """Parse a way: "int8" is int8 weights computed in bfloat16 on OpenVINO, "onnxruntime:int8/int8" the same weights on
+    ONNX Runtime with arithmetic int8."""
+    backend, named, rest = text.rpartition(":")
+    words = rest.split("/", 1)
+    return Way(*words, **({"backend": backend} if named else {}))
 
 
 def exported(ways: Iterable[Way], checkpoint: Path, folder: Path) -> None:

@@ -99,11 +99,11 @@ def meaning_of(manifest: Manifest) -> Meaning:
 
 
 def check_rounding(manifest: Manifest, arithmetic: str | None) -> None:
-    """Raise InputError for arithmetic "int8" with an artefact that has no int8 or int4 weights."""
-    if arithmetic == "int8" and not {"int8", "int4"} & set(meaning_of(manifest).forms.values()):
+    """Raise InputError for arithmetic "int8" or "int8-rows" with an artefact that has no int8 or int4 weights."""
+    if arithmetic in ("int8", "int8-rows") and not {"int8", "int4"} & set(meaning_of(manifest).forms.values()):
         stored = SHORT.get(manifest.precision, manifest.precision)
         raise InputError(
-            f"{manifest.folder}: arithmetic 'int8' rounds what 8-bit and 4-bit weights multiply, and"
+            f"{manifest.folder}: arithmetic {arithmetic!r} rounds what 8-bit and 4-bit weights multiply, and"
             f" {stored} has none; use bfloat16 (openvino), or export with --precision balanced"
         )
 

@@ -7,7 +7,23 @@ import os
 import sys
 from collections.abc import Sequence
 
-from bagel_rt.cli import ask, batch, build, chat, demo, doctor, export, frames, info, pictures, plan, use, verify
+from bagel_rt.cli import (
+    ask,
+    batch,
+    bench,
+    build,
+    chat,
+    demo,
+    doctor,
+    export,
+    frames,
+    info,
+    pictures,
+    plan,
+    use,
+    verify,
+    ways,
+)
 from bagel_rt.cli.notes import notes
 from bagel_rt.cli.parser import Parser
 from bagel_rt.cli.terminal import escape_what_cannot_be_shown
@@ -23,7 +39,23 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"bagel-rt {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (export, use, pictures, ask, chat, frames, batch, plan, info, verify, build, doctor, demo):
+    for module in (
+        export,
+        use,
+        pictures,
+        ask,
+        chat,
+        frames,
+        batch,
+        plan,
+        ways,
+        bench,
+        info,
+        verify,
+        build,
+        doctor,
+        demo,
+    ):
         module.register(commands)
     return parser
 

@@ -56,7 +56,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--threads", type=int, metavar="N", help="engine threads (default: the engine's choice)")
     group.add_argument(
         "--arithmetic",
-        help="faster, less exact: int8 (with int8 and int4 weights), bf16 (openvino; default: the artefact's own)",
+        help="faster, less exact: auto (what `bagel-rt ways` measured), int8 or int8-rows (int8 and int4 weights), bf16"
+        " (openvino); default: auto for large quantised artefacts, else the artefact's own",
     )
     group.add_argument("--cuda-graphs", action="store_true", help="capture denoising steps and play them (CUDA)")
     group.add_argument("--cache-tokens", type=int, metavar="N", help="tokens of context the page pool can hold")

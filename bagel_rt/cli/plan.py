@@ -15,6 +15,7 @@ from bagel_rt.cli.arguments import add_preset_argument, text_argument
 from bagel_rt.cli.progress import Bars
 from bagel_rt.conversation.calls import rehearsal
 from bagel_rt.errors import EngineUnavailableError, InputError
+from bagel_rt.estimate.choice import AUTO, resolved, worth_it
 from bagel_rt.estimate.forecast import Forecast, forecast
 from bagel_rt.events import finished
 from bagel_rt.options import checks, presets
@@ -61,7 +62,6 @@ def register(commands) -> None:
 
 
 def run_plan(args: argparse.Namespace) -> None:
-    from bagel_engines import select
     from bagel_rt.estimate.admission import limit_of
     from bagel_rt.kv_cache.page_pool import CACHE_TOKENS
 
@@ -72,7 +72,7 @@ def run_plan(args: argparse.Namespace) -> None:
     items, opts = _request(args, manifest)
     room, limit = args.cache_tokens or CACHE_TOKENS, limit_of(args.max_memory)
     found = []
-    for backend in select.installed() if args.backend == "auto" else [args.backend]:
+    for backend in _backends(args, manifest):
         with Bars() as bars:
             engine = _engine(backend, args, manifest)
             how = {"low_memory": args.low_memory, "timed": args.time}
@@ -85,10 +85,27 @@ def run_plan(args: argparse.Namespace) -> None:
         _print(one)
 
 
+def _backends(args: argparse.Namespace, manifest: Manifest) -> list[str]:
+    """Every engine installed; of an artefact whose way is chosen by measurement, that way first or alone."""
+    from bagel_engines import select
+
+    if args.backend != "auto":
+        return [args.backend]
+    if args.arithmetic == AUTO:
+        return [AUTO]
+    by_itself = args.arithmetic is None and worth_it(manifest) and args.time
+    return [*([AUTO] if by_itself else []), *select.installed()]
+
+
 def _engine(backend: str, args: argparse.Namespace, manifest: Manifest) -> Engine:
+    threads = checks.threads("threads", args.threads)
+    try:
+        backend, arithmetic = resolved(manifest, backend, "cpu", spelled_out(args.arithmetic), threads)
+    except EngineFailure as error:
+        raise EngineUnavailableError(str(error)) from error
     wanted = Settings(
-        threads=checks.threads("threads", args.threads),
-        arithmetic=spelled_out(args.arithmetic),
+        threads=threads,
+        arithmetic=arithmetic,
         stated=manifest.arithmetic,
         weights=manifest.weight_bytes,
         low_memory=args.low_memory,

@@ -90,18 +90,26 @@ def openvino_needs(arithmetic: str) -> Needs:
     )
 
 
-def onnxruntime_needs(plain: bool, mapped: bool, most_scores: int | None = None, integers: bool = False) -> Needs:
-    """ONNX Runtime 1.31.1 on the CPU. plain: quantised weights become float32 on loading. mapped: packed weights are
-    mapped from a file. most_scores: attention scores kept at once (chunk_attention), None for all. integers: products
-    of 8-bit rows and weights are computed in integers (integer_products)."""
+def onnxruntime_needs(arithmetic: str, mapped: bool, most_scores: int | None = None, integers: bool = False) -> Needs:
+    """ONNX Runtime 1.31.1 on the CPU. arithmetic: with "int8" quantised weights stay as they are, with "int8-rows" they
+    have 8 bits, else they become float32 on loading. mapped: packed weights are mapped from a file. most_scores:
+    attention scores kept at once (chunk_attention), None for all. integers: products of 8-bit rows and weights are
+    computed in integers (integer_products)."""
     most = math.inf if most_scores is None else float(most_scores)
     many = 0.0 if mapped else 1.0
-    spread = many * (4.0 if plain else 1.0)
+    int8, int4 = {"int8": (1.0, 1.0), "int8-rows": (1.0, 2.0)}.get(arithmetic, (4.0, 8.0))
     w8a8 = many * (1.0 if integers else 4.0)
     return Needs(
         program=70 * MIB,  # 20 of it the onnx package
         graph=5 * MIB,
-        kept={"float": many, "int8": spread, "int4": 2 * spread, "w8a8": w8a8, "fp8": 4 * many, "conv8": 4 * many},
+        kept={
+            "float": many,
+            "int8": many * int8,
+            "int4": many * int4,
+            "w8a8": w8a8,
+            "fp8": 4 * many,
+            "conv8": 4 * many,
+        },
         step=Stack(8.0, 40.0, scores=8.0, most_scores=most),
         vit=Stack(8.0, 36.0, scores=4.0, most_scores=most),
         decoder_pixel=38.0,

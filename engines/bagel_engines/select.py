@@ -54,9 +54,9 @@ def _chosen(backend: str, device: str) -> str:
 
 def _check(backend: str, device: str, wanted: Settings) -> None:
     arithmetic, stated = wanted.arithmetic, wanted.stated
-    rounds = (backend, device, arithmetic) == ("onnxruntime", "cpu", "int8")
+    rounds = (backend, device) == ("onnxruntime", "cpu") and arithmetic in ("int8", "int8-rows")
     if arithmetic not in (None, stated) and backend != "openvino" and not rounds:
-        hint = ", or int8" if (backend, device) == ("onnxruntime", "cpu") else ""
+        hint = ", or int8 or int8-rows" if (backend, device) == ("onnxruntime", "cpu") else ""
         raise EngineFailure(
             f"{backend} computes as the artefact states, {stated}{hint}; --arithmetic {arithmetic} needs openvino"
         )

@@ -12,13 +12,14 @@ from bagel_engines.host_memory import trim
 from bagel_engines.memory_needs import onnxruntime_needs
 from bagel_engines.onnx_files import has_links, with_weights_below_root
 from bagel_engines.onnxruntime.chunk_attention import SCORES
-from bagel_engines.onnxruntime.integer_products import exact_here
 from bagel_engines.onnxruntime.packed_weights import SAVING, PackedStore
 from bagel_engines.onnxruntime.prepared_graph import RECIPE, WEIGHTS_BESIDE, possible, prepared
 from bagel_engines.onnxruntime.quantised_weights import HIDES_QUANTISED_WEIGHTS, PLAIN, ROUNDED
+from bagel_engines.onnxruntime.recognised import recognised
 from bagel_engines.protocol import Arrays, EngineFailure, EngineInfo, Runner, Tensors
 
-ARITHMETIC = ("float32", "float16", "int8")  # float16 is computed in float32 and rounded between operators
+ROWS = "int8-rows"  # rows rounded to 8 bits as wholes, not in blocks
+ARITHMETIC = ("float32", "float16", "int8", ROWS)  # float16 is computed in float32 and rounded between operators
 
 
 class OnnxRuntimeRunner:
@@ -44,7 +45,8 @@ class OnnxRuntimeEngine:
         low_memory: bool = False,
         packed: PackedStore | None = None,
     ):
-        """arithmetic: a word of ARITHMETIC; "int8" also rounds the activations that int8 and int4 weights multiply.
+        """arithmetic: a word of ARITHMETIC; "int8" also rounds the activations that int8 and int4 weights multiply, in
+        blocks, ROWS row by row.
 
         packed: where packed weights are kept on disk, None for nowhere.
         """
@@ -58,12 +60,18 @@ class OnnxRuntimeEngine:
                 " openvino, or export with --precision fp32, fp16 or int8"
             )
         self._ort = onnxruntime
-        self._rounded = arithmetic == "int8"
+        self._rounded, self._rows = arithmetic == "int8", arithmetic == ROWS
         self._threads, self._packed, self._rewritten = threads, packed, possible()
         self.takes_zero_rows = self._rewritten  # its Attention kernel refuses zero queries, the loops take them
         most = SCORES if self._rewritten else None
-        integers = self._rewritten and exact_here()
-        self.needs = onnxruntime_needs(not self._rounded, packed is not None, most, integers)
+        if self._rounded and self._rewritten and not recognised():
+            raise EngineFailure(
+                f"onnxruntime {onnxruntime.__version__} takes arithmetic 'int8' and unpacks the weights in every call"
+                " all the same; use --arithmetic int8-rows, or leave it out"
+            )
+        if self._rows and not self._rewritten:
+            raise EngineFailure(f"arithmetic {ROWS} needs the onnx package; run: pip install onnx, or use int8")
+        self.needs = onnxruntime_needs(arithmetic, packed is not None, most, self._rewritten)
         self._how = onnxruntime.RunOptions()
         if low_memory:  # give working memory back after every call: 3 % of a large call's time, nothing of one row's
             self._how.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
@@ -78,20 +86,28 @@ class OnnxRuntimeEngine:
 
         saved_as: also write the optimised graph and its packed weights there.
         """
-        read = prepared(graph, rounded=self._rounded) if self._rewritten else None
+        read = prepared(graph, rounded=self._rounded, rows=self._rows) if self._rewritten else None
         settings, model = self._settings(read is not None and read.convolves), read.model if read else None
         beside = graph.parent
         if has_links(graph):
             model, beside = with_weights_below_root(graph, model)
         if model is None:
             return self._opened(str(graph), settings, saved_as)
-        return self._opened(model, settings | {WEIGHTS_BESIDE: str(beside)}, saved_as)
+        given = read.given if read else {}
+        return self._opened(model, settings | {WEIGHTS_BESIDE: str(beside)}, saved_as, given)
 
     def _settings(self, convolves: bool) -> dict[str, str]:
         """convolves: the graph's quantised weights are those of convolutions, which are computed in float32 anyway."""
         return ROUNDED if self._rounded and not convolves else PLAIN
 
-    def _opened(self, graph: str | bytes, settings: Mapping[str, str], saved_as: Path | None = None):
+    def _opened(
+        self,
+        graph: str | bytes,
+        settings: Mapping[str, str],
+        saved_as: Path | None = None,
+        given: Mapping[str, np.ndarray] | None = None,
+    ):
+        """given: weights that lie in no file, by name."""
         options = self._ort.SessionOptions()
         options.log_severity_level = 3
         options.enable_mem_pattern = False  # shapes change from call to call
@@ -101,6 +117,9 @@ class OnnxRuntimeEngine:
             options.optimized_model_filepath = str(saved_as)
         if self._threads:
             options.intra_op_num_threads = self._threads
+        if given:
+            values = [self._ort.OrtValue.ortvalue_from_numpy(array) for array in given.values()]
+            options.add_external_initializers(list(given), values)
         left_out = HIDES_QUANTISED_WEIGHTS if self._rounded else []
         try:
             return self._ort.InferenceSession(
@@ -123,7 +142,8 @@ class OnnxRuntimeEngine:
     def _made_with(self) -> dict[str, str]:
         """What decides, beside graph, weights and CPU, what is stored of a graph."""
         attention = f"{SCORES} scores at once" if self._rewritten else "whole"
-        return self._settings(False) | {"attention": attention, "rewriting": RECIPE}
+        rows = "rounded" if self._rows else "as they are"
+        return self._settings(False) | {"attention": attention, "rewriting": RECIPE, "rows": rows}
 
     def hold(self, array: np.ndarray) -> np.ndarray:
         return array

@@ -8,6 +8,7 @@ from __future__ import annotations
 # that request weights become float32 when a graph is loaded (PLAIN), which takes four to eight times their memory.
 ROUNDED = {"session.qdq_matmulnbits_accuracy_level": "4"}
 PLAIN = {"session.disable_quant_qdq": "1"}
+# ROWS rounds rows as a whole and computes in integers (rounded_rows); what that leaves is as PLAIN has it.
 # This one joins a product and the addition after it to a Gemm, and then no longer sees that its weights are quantised:
 # 1.31.1 unpacked every down projection anew in each call, which was nine tenths of a token's time.
 HIDES_QUANTISED_WEIGHTS = ["MatMulAddFusion"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from bagel_engines.memory_needs import openvino_needs
 from bagel_engines.number_formats import narrowed
 from bagel_engines.onnx_files import has_links, with_weights_at_addresses
 from bagel_engines.openvino.arithmetic import HINTS, arithmetic_here
+from bagel_engines.openvino.executed import differing, products
 from bagel_engines.openvino.fuse_upsampling import upsample_at_once
 from bagel_engines.openvino.share_kv_heads import share_keys
 from bagel_engines.openvino.split_new_kv import STACKED, Parts, take_apart
@@ -102,8 +105,15 @@ class OpenVinoEngine:
         if threads:
             self._config["INFERENCE_NUM_THREADS"] = threads
         self.needs = openvino_needs(self._arithmetic)
+        self._ran: Counter[str] = Counter()
         version = openvino.__version__.split("-")[0]
-        self.info = EngineInfo("openvino", version, device, here.name, here.remark)
+        self._claimed = EngineInfo("openvino", version, device, here.name, here.remark)
+
+    @property
+    def info(self) -> EngineInfo:
+        """What it was opened for, and where graphs that were loaded run something else."""
+        remarks = (self._claimed.remark, differing(self._ran, self._claimed.arithmetic))
+        return replace(self._claimed, remark=", ".join(filter(None, remarks)))
 
     def load(self, graph: Path, prime: Arrays | None = None) -> Runner:
         try:
@@ -119,6 +129,7 @@ class OpenVinoEngine:
             raise
         except Exception as error:
             raise EngineFailure(f"openvino cannot load {graph}: {error}") from error
+        self._ran += products(compiled)
         runner = OpenVinoRunner(self._openvino, names, compiled, graph.stem, self._low_memory, parts, weights)
         if prime is not None:  # 2026.4.1: a ViT whose first call has a single patch computes every later call wrongly
             runner.run(prime, ())
