@@ -189,6 +189,24 @@ def quality():
 
 
 @table
+def shortcuts():
+    """Ways of drawing by bagel-nano; the last column is Euler's at as many evaluations."""
+    yield "way", "evaluations", "right", "difference (95 %)", "latents, relative L2", "plain steps there"
+    for row in read("nano-shortcuts.json")["rows"]:
+        pair, latents, plain = row["paired"], row["latents_relative_l2"], row.get("plain_there")
+        yield (
+            row["way"],
+            f"{row['evaluations']:.0f}",
+            f"{row['right']:.2f}",
+            f"{pair['difference']:+.2f} ({pair['low']:+.2f} to {pair['high']:+.2f})",
+            "" if latents is None else f"{latents:.1e}",
+            f"{plain['latents_relative_l2']:.1e}{': ' + ('better' if row['beats_plain'] else 'worse')}"
+            if plain
+            else "",
+        )
+
+
+@table
 def full_size():
     yield "work", "weights", "time", "memory taken", "planned", "with mapped files (VmHWM)"
     titles = {"draw": "a picture, 8 evaluations", "edit": "an edit, 12 evaluations", "ask": "an answer of 64 tokens"}

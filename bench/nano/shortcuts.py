@@ -134,23 +134,19 @@ def beside_plain(rows: list[dict[str, Any]]) -> None:
 
 
 def plot(rows: list[dict[str, Any]], out: Path) -> None:
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    panels = (("right", "share right"), ("latents_relative_l2", "distance of the latents from 50 points"))
-    for axes, (key, label) in zip(figure.subplots(1, 2), panels, strict=True):
-        for group, style in (("plain", "o-"), ("solver", "s"), ("cache", "^")):
-            given = sorted((r for r in rows if r["group"] == group), key=lambda r: r["evaluations"])
-            axes.plot([r["evaluations"] for r in given], [r[key] for r in given], style, label=group, markersize=5)
-            for r in given if group != "plain" else ():
-                axes.annotate(
-                    r["way"].split(",")[0],
-                    (r["evaluations"], r[key]),
-                    fontsize=6,
-                    xytext=(3, 2),
-                    textcoords="offset points",
-                )
-        axes.set(xlabel="evaluations of the generation expert a picture", ylabel=label)
-        axes.grid(alpha=0.3)
-        axes.legend()
+    """Distance from the default by evaluations, of what has both."""
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    for group, style in (("plain", "o-"), ("solver", "s"), ("cache", "^")):
+        given = [r for r in rows if r["group"] == group and r["latents_relative_l2"]]
+        given.sort(key=lambda r: r["evaluations"])
+        axes.plot([r["evaluations"] for r in given], [r["latents_relative_l2"] for r in given], style, label=group)
+        for r in given if group != "plain" else ():
+            at = (r["evaluations"], r["latents_relative_l2"])
+            axes.annotate(r["way"], at, fontsize=6, xytext=(4, 2), textcoords="offset points")
+    axes.set(xlabel="evaluations of the generation expert a picture", ylabel="distance of the latents", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend()
     figure.savefig(out, dpi=90)
 
 

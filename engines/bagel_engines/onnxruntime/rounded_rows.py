@@ -5,8 +5,8 @@ Artefacts of precision int8 and int4 have weights in blocks and say nothing of t
 So the graph is given the form that precision w8a8 states, which integer_products then computes in integers: rows
 divided by their largest number and rounded, and weights with one scale for each output, rounded once more from their
 blocks. A row is rounded once for all weights that multiply it. Rows that come out of an MLP's widening have a few large
-numbers; as in w8a8 they, and the weights, are rotated first, which brings the error of a layer of the 7B's shape from
-3.1 % down to that of w8a8.
+numbers; as in w8a8 they, and the weights, are rotated first: on bagel-nano's step graph the error is 2.0 % with it and
+3.4 % without, on a layer of the 7B's shape 3.1 % without.
 """
 
 from __future__ import annotations
