@@ -107,7 +107,11 @@ class Engine(Protocol):
     """Loads graphs on one device. `takes_zero_rows`: whether a graph may be called with an input of no rows, as text is
     run through the graph of both experts."""
 
-    info: EngineInfo
+    @property
+    def info(self) -> EngineInfo:
+        """What it is, and what it computes in."""
+        ...
+
     takes_zero_rows: bool
 
     @property
