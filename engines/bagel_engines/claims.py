@@ -12,7 +12,8 @@ import platform
 import shutil
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import IO
@@ -23,6 +24,7 @@ except ImportError:  # Windows
     fcntl = None
 
 IN_USE = ".in-use"
+CHANGING = ".changing"
 STALE = 24 * 3600.0  # seconds without a change
 
 
@@ -51,6 +53,19 @@ def claim(folder: Path) -> IO[bytes]:
         stream.close()
         return io.BytesIO()
     return stream
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Be the only one to change a folder's files inside, across threads and processes: waits for whoever is.
+
+    On a file system without locks everybody is let in.
+    """
+    with (folder / CHANGING).open("ab") as stream:
+        if fcntl is not None:
+            with suppress(OSError):
+                fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def remove_if_abandoned(folder: Path) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bagel_engines.claims import unique
+from bagel_engines.claims import alone, unique
 from bagel_engines.device import cuda
 from bagel_engines.store_key import Key
 from bagel_engines.tensorrt.plan_builder import RECIPE, BuildSettings, Flavour
@@ -127,17 +127,19 @@ class PlanStore:
         try:
             with partial.open("wb") as stream:
                 stream.write(data)
-            if self.find(key) is not None:
-                return path
-            os.replace(partial, path)
+            with alone(self.folder):
+                if self.find(key) is None:
+                    os.replace(partial, path)
+                    facts = {"key": key.facts(), "bytes": data.nbytes, "executed": False}
+                    self._write_record(key, {**facts, **(notes or {})})
         finally:
             partial.unlink(missing_ok=True)
-        self._write_record(key, {"key": key.facts(), "bytes": data.nbytes, "executed": False, **(notes or {})})
         return path
 
     def note(self, key: PlanKey, **facts: Any) -> None:
         """Add what was found out, such as that a plan was executed, or how far it is from ONNX Runtime."""
-        self._write_record(key, {**self.record(key), **facts})
+        with alone(self.folder):  # what another process adds meanwhile stays
+            self._write_record(key, {**self.record(key), **facts})
 
     def path(self, key: PlanKey) -> Path:
         return self.folder / f"{key.name}{SUFFIX}"

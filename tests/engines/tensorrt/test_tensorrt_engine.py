@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import fake_tensorrt
@@ -141,6 +143,16 @@ def test_a_damaged_plan_or_record_is_not_used(tmp_path):
     store.save(key(), b"plan")
     store.note(key(), executed=True)
     assert store.record(key())["executed"] is True
+
+
+def test_what_several_find_out_about_a_plan_at_once_is_all_kept(tmp_path, monkeypatch):
+    store = PlanStore(tmp_path)
+    store.save(key(), b"plan")
+    read = PlanStore.record
+    monkeypatch.setattr(PlanStore, "record", lambda *given: (read(*given), time.sleep(0.02))[0])  # others come between
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: PlanStore(tmp_path).note(key(), **{f"fact_{i}": i}), range(8)))
+    assert {f"fact_{i}" for i in range(8)} <= store.record(key()).keys()
 
 
 def test_a_request_larger_than_the_plan_says_how_to_build_for_it(small_artefact):
