@@ -91,7 +91,7 @@ def test_other_arithmetic_is_named_in_the_result(small_artefact, hints_taken):
         assert exact.generate("a", **options).engine.endswith("(cpu, float32)")
     with bagel_rt.load(small_artefact, "openvino", arithmetic="bfloat16") as fast:
         result = fast.generate("a", **options)
-    assert result.engine.endswith("(cpu, bfloat16)")
+    assert "(cpu, bfloat16" in result.engine  # and how many products were not, on a CPU without it
     assert result.metadata()["engine"] == result.engine
 
 
