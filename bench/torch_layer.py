@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 
+from bagel_engines.host_cpus import own_cpus
 from bagel_export.artefact.export import model_dims
 from bagel_export.checkpoint.open import open_checkpoint
-from bagel_rt.estimate.machine import cpu, cpus_used
+from bagel_rt.estimate.machine import cpu
 
 Form = tuple[str, bool, int]  # number format, compiled, threads
 
@@ -28,7 +29,7 @@ def forms(compiled: bool = True) -> list[Form]:
     """What PyTorch can be asked for on this CPU."""
     formats = ["float32", "int8", *(["bfloat16"] if "bf16" in cpu()[1] else [])]
     kinds = (False, True) if compiled else (False,)
-    return [(name, kind, threads) for name in formats for kind in kinds for threads in range(1, (cpus_used() or 1) + 1)]
+    return [(name, kind, threads) for name in formats for kind in kinds for threads in range(1, own_cpus() + 1)]
 
 
 def spoken(form: Form) -> str:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bagel_engines.claims import unique
 from bagel_engines.diagnosis import packages
+from bagel_engines.host_cpus import own_cpus
 from bagel_engines.onnxruntime.packed_weights import processor
 from bagel_rt.artefact.contract import LAYER
 from bagel_rt.artefact.folders import cache
@@ -108,9 +110,8 @@ def clear(manifest: Manifest) -> int:
 
 def _key(threads: int | None) -> dict[str, Any]:
     """What a choice depends on beside the artefact."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = {name: version for name, version in packages().items() if name in ("openvino", "onnxruntime")}
-    return {"processor": processor(), "cpus": cpus, "threads": threads, "versions": versions}
+    return {"processor": processor(), "cpus": own_cpus(), "threads": threads, "versions": versions}
 
 
 def _folder(manifest: Manifest) -> Path:
@@ -133,7 +134,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _write(file: Path, facts: dict[str, Any]) -> None:
     """Whole or not at all: another process may be reading."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}")
+    partial = unique(file.parent, file.name)
     partial.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     os.replace(partial, file)
 

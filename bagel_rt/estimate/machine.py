@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from bagel_engines.host_cpus import own_cpus
+
 # what decides which products a CPU has: the arithmetic beside float32
 FLAGS = ["avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimddp", "bf16"]
 TOPOLOGY = Path("/sys/devices/system/cpu")
@@ -31,12 +33,7 @@ def machine() -> dict[str, Any]:
     """CPU, its instructions, how many of its CPUs this process may use, and whether two of these share a core."""
     model, flags = cpu()
     told = ", ".join(part for part in (platform.machine(), f"{os.cpu_count()} CPUs", model, flags) if part)
-    return {"machine": told, "cpus_used": cpus_used(), "threads_share_a_core": threads_share_a_core()}
-
-
-def cpus_used() -> int | None:
-    """CPUs that this process may run on, which may be fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"machine": told, "cpus_used": own_cpus(), "threads_share_a_core": threads_share_a_core()}
 
 
 def threads_share_a_core() -> bool | None:

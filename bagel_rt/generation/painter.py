@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from bagel_rt.artefact.manifest import Manifest
 from bagel_rt.errors import InputError
-from bagel_rt.events import Turn
+from bagel_rt.events import Step, Turn
 from bagel_rt.generation.flow_sampler import FlowSampler
 from bagel_rt.generation.reader import Reader, Reading
 from bagel_rt.inputs.images import enlarged, to_pixels
@@ -101,10 +102,7 @@ class Painter:
             kept = Kept(source.clean, x, cells(source.mask, self._model.latent_stride))
         if source is not None and opts.strength is not None:
             first, x = _late(source.clean, x, opts, opts.strength)
-        for step in self._sampler.draw(contexts, histories, x, grid, opts, first, kept):
-            x = step.x
-            yield step
-        return x
+        return (yield from _followed(self._sampler.draw(contexts, histories, x, grid, opts, first, kept)))
 
     def _two_passes(
         self,
@@ -119,17 +117,19 @@ class Painter:
         small = self._sizes.smaller(grid, opts.first_pass or 1.0)
         x = noise.normal(small[0] * small[1], self._model.latent_width)
         steps = opts.num_timesteps - 1
-        first = first_step(steps, opts.second_pass_strength)
-        total = 2 * steps - first
-        for step in self._sampler.draw(contexts, histories, x, small, opts):
-            x = step.x
-            yield replace(step, total=total)
+        more = steps - first_step(steps, opts.second_pass_strength)
+        x = yield from _followed(self._sampler.draw(contexts, histories, x, small, opts), after=more)
         larger = enlarged(x, small, grid, self._model.latent_patch_size)
         first, x = _late(larger, start, opts, opts.second_pass_strength)
-        for step in self._sampler.draw(contexts, histories, x, grid, opts, first):
-            x = step.x
-            yield replace(step, done=step.done + steps, total=total)
-        return x
+        return (yield from _followed(self._sampler.draw(contexts, histories, x, grid, opts, first), before=steps))
+
+
+def _followed(steps: Iterator[Step], before: int = 0, after: int = 0) -> Turn[np.ndarray]:
+    """Yield the steps of a pass, counted with those of other passes before and after it; returns the last latent."""
+    for step in steps:
+        latent = step.x
+        yield replace(step, done=before + step.done, total=before + step.total + after)
+    return latent
 
 
 def _late(clean: np.ndarray, noise: np.ndarray, opts: ImageOptions, strength: float) -> tuple[int, np.ndarray]:

@@ -142,11 +142,6 @@ def interval(name: str, value: Any) -> tuple[float, float]:
     return low, high
 
 
-def count(name: str, value: Any) -> int:
-    """An integer of 0 or more."""
-    return whole(name, value, least=0)
-
-
 def step_mask(name: str, value: Any) -> str | None:
     """Digits 0 and 1, the first of them 1."""
     found = text(name, value, optional=True)

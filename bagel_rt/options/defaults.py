@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from bagel_rt.errors import InputError
 from bagel_rt.options.image_options import ImageOptions
-from bagel_rt.options.names import nearest
+from bagel_rt.options.names import did_you_mean
 from bagel_rt.options.text_options import TextOptions
 
 GENERATE = ImageOptions()
@@ -24,7 +24,6 @@ def with_values(defaults: Options, values: Mapping[str, Any]) -> Options:
     known = [f.name for f in fields(defaults)]
     for name in values:
         if name not in known:
-            near = nearest(name, known)
-            hint = f"did you mean {near}?" if near else f"known: {', '.join(known)}"
-            raise InputError(f"unknown option {name!r}; {hint}")
+            hint = did_you_mean(name, known) or f"; known: {', '.join(known)}"
+            raise InputError(f"unknown option {name!r}{hint}")
     return replace(defaults, **values)

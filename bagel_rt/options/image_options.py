@@ -74,7 +74,9 @@ class ImageOptions:
         needs=("cfg_text_scale",),
     )
     cfg_zero_steps: int = option(
-        0, "so many first steps leave the noise as it is (zero init); 1 or 2 of 50 are usual", checks.count
+        0,
+        "so many first steps leave the noise as it is (zero init); 1 or 2 of 50 are usual",
+        partial(checks.whole, least=0),
     )
     cfg_stop_similarity: float | None = option(
         None,

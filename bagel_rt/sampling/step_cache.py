@@ -34,7 +34,6 @@ class TaylorSeer:
 
     def __init__(self, sums: Sums | None = None) -> None:
         self.calls, self._sums = 0, sums or Sums()
-        self._forecasts_since = 0
         self._last_full = 0
         self._factors: list[Tensor] = []
 
@@ -42,11 +41,10 @@ class TaylorSeer:
         """The rows (n, hidden) of this call: evaluated, or extrapolated from earlier evaluations."""
         call = self.calls
         self.calls += 1
-        if call < WARM_STEPS or self._forecasts_since == INTERVAL - 1:
+        if on_schedule(call):
             rows = evaluate()
             self._learn(call, rows)
             return rows
-        self._forecasts_since += 1
         return self._forecast(call - self._last_full)
 
     def fork(self) -> TaylorSeer:
@@ -61,7 +59,7 @@ class TaylorSeer:
         if call >= WARM_STEPS - 1:  # differences are taken from the last warm step on
             for previous in self._factors[:MAX_ORDER]:
                 factors.append(self._sums.slope(factors[-1], previous, distance))
-        self._factors, self._last_full, self._forecasts_since = factors, call, 0
+        self._factors, self._last_full = factors, call
 
     def _forecast(self, distance: int) -> Tensor:
         out = self._factors[0]

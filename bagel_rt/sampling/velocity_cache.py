@@ -22,11 +22,11 @@ WARM_STEPS = 5  # of EasyCache, always evaluated; its authors take 5 to 10 of 50
 class Forecast(Protocol):
     """What is remembered of one context's velocities. numbers: how many float32 are kept."""
 
-    def learn(self, t: np.float32, x: np.ndarray, v: np.ndarray) -> None:
-        """Remember the velocity found for latents x at t."""
+    def learn(self, step: int, t: np.float32, x: np.ndarray, v: np.ndarray) -> None:
+        """Remember the velocity found for latents x at t, in the step number `step`."""
         ...
 
-    def at(self, t: np.float32, x: np.ndarray) -> np.ndarray:
+    def at(self, step: int, t: np.float32, x: np.ndarray) -> np.ndarray:
         """The velocity to be expected there."""
         ...
 
@@ -34,10 +34,10 @@ class Forecast(Protocol):
 class Offset:
     """v - x stays what it was: EasyCache's transformation vector (Zhou et al. 2025, arXiv 2507.02860)."""
 
-    def learn(self, t: np.float32, x: np.ndarray, v: np.ndarray) -> None:
+    def learn(self, step: int, t: np.float32, x: np.ndarray, v: np.ndarray) -> None:
         self._offset = v - x
 
-    def at(self, t: np.float32, x: np.ndarray) -> np.ndarray:
+    def at(self, step: int, t: np.float32, x: np.ndarray) -> np.ndarray:
         return x + self._offset
 
 
@@ -50,10 +50,10 @@ class Polynomial:
     def __init__(self) -> None:
         self._points: list[tuple[np.float32, np.ndarray]] = []
 
-    def learn(self, t: np.float32, x: np.ndarray, v: np.ndarray) -> None:
+    def learn(self, step: int, t: np.float32, x: np.ndarray, v: np.ndarray) -> None:
         self._points = [*self._points[1 - self.POINTS :], (t, v)]
 
-    def at(self, t: np.float32, x: np.ndarray) -> np.ndarray:
+    def at(self, step: int, t: np.float32, x: np.ndarray) -> np.ndarray:
         times = [float(time) for time, _ in self._points]
         return sum(
             (np.float32(_lagrange(times, i, float(t))) * v for i, (_, v) in enumerate(self._points)),
@@ -70,19 +70,18 @@ class Exponential:
 
     def __init__(self) -> None:
         self._polynomial, self._velocities, self._calls = Polynomial(), [], []  # type: ignore[var-annotated]
-        self.call = 0  # the number of the step that is taken now
 
-    def learn(self, t: np.float32, x: np.ndarray, v: np.ndarray) -> None:
-        self._polynomial.learn(t, x, v)
+    def learn(self, step: int, t: np.float32, x: np.ndarray, v: np.ndarray) -> None:
+        self._polynomial.learn(step, t, x, v)
         self._velocities = [*self._velocities[1 - self.POINTS :], v]
-        self._calls = [*self._calls[1 - self.POINTS :], self.call]
+        self._calls = [*self._calls[1 - self.POINTS :], step]
 
-    def at(self, t: np.float32, x: np.ndarray) -> np.ndarray:
+    def at(self, step: int, t: np.float32, x: np.ndarray) -> np.ndarray:
         even = _even_tail(self._calls)
         if even < self.LEAST:
-            return self._polynomial.at(t, x)
+            return self._polynomial.at(step, t, x)
         spacing = self._calls[-1] - self._calls[-2]
-        ahead = (self.call - self._calls[-1]) / spacing
+        ahead = (step - self._calls[-1]) / spacing
         found = _continued(np.stack([v.ravel() for v in self._velocities[-even:]], 1), ahead, self.NOISE)
         return self._velocities[-1] if found is None else found.reshape(x.shape)
 
@@ -147,11 +146,9 @@ class VelocityCache:
         asked = self._evaluates or known is None
         if known is None:
             known = self._known[context] = self._make()
-        if isinstance(known, Exponential):
-            known.call = self._step
-        v = evaluate() if asked else known.at(t, x)
+        v = evaluate() if asked else known.at(self._step, t, x)
         if asked:
-            known.learn(t, x, v)
+            known.learn(self._step, t, x, v)
         return v
 
     def end(self, x: np.ndarray, cond: np.ndarray) -> None:

@@ -15,12 +15,13 @@ CGROUP = Path("/sys/fs/cgroup")
 
 def allowed_cpus() -> int | None:
     """CPUs of this process where they are fewer than the machine's; None where all are its own."""
-    own, quota = _affinity(), _quota()
+    own, quota = own_cpus(), _quota()
     allowed = own if quota is None else min(own, quota)
     return allowed if allowed < (os.cpu_count() or 1) else None
 
 
-def _affinity() -> int:
+def own_cpus() -> int:
+    """CPUs that this process may run on, which may be fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
