@@ -289,10 +289,14 @@ class Bagel:
             return self._turns.decode(step.clean, step.grid)
 
     @bare_errors
-    def session(self, seed: int | None = None, think: Think = None) -> Session:
-        """A conversation that keeps its contexts; use it in a `with` block, or close() it. See session.Session."""
+    def session(self, seed: int | None = None, think: Think = None, *, system: str | None = None) -> Session:
+        """A conversation that keeps its contexts; use it in a `with` block, or close() it. See session.Session.
+
+        system: a text that stands at the beginning; None: the one that the artefact keeps, "": not that either.
+        """
         self._gate.check_open()
-        return Session(self._gate, beginning(self._turns, seed, think), self._admission and self._admission.check)
+        start = beginning(self._turns, seed, think, system)
+        return Session(self._gate, start, self._admission and self._admission.check)
 
     def _events(self, given: Sequence[Item], output: str, preset: str | None, values: dict[str, Any]):
         checks.choice("output", output, ("image", "text"))

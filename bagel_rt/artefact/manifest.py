@@ -83,6 +83,11 @@ class Manifest:
         return str(self.raw.get("source", self.folder.name))
 
     @property
+    def system(self) -> str | None:
+        """The system prompt that its calls begin with unless they name another (export --system)."""
+        return self.raw.get("system_prompt")
+
+    @property
     def fingerprint(self) -> str:
         """Short hash of everything the manifest states, files' hashes included: names the model in results."""
         return hashlib.sha256(json.dumps(self.raw, sort_keys=True).encode()).hexdigest()[:16]
@@ -172,6 +177,8 @@ def _parse(folder: Path, raw: Mapping[str, Any], found: Mapping[str, Stamp]) -> 
         raise KeyError(f"tokenizer.special_ids.{missing[0]}")
     if raw["arithmetic"] not in KEPT_AS:
         raise ValueError(f"arithmetic {raw['arithmetic']!r}, allowed: {', '.join(KEPT_AS)}")
+    if not isinstance(raw.get("system_prompt", ""), str):
+        raise ValueError(f"system_prompt {raw['system_prompt']!r}, a text is expected")
     table = raw["embeddings"]
     return Manifest(
         folder=folder,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from bagel_rt.artefact.folders import find_model
 from bagel_rt.cli.terminal import words
 from bagel_rt.errors import InputError
+from bagel_rt.files.text_files import read_prompt
 from bagel_rt.files.typed_paths import typed_path
 from bagel_rt.options.fields import options_of
 from bagel_rt.options.presets import PRESETS
@@ -35,7 +36,9 @@ def argument(read: Callable[[str], Read]) -> Callable[[str], Read]:
 
 text_argument: Callable[[str], str] = argument(words)
 path_argument: Callable[[str], Path] = argument(typed_path)
+prompt_file_argument: Callable[[str], str] = argument(lambda given: read_prompt(typed_path(given)))
 
+SYSTEM: dict[str, Any] = {"type": prompt_file_argument, "metavar": "FILE"}  # such texts are long
 # how the values of an option are read, by its type
 KINDS: dict[str, dict[str, Any]] = {
     "int": {"type": int, "metavar": "N"},
@@ -83,7 +86,7 @@ def add_options_to(group: Any, options: Any, names: Sequence[str]) -> None:
     """An argument for each of these options; only what is given on the command line reaches the call."""
     for one in options_of(options):
         if one.name in names:
-            kind = KINDS.get(one.type.removesuffix(" | None"), {"metavar": "NAME"})
+            kind = SYSTEM if one.name == "system" else KINDS.get(one.type.removesuffix(" | None"), {"metavar": "NAME"})
             text = one.text if one.default is None else f"{one.text} (default: {_spelled(one.default)})"
             group.add_argument(_dashed(one.name), default=argparse.SUPPRESS, help=text, **kind)
 

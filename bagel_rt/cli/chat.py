@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bagel_rt.cli.arguments import (
+    SYSTEM,
     add_model_arguments,
     add_options_to,
     given_options,
@@ -26,6 +27,7 @@ from bagel_rt.options.defaults import with_values
 if TYPE_CHECKING:
     from bagel_rt.api import Bagel
     from bagel_rt.conversation.marks import Mark
+    from bagel_rt.conversation.session import Session
     from bagel_rt.results import ImageResult
 
 HELP = """\
@@ -36,7 +38,9 @@ text            say it, and read the answer
 /save FILE      write the last picture to FILE
 /help, /quit    this text; the end (so does Ctrl-D; Ctrl-C stops what is being written or drawn)"""
 DRAWING = ("height", "width", "cfg_text_scale", "cfg_img_scale", "timestep_shift", "num_timesteps", "step_cache")
-WRITING = [name for name in option_names(defaults.ANSWER) if name not in ("think", "seed")]  # those are the session's
+WRITING = [
+    name for name in option_names(defaults.ANSWER) if name not in ("think", "system", "seed")
+]  # those are the session's
 
 
 def register(commands) -> None:
@@ -49,6 +53,7 @@ def register(commands) -> None:
     )
     chat.add_argument("--think", choices=["image", "text"], help="plan pictures, or reason in answers")
     chat.add_argument("--seed", type=int, help="any integer (default: a new one)")
+    chat.add_argument("--system", **SYSTEM, help="system prompt: a text that stands at the beginning")
     add_model_arguments(chat)
     add_options_to(chat.add_argument_group("answers"), defaults.ANSWER, WRITING)
     add_options_to(chat.add_argument_group("pictures"), defaults.INTERLEAVE, DRAWING)
@@ -59,7 +64,8 @@ def run_chat(args: argparse.Namespace) -> None:
     writing, drawing = given_options(args, WRITING), given_options(args, DRAWING)
     with_values(defaults.ANSWER, writing)
     with_values(defaults.INTERLEAVE, drawing)
-    with open_model(args) as bagel, Chat(bagel, args.seed, args.think, writing, drawing) as chat:
+    with open_model(args) as bagel, bagel.session(args.seed, args.think, system=args.system) as session:
+        chat = Chat(bagel, session, writing, drawing)
         print("bagel-rt: /help lists the commands", file=sys.stderr)
         for line in _lines():
             if line in ("/quit", "/exit"):
@@ -82,18 +88,12 @@ def _lines() -> Iterator[str]:
 class Chat:
     """A session, and its marks before each thing that /undo can take back."""
 
-    def __init__(self, bagel: Bagel, seed: int | None, think: Any, writing: dict[str, Any], drawing: dict[str, Any]):
-        self._session = bagel.session(seed, think)
+    def __init__(self, bagel: Bagel, session: Session, writing: dict[str, Any], drawing: dict[str, Any]):
+        self._session = session
         self._vae = bagel.manifest.task == "full"
         self._writing, self._drawing = writing, drawing
         self._before: list[tuple[Mark, ImageResult | None]] = []
         self._picture: ImageResult | None = None
-
-    def __enter__(self) -> Chat:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._session.close()
 
     def take(self, line: str) -> None:
         """Do what a line asks for. A mistake, or Ctrl-C, leaves the conversation as it was."""

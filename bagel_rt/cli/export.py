@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bagel_rt.artefact.contract import TASK_GRAPHS
 from bagel_rt.artefact.folders import default_export_folder, use_model
+from bagel_rt.cli.arguments import SYSTEM
 from bagel_rt.cli.interrupt import Interrupts
 from bagel_rt.cli.progress import Bars
 from bagel_rt.errors import InputError
@@ -46,6 +47,9 @@ def register(commands) -> None:
         choices=["copy", "link"],
         default="copy",
         help="link: read the checkpoint's own files through hard links where their type fits (default: copy)",
+    )
+    export.add_argument(
+        "--system", **SYSTEM, help="a text that every call begins with (system prompt), kept in the artefact"
     )
     export.add_argument("--overwrite", action="store_true", help="replace the artefact that is there")
     export.add_argument("--default", action="store_true", help="make it the model that commands use without --model")
@@ -111,6 +115,7 @@ def run_export(args: argparse.Namespace) -> None:
             args.weights,
             args.arithmetic,
             prompts,
+            args.system,
         ):
             interrupts.check()
             bars(event)

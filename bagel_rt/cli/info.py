@@ -8,6 +8,7 @@ from typing import Any
 from bagel_rt.artefact.folders import Found, find_model, model_folder
 from bagel_rt.artefact.manifest import Manifest, read_manifest
 from bagel_rt.cli.terminal import print_json
+from bagel_rt.options.checks import shown
 
 
 def register(commands) -> None:
@@ -78,6 +79,8 @@ def _print_artefact(manifest: Manifest, plans: list[dict[str, Any]]) -> None:
             f"  pictures up to {m.latent_stride * m.max_latent_size} pixels a side,"
             f" default {manifest.vae_transform.max_size}"
         )
+    if manifest.system:
+        print(f"  system prompt: {shown(manifest.system)}")
     print(f"  {'graph':12} {'weights':>12}  parity with the reference")
     for name, entry in manifest.graphs.items():
         print(f"  {name:12} {entry.get('weight_bytes', 0) / 2**20:8.1f} MiB  {_parity(entry.get('parity', {}))}")

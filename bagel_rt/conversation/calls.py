@@ -11,7 +11,7 @@ from typing import Any
 from bagel_rt.events import ImageReady, Turn, finished
 from bagel_rt.generation.reader import skip_encoding
 from bagel_rt.generation.turns import Rehearsal, Turns
-from bagel_rt.inputs.system_prompts import THINK_THEN_ANSWER, THINK_THEN_DRAW
+from bagel_rt.inputs.system_prompts import THINK_THEN_ANSWER, THINK_THEN_DRAW, first_of
 from bagel_rt.options.image_options import ImageOptions
 from bagel_rt.options.text_options import TextOptions
 from bagel_rt.results import ImageResult, TextResult
@@ -27,7 +27,7 @@ class Calls:
     def answer(self, items: list, opts: TextOptions, seed: int) -> Turn[TextResult]:
         turns = self._turns
         with turns.tree.lease() as contexts:
-            system = THINK_THEN_ANSWER if opts.think else None
+            system = first_of(opts.system, turns.manifest.system, THINK_THEN_ANSWER if opts.think else None)
             noise = TorchNoise(seed)
             reading = turns.reader.read(items, system, opts.encoding, noise)
             ids = yield from turns.write(contexts, reading.histories.cond, opts, noise, "answering")
@@ -41,7 +41,7 @@ class Calls:
         turns, results = self._turns, []
         with turns.tree.lease() as contexts:
             encoding_noise = TorchNoise(seeds[0] if opts.vae_seed is None else opts.vae_seed)
-            system = THINK_THEN_DRAW if opts.think else None
+            system = first_of(opts.system, turns.manifest.system, THINK_THEN_DRAW if opts.think else None)
             reading = turns.reader.read(items, system, opts.encoding, encoding_noise)
             size = turns.sizes.choose(opts, reading.size)
             grid = turns.sizes.grid(size)

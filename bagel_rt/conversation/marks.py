@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from bagel_rt.errors import InputError
 from bagel_rt.generation.reader import Reading
 from bagel_rt.generation.turns import Turns
-from bagel_rt.inputs.system_prompts import THINK_THEN_ANSWER, THINK_THEN_DRAW
+from bagel_rt.inputs.system_prompts import THINK_THEN_ANSWER, THINK_THEN_DRAW, first_of
 from bagel_rt.options import checks
 from bagel_rt.options.encoding import Encoding
 from bagel_rt.options.seeds import draw_seed
@@ -45,6 +45,7 @@ class Mark:
     seed: int
     noise: TorchNoise  # its random numbers; copied before anything is drawn from them, so that the mark stays as it is
     think: Kind = None
+    system: str | None = None  # the system prompt as it was asked for
     drawn: Drawn | None = None  # comes after everything in `reading`
 
     def __repr__(self) -> str:
@@ -55,12 +56,14 @@ class Mark:
         return replace(self, seed=int(seed), noise=TorchNoise(seed))
 
 
-def beginning(turns: Turns, seed: int | None, think: Think) -> Mark:
+def beginning(turns: Turns, seed: int | None, think: Think, system: str | None = None) -> Mark:
     """The mark of a new session. Raises InputError for an unknown `think`, or one that the artefact cannot do."""
+    system = checks.text("system", system, optional=True)
     seed = checks.whole("seed", seed, least=None, optional=True)
     kind, seed = _kind_of_thinking(think, turns), draw_seed(seed)
-    system = {"image": THINK_THEN_DRAW, "text": THINK_THEN_ANSWER, None: None}[kind]
-    return Mark(turns, turns.reader.start(system), seed, TorchNoise(seed), kind)
+    official = {"image": THINK_THEN_DRAW, "text": THINK_THEN_ANSWER, None: None}[kind]
+    reading = turns.reader.start(first_of(system, turns.manifest.system, official))
+    return Mark(turns, reading, seed, TorchNoise(seed), kind, system=system)
 
 
 def _kind_of_thinking(think: Think, turns: Turns) -> Kind:

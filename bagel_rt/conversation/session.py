@@ -45,7 +45,8 @@ class Session:
     fails or is cancelled leaves the session as it was. Use it in a `with` block, or close() it.
 
     think: "image" (or True) makes it plan before every picture, "text" reason in its answers; the official system
-    prompt stands at the beginning. One call at a time; sessions of a model may be used from several threads.
+    prompt stands at the beginning, or the caller's own (`system`). One call at a time; sessions of a model may be used
+    from several threads.
     """
 
     def __init__(self, gate: Gate, mark: Mark, admit: Admit | None = None):
@@ -114,7 +115,7 @@ class Session:
             self._move_to(self._with_image(here, opened, Encoding(vae, vit, vae_sample)))
 
     @bare_errors
-    @explains(defaults.ANSWER, without=("seed", "think"))
+    @explains(defaults.ANSWER, without=("seed", "think", "system"))
     def generate_text(self, *, on_progress: OnProgress = None, **options: Unpack[TextTurnKeywords]) -> TextResult:
         """Write an answer, which enters the session as a text.
 
@@ -123,7 +124,7 @@ class Session:
         return drain(self.stream_text(**options), on_progress)
 
     @bare_errors
-    @explains(defaults.INTERLEAVE, without=("seed", "vae_seed"))
+    @explains(defaults.INTERLEAVE, without=("seed", "vae_seed", "system"))
     def generate_image(self, *, on_progress: OnProgress = None, **options: Unpack[ImageTurnKeywords]) -> ImageResult:
         """Draw a picture, which enters the session as an image. The size follows the last image, a drawn one too.
 
@@ -132,22 +133,23 @@ class Session:
         return drain(self.stream_image(**options), on_progress)
 
     @bare_errors
-    @explains(defaults.ANSWER, without=("seed", "think"))
+    @explains(defaults.ANSWER, without=("seed", "think", "system"))
     def stream_text(self, **options: Unpack[TextTurnKeywords]) -> Generator[Event, None, None]:
         """As generate_text, as a generator of events that ends with Done(result). Closing it undoes the turn."""
-        _refuse(options, "seed", "think")
+        _refuse(options, "seed", "think", "system")
         opts = with_values(defaults.ANSWER, options)
         remark_on_idle(opts, defaults.ANSWER, options, self._has_pictures)
         self._check_memory(lambda session, opts: finished(session._answer(opts)), opts)
         return self._stream(self._answer(opts))
 
     @bare_errors
-    @explains(defaults.INTERLEAVE, without=("seed", "vae_seed"))
+    @explains(defaults.INTERLEAVE, without=("seed", "vae_seed", "system"))
     def stream_image(self, **options: Unpack[ImageTurnKeywords]) -> Generator[Event, None, None]:
         """As generate_image, as a generator of events. The turn stands once ImageReady was given out."""
-        _refuse(options, "seed", "vae_seed")
+        _refuse(options, "seed", "vae_seed", "system")
         plans = self.think == "image"
-        opts = with_values(defaults.INTERLEAVE, {"think": plans, **with_mask_opened(options)})
+        chosen = {"think": plans, "system": self._mark.system}
+        opts = with_values(defaults.INTERLEAVE, {**chosen, **with_mask_opened(options)})
         if opts.think and not plans:
             raise InputError('think needs the system prompt at the beginning: open the session with think="image"')
         self._turns.check_draws()

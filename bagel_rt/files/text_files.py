@@ -39,6 +39,12 @@ def read_text(path: Path, error: type[BagelError] = InputError) -> str:
         raise error(f"{path}: not readable as text: {seen}; save it as UTF-8") from None
 
 
+def read_prompt(path: Path) -> str:
+    """A prompt that is a file's whole text, without the line end that editors put behind the last line."""
+    text = read_text(path)
+    return text.removesuffix("\n").removesuffix("\r")
+
+
 def has_mark(path: Path) -> bool:
     """Whether a file begins with a byte order mark."""
     with path.open("rb") as stream:

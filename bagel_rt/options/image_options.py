@@ -17,6 +17,8 @@ from bagel_rt.options.text_options import (
     PIXELS,
     PROMPT_LOOKUP,
     SEED,
+    SYSTEM,
+    SYSTEM_TEXT,
     TEMPERATURE,
     TEXT_TEMPERATURE,
     TOKENS,
@@ -137,6 +139,7 @@ class ImageOptions:
         False, "allow sides up to twice the model's largest, at positions it was not trained with", checks.flag
     )
     think: bool = option(False, "write a plan before drawing", checks.flag)
+    system: str | None = option(None, SYSTEM, SYSTEM_TEXT)
     max_think_tokens: int = option(1000, "longest plan, in tokens; acts with think", TOKENS, needs=("think",))
     do_sample: bool = option(
         False, "sample the plan's tokens instead of taking the likeliest ones", checks.flag, needs=("think",)
@@ -250,9 +253,9 @@ def check_together(opts: ImageOptions) -> None:
 explains(ImageOptions())(ImageOptions)
 
 
-@explains(ImageOptions(), without=("seed", "vae_seed"))
+@explains(ImageOptions(), without=("seed", "vae_seed", "system"))
 class ImageTurnKeywords(TypedDict, total=False):
-    """Options of a picture in a session, which has its own seed."""
+    """Options of a picture in a session, which has its own seed and system prompt."""
 
     height: int | None
     width: int | None
@@ -298,3 +301,4 @@ class ImageKeywords(ImageTurnKeywords, total=False):
     """Options of a picture. `seed`, which may be several, and `images` are parameters of the calls."""
 
     vae_seed: int | None
+    system: str | None

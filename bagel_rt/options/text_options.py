@@ -15,12 +15,17 @@ SEED = partial(checks.whole, least=None, optional=True)
 PIXELS = partial(checks.whole, least=1, optional=True)
 TOKENS = partial(checks.whole, least=1)
 TEMPERATURE = partial(checks.number, low=0.0)
+SYSTEM_TEXT = partial(checks.text, optional=True)
 GUESSES = partial(checks.whole, least=0, most=MOST)
 
 # descriptions of options for input images, which answers and pictures have in common
 VIT_RAW = "the ViT sees the image as given, not as resized for the VAE"
 VIT_MIN_SIZE = "pixels that the short side of the ViT's image has at least; left out: as the model's settings say"
 VIT_MAX_PIXELS = "pixels that the ViT's image has at most; left out: as the model's settings say"
+SYSTEM = (
+    "system prompt: a text that stands before everything else, in place of think's own; left out: the one that the"
+    " artefact keeps; empty: not that either"
+)
 TEXT_TEMPERATURE = "of sampled text: above 1 more varied, near 0 always the likeliest token; acts with do_sample"
 
 PROMPT_LOOKUP = (
@@ -34,6 +39,7 @@ class TextOptions:
     """How an answer is written. The defaults are the official notebook's."""
 
     think: bool = option(False, "reason before answering", checks.flag)
+    system: str | None = option(None, SYSTEM, SYSTEM_TEXT)
     max_tokens: int = option(
         1000, "longest answer, in tokens; as in the official code, N of them are N - 1 and a start token", TOKENS
     )
@@ -71,9 +77,9 @@ class TextOptions:
 explains(TextOptions())(TextOptions)
 
 
-@explains(TextOptions(), without=("think", "seed"))
+@explains(TextOptions(), without=("think", "system", "seed"))
 class TextTurnKeywords(TypedDict, total=False):
-    """Options of an answer in a session, which has its own `think` and `seed`."""
+    """Options of an answer in a session, which has its own `think`, `system` and `seed`."""
 
     max_tokens: int
     do_sample: bool
@@ -91,4 +97,5 @@ class TextKeywords(TextTurnKeywords, total=False):
     """Options of an answer."""
 
     think: bool
+    system: str | None
     seed: int | None

@@ -106,12 +106,14 @@ def export(
     weights: str = "copy",
     arithmetic: str | None = None,
     prompts: Path | None = None,
+    system: str | None = None,
 ) -> Iterator[Progress]:
     """Export a checkpoint to `out`, yielding progress; the work is done when the iterator ends.
 
     precision: a word or the forms of parts, see precision.precision_named; arithmetic: "fp32", "bf16" or "fp16" inside
     the graphs where the precision does not say it itself (under fp16 the VAE stays float32). prompts: a text file, one
     prompt a line, to calibrate a precision that needs it on, instead of calibration.PROMPTS.
+    system: a text that calls of the artefact begin with.
     lora: an adapter, merged while the weights are streamed. weights "link" reads tensors that need no change from
     hard links to the checkpoint's own files.
 
@@ -124,6 +126,8 @@ def export(
         raise ExportError(f"task {task!r} is unknown; allowed: {', '.join(TASK_GRAPHS)}")
     if weights not in WEIGHTS:
         raise ExportError(f"weights {weights!r} is unknown; allowed: {', '.join(WEIGHTS)}")
+    if system is not None and not system.strip():
+        raise ExportError("the system prompt is empty: write it into the file, or leave --system out")
     stored = precision_named(precision, arithmetic)
     texts = PROMPTS if prompts is None else read_prompts(prompts)
     check_target(out, overwrite)
@@ -148,6 +152,7 @@ def export(
         manifest = _manifest(
             checkpoint, stored, recipe, offsets, entries, special_ids, tokenizer.get_vocab_size(), linked
         )
+        manifest |= {} if system is None else {"system_prompt": system}
         manifest["files"] = yield from _files(folder)
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
