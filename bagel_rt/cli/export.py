@@ -67,20 +67,34 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, required: bool) ->
         help="checkpoint folder, weight file, or hub id (owner/name, owner/name@revision)",
     )
     group.add_argument(
-        "--lora", type=Path, metavar="DIR", help="LoRA adapter in peft's layout, merged into the weights"
+        "--lora",
+        type=Path,
+        action="append",
+        metavar="PATH",
+        help="LoRA or DoRA adapter, a folder or file of peft, diffusers or kohya, merged into the weights (repeatable)",
     )
-    group.add_argument("--lora-scale", type=float, metavar="X", help="how much of the adapter (default: 1)")
+    group.add_argument(
+        "--lora-scale",
+        type=float,
+        action="append",
+        metavar="X",
+        help="how much of the adapter (default: 1); given once for each of several",
+    )
 
 
-def chosen_lora(args: argparse.Namespace) -> Lora | None:
-    """The adapter of add_checkpoint_arguments; needs the exporter."""
+def chosen_lora(args: argparse.Namespace) -> list[Lora]:
+    """The adapters of add_checkpoint_arguments; needs the exporter."""
     from bagel_export.checkpoint.lora import Lora
 
-    if args.lora is None:
-        if args.lora_scale is not None:
-            raise InputError("--lora-scale is given without --lora DIR")
-        return None
-    return Lora(typed_path(args.lora), 1.0 if args.lora_scale is None else args.lora_scale)
+    paths, scales = args.lora or [], args.lora_scale or []
+    if scales and not paths:
+        raise InputError("--lora-scale is given without --lora PATH")
+    if scales and len(scales) != len(paths):
+        raise InputError(
+            f"--lora-scale is given {len(scales)} times for {len(paths)} adapters; one for each, in their order, is"
+            " expected"
+        )
+    return [Lora(typed_path(path), scale) for path, scale in zip(paths, scales or [1.0] * len(paths), strict=True)]
 
 
 def require_exporter() -> None:

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from bagel_engines.claims import IN_USE
 from bagel_export.artefact import parity
 from bagel_export.artefact.publish import check_room, check_target, publishing
-from bagel_export.checkpoint.lora import Lora
+from bagel_export.checkpoint.lora import Loras
 from bagel_export.checkpoint.open import EMBEDDING, VAE_PREFIX, Checkpoint, open_checkpoint
 from bagel_export.checkpoint.tensors import SourceTensor
 from bagel_export.checkpoint.tokenizer import TOKENIZER_FILE, load_tokenizer
@@ -102,7 +102,7 @@ def export(
     overwrite: bool = False,
     verify: bool = True,
     precision: str = "fp32",
-    lora: Lora | None = None,
+    lora: Loras | None = None,
     weights: str = "copy",
     arithmetic: str | None = None,
     prompts: Path | None = None,
@@ -114,8 +114,8 @@ def export(
     the graphs where the precision does not say it itself (under fp16 the VAE stays float32). prompts: a text file, one
     prompt a line, to calibrate a precision that needs it on, instead of calibration.PROMPTS.
     system: a text that calls of the artefact begin with.
-    lora: an adapter, merged while the weights are streamed. weights "link" reads tensors that need no change from
-    hard links to the checkpoint's own files.
+    lora: an adapter or several, merged while the weights are streamed. weights "link" reads tensors that need no change
+    from hard links to the checkpoint's own files.
 
     Nothing is written before the checkpoint has been checked as a whole. `out` appears in one rename when it is
     complete; an existing artefact is replaced only with `overwrite`, and is intact until then. Raises CheckpointError,

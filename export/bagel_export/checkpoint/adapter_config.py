@@ -1,4 +1,5 @@
-"""adapter_config.json of a LoRA adapter: what is understood of it. Anything else that is switched on is refused."""
+"""The config of a LoRA adapter (adapter_config.json, diffusers' metadata): what is understood of it. Anything else that
+is switched on is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +13,10 @@ from bagel_rt.errors import CheckpointError
 
 CONFIG = "adapter_config.json"
 # what the numbers in the file mean is read from these
-READ = ("peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "bias", "init_lora_weights")
+READ = (
+    "peft_type", "r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "bias",
+    "init_lora_weights",
+)  # fmt: skip
 # these chose what was trained and how; which tensors came of it is seen in the file
 TRAINING = (
     "task_type", "inference_mode", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
@@ -26,7 +30,11 @@ STARTS = ("gaussian", "eva", "orthogonal")  # initialisations that leave the bas
 
 def read_adapter_config(path: Path) -> Mapping[str, Any]:
     """The config of an adapter that is a sum of products. Raises CheckpointError naming the key."""
-    config = read_json(path)
+    return checked(path, read_json(path))
+
+
+def checked(path: Path, config: Any) -> Mapping[str, Any]:
+    """A config that stands in the file `path`, checked."""
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         seen = config.get("peft_type") if isinstance(config, dict) else config
         raise CheckpointError(f"{path}: key 'peft_type' is {seen!r}; allowed: LORA")
@@ -39,8 +47,9 @@ def read_adapter_config(path: Path) -> Mapping[str, Any]:
     _check_start(path, config.get("init_lora_weights"))
     if config.get("bias", "none") not in BIASES:
         raise CheckpointError(f"{path}: key 'bias' is {config['bias']!r}; allowed: {', '.join(BIASES)}")
-    if not isinstance(config.get("use_rslora", False), bool | None):
-        raise CheckpointError(f"{path}: key 'use_rslora' is {config['use_rslora']!r}; true or false is expected")
+    for key in ("use_rslora", "use_dora"):
+        if not isinstance(config.get(key, False), bool | None):
+            raise CheckpointError(f"{path}: key '{key}' is {config[key]!r}; true or false is expected")
     for key, kinds in (("r", int), ("lora_alpha", (int, float))):
         value = config.get(key)
         if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:

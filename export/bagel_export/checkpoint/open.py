@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from bagel_export.checkpoint.key_roots import without_root
-from bagel_export.checkpoint.lora import Lora, read_adapter
+from bagel_export.checkpoint.lora import Loras, names_of, read_adapter
 from bagel_export.checkpoint.safetensors_file import DTYPES, StoredTensor, read_header
 from bagel_export.checkpoint.shards import VAE_WEIGHTS, read_weights
 from bagel_export.checkpoint.sources import find_source
@@ -61,8 +61,8 @@ class Checkpoint:
             return AutoEncoder(self.config.vae_base_width, self.config.latent_channels).eval().requires_grad_(False)
 
 
-def open_checkpoint(ckpt: str | Path, task: str = "full", lora: Lora | None = None) -> Checkpoint:
-    """Find, read and check a checkpoint for a task, "full" or "understand", with an adapter merged. Reads headers only.
+def open_checkpoint(ckpt: str | Path, task: str = "full", lora: Loras | None = None) -> Checkpoint:
+    """Find, read and check a checkpoint for a task, "full" or "understand", with adapters merged. Reads headers only.
 
     `ckpt` is a folder, a weight file, or a hub id. Raises CheckpointError naming file and key.
     """
@@ -97,7 +97,7 @@ def open_checkpoint(ckpt: str | Path, task: str = "full", lora: Lora | None = No
         tensors, unused = tensors | found, unused + vae_unused
     elif (folder / VAE_WEIGHTS).exists():
         unused += tuple(_read_vae(folder / VAE_WEIGHTS))
-    name = f"{source.name}+{lora.name}" if lora else source.name
+    name = f"{source.name}+{names_of(lora)}" if lora else source.name
     return Checkpoint(name, folder, task, config, tensors, unused, vae_rule, vit_rule)
 
 

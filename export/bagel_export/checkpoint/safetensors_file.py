@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import ml_dtypes
 import numpy as np
@@ -20,6 +20,7 @@ DTYPES: dict[str, np.dtype] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 MAX_HEADER = 100_000_000  # the format's own limit
+METADATA = "__metadata__"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,18 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 
     Raises CheckpointError naming the file, and the key where one is at fault.
     """
+    header, start, size = _parsed(path)
+    return {k: _tensor(path, k, v, start, size) for k, v in header.items() if k != METADATA}
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The words that a safetensors file's header keeps beside its tensors. Raises CheckpointError."""
+    found = _parsed(path)[0].get(METADATA)
+    return found if isinstance(found, dict) else {}
+
+
+def _parsed(path: Path) -> tuple[dict[str, Any], int, int]:
+    """A file's header, where its tensors begin, and the file's size, in bytes."""
     try:
         size = path.stat().st_size
         with path.open("rb") as stream:
@@ -73,7 +86,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         raise CheckpointError(f"{path}: not a safetensors file: its header is not JSON ({error})") from None
     if not isinstance(header, dict):
         raise CheckpointError(f"{path}: not a safetensors file: its header is not an object")
-    return {k: _tensor(path, k, v, 8 + length, size) for k, v in header.items() if k != "__metadata__"}
+    return header, 8 + length, size
 
 
 def _tensor(path: Path, key: str, entry: object, start: int, size: int) -> StoredTensor:

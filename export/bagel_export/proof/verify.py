@@ -18,7 +18,7 @@ from bagel_rt.artefact.manifest import Manifest
 from bagel_rt.errors import InputError
 
 if TYPE_CHECKING:
-    from bagel_export.checkpoint.lora import Lora
+    from bagel_export.checkpoint.lora import Loras
 
 ENCODERS = ("moments", "latent", "out", "connector")
 
@@ -41,7 +41,7 @@ def recorded(manifest: Manifest, path: Path) -> Run:
 
 
 def referenced(
-    manifest: Manifest, ckpt: str | Path, lora: Lora | None, layers: bool, record: Run | None
+    manifest: Manifest, ckpt: str | Path, lora: Loras | None, layers: bool, record: Run | None
 ) -> Iterator[Run]:
     """The built-in cases, or the recorded one, in PyTorch, one after the other.
 

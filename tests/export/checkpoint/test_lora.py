@@ -193,7 +193,8 @@ def test_export_merges_and_says_so(quick_checkpoint, adapter, tmp_path):
     "config, words",
     [
         ({"peft_type": "IA3"}, "'peft_type' is 'IA3'; allowed: LORA"),
-        ({"use_dora": True}, "'use_dora' is True"),
+        ({"use_dora": True}, "has no lora_magnitude_vector beside it; adapter_config.json says DoRA"),
+        ({"use_dora": "yes"}, "'use_dora' is 'yes'"),
         ({"fan_in_fan_out": True}, "'fan_in_fan_out'"),
         ({"trainable_token_indices": [1, 2]}, "merge it with peft"),
         ({"lora_bias": True}, "'lora_bias' is True"),
@@ -232,7 +233,7 @@ def test_an_adapter_that_is_not_a_sum_of_products_is_refused(quick_checkpoint, a
         (of(QUERY, torch.ones(RANK, 64, 1, 1), torch.ones(64, RANK)), "a matrix is expected"),
         (of(QUERY, torch.ones(RANK, 64, dtype=torch.int8), torch.ones(64, RANK)), "I8"),
         ({f"base_model.model.{QUERY}.lora_A.weight": torch.ones(RANK, 64)}, "no lora_B beside it"),
-        ({f"base_model.model.{QUERY}.lora_magnitude_vector": torch.ones(64)}, "matches nothing"),
+        ({f"base_model.model.{QUERY}.lora_magnitude_vector": torch.ones(64)}, "no lora_A beside it"),
         ({"lora_te_text_model.alpha": torch.ones(1)}, "matches nothing"),
         ({}, "holds no tensors"),
     ],
@@ -276,12 +277,14 @@ def test_a_number_that_is_not_finite_is_found_in_the_adapter(quick_checkpoint, t
 
 def test_a_folder_that_is_no_adapter_is_named(quick_checkpoint, adapter, tmp_path):
     refused(quick_checkpoint, Lora(tmp_path / "nowhere"), "nowhere: no such adapter folder")
-    refused(quick_checkpoint, Lora(quick_checkpoint), "adapter_config.json: file not found")
+    refused(quick_checkpoint, Lora(quick_checkpoint), "adapter_model.safetensors: file not found")
     refused(quick_checkpoint, Lora(adapter.folder, math.nan), "scale is nan")
-    (adapter.folder / WEIGHTS).rename(adapter.folder / "adapter_model.bin")
-    refused(quick_checkpoint, adapter, WEIGHTS, "is a pickle")
     (adapter.folder / "adapter_config.json").write_text("{")
     refused(quick_checkpoint, adapter, "adapter_config.json", "not readable as JSON")
+    (adapter.folder / "adapter_config.json").unlink()
+    refused(quick_checkpoint, adapter, "adapter_config.json: file not found")
+    (adapter.folder / WEIGHTS).rename(adapter.folder / "adapter_model.bin")
+    refused(quick_checkpoint, adapter, WEIGHTS, "is a pickle")
 
 
 def test_a_head_that_is_the_embedding_table_cannot_be_changed_alone(tmp_path):
@@ -297,6 +300,8 @@ def test_a_refused_adapter_leaves_nothing_behind(quick_checkpoint, adapter, tmp_
     (tmp_path / "place").mkdir()
     given = ["export", "--ckpt", str(quick_checkpoint), "--out", str(tmp_path / "place" / "out")]
     assert main([*given, "--lora-scale", "2"]) == 2
+    assert main([*given, "--lora", str(adapter.folder), "--lora-scale", "2", "--lora-scale", "1"]) == 2
+    assert "given 2 times for 1 adapters" in capsys.readouterr().err
     assert main([*given, "--lora", str(tmp_path / "no")]) == 2
     assert "no such adapter folder" in capsys.readouterr().err
     with pytest.raises(CheckpointError):
