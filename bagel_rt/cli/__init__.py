@@ -20,6 +20,7 @@ from bagel_rt.cli import (
     info,
     pictures,
     plan,
+    serve,
     use,
     verify,
     ways,
@@ -55,6 +56,7 @@ def build_parser() -> Parser:
         build,
         doctor,
         demo,
+        serve,
     ):
         module.register(commands)
     return parser

@@ -86,4 +86,19 @@ def _table(kinds: dict[str, Any]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-MADE = {"examples": examples, "commands": commands, "pictures": pictures, "answers": answers}
+def foreign_names() -> str:
+    """The table of names that other servers' clients send."""
+    from bagel_rt.serve.names import PICTURES, TEXTS
+
+    found = {row.name: row for row in (*PICTURES, *TEXTS)}
+    head = "| name | sent by clients of | what it means here |\n|---|---|---|\n"
+    return head + "\n".join(f"| `{row.name}` | {row.clients} | {row.rule} |" for row in found.values())
+
+
+MADE = {
+    "examples": examples,
+    "commands": commands,
+    "pictures": pictures,
+    "answers": answers,
+    "foreign_names": foreign_names,
+}
