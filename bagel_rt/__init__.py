@@ -31,13 +31,15 @@ if TYPE_CHECKING:
     from bagel_rt.conversation.session import Session
     from bagel_rt.events import Done, ImageReady, Progress, Step, TextPiece
     from bagel_rt.inputs.masks import extended
-    from bagel_rt.results import ImageResult, TextResult
+    from bagel_rt.results import ImageResult, ReasonResult, TextResult
+    from bagel_rt.styles.style import Style
 
 _MODULES = {
     "api": ("Bagel", "load"),
     "events": ("Done", "ImageReady", "Progress", "Step", "TextPiece"),
     "inputs.masks": ("extended",),
-    "results": ("ImageResult", "TextResult"),
+    "results": ("ImageResult", "ReasonResult", "TextResult"),
+    "styles.style": ("Style",),
     "conversation.marks": ("Mark",),
     "conversation.session": ("Session",),
 }
@@ -62,8 +64,10 @@ __all__ = [
     "OutOfDeviceMemoryError",
     "OutputError",
     "Progress",
+    "ReasonResult",
     "Session",
     "Step",
+    "Style",
     "TextPiece",
     "TextResult",
     "__version__",

@@ -15,6 +15,13 @@ from bagel_rt.bare_errors import bare_errors
 from bagel_rt.conversation.calls import Calls, rehearsal
 from bagel_rt.conversation.gate import Gate
 from bagel_rt.conversation.marks import Think, beginning
+from bagel_rt.conversation.reason import (
+    MAX_PICTURES,
+    checked_options,
+    reason,
+    request_for,
+)
+from bagel_rt.conversation.reason import rehearsal as reason_rehearsal
 from bagel_rt.conversation.session import Session
 from bagel_rt.conversation.streaming import drain, stream
 from bagel_rt.errors import EngineUnavailableError, InputError
@@ -24,7 +31,7 @@ from bagel_rt.events import Event, OnProgress, Step
 from bagel_rt.generation.reader import Item, open_items
 from bagel_rt.generation.turns import Turns
 from bagel_rt.inputs.masks import with_mask_opened
-from bagel_rt.inputs.pictures import ImageInput, open_image
+from bagel_rt.inputs.pictures import ImageInput, open_images
 from bagel_rt.kv_cache.page_pool import CACHE_TOKENS
 from bagel_rt.model.graphs import Graphs
 from bagel_rt.model.vocabulary import Vocabulary
@@ -35,7 +42,10 @@ from bagel_rt.options.image_options import ImageKeywords, ImageOptions
 from bagel_rt.options.seeds import draw_seed, seeds_of
 from bagel_rt.options.text_options import TextKeywords, TextOptions
 from bagel_rt.options.without_effect import remark_on_idle
-from bagel_rt.results import ImageResult, TextResult
+from bagel_rt.results import ImageResult, ReasonResult, TextResult
+from bagel_rt.styles.files import GENERIC, Named, style_in, style_named
+from bagel_rt.styles.style import Style
+from bagel_rt.styles.tables import ReasonKeywords
 from bagel_rt.tensorrt.stores import packed_for, plans_for
 
 if TYPE_CHECKING:
@@ -135,6 +145,7 @@ class Bagel:
         self._turns = Turns(manifest, graphs, cache_tokens, vocabulary)
         self._calls = Calls(self._turns)
         self._gate = Gate()
+        self._own_style = style_in(manifest)
 
     def __enter__(self) -> Bagel:
         return self
@@ -208,7 +219,7 @@ class Bagel:
         The size follows the last image. `images=n`, or a list as `seed`, as in generate; input images are encoded once,
         with the first seed's noise: alone, edit(seed=s, vae_seed=first) gives the same picture.
         """
-        items = [*_opened(image), checks.text("prompt", prompt)]
+        items = [*open_images(image), checks.text("prompt", prompt)]
         if len(items) == 1:
             raise InputError("edit was given no image: name one, or a list of them; without any, call generate")
         return drain(self._image(items, presets.defaults(presets.EDIT, preset), options), on_progress)
@@ -225,7 +236,7 @@ class Bagel:
         **options: Unpack[TextKeywords],
     ) -> TextResult:
         """Answer a question about images, or without any. The images come first, as in the official code."""
-        items = [*_opened(images), checks.text("prompt", prompt)]
+        items = [*open_images(images), checks.text("prompt", prompt)]
         return drain(self._text(items, presets.defaults(presets.ASK, preset), {**options}), on_progress)
 
     @overload
@@ -281,6 +292,64 @@ class Bagel:
         return self._events([inputs] if isinstance(inputs, str) else inputs, output, preset, options)
 
     @bare_errors
+    def reason(
+        self,
+        prompt: str,
+        images: Sequence[ImageInput] | ImageInput = (),
+        *,
+        style: Named | None = None,
+        max_pictures: int = MAX_PICTURES,
+        max_tokens: int | None = None,
+        system: str | None = None,
+        seed: int | None = None,
+        on_progress: OnProgress = None,
+        **options: Unpack[ReasonKeywords],
+    ) -> ReasonResult:
+        """Think in words and pictures until there is an answer: texts and pictures in turns, each behind all before.
+
+        style: a built-in name (generic, zebra-cot, thinkmorph, mathcanvas, unicot), a TOML file or a Style; None: the
+        artefact's own, else generic. max_pictures ends the loop where one more is asked for. max_tokens: of one text.
+        system: a system prompt in place of the style's.
+        Turn n has the seed `seed` + n, and images are encoded with the noise of `seed`, so that each turn is what
+        interleave(items, seed=seed + n, vae_seed=seed) gives. Other options replace the style's; on_progress sees
+        finished pictures, too.
+        """
+        events = self.stream_reason(
+            prompt, images, style=style, max_pictures=max_pictures, max_tokens=max_tokens, system=system, seed=seed, **options
+        )
+        return drain(events, on_progress, pictures=True)
+
+    @bare_errors
+    def stream_reason(
+        self,
+        prompt: str,
+        images: Sequence[ImageInput] | ImageInput = (),
+        *,
+        style: Named | None = None,
+        max_pictures: int = MAX_PICTURES,
+        max_tokens: int | None = None,
+        system: str | None = None,
+        seed: int | None = None,
+        **options: Unpack[ReasonKeywords],
+    ) -> Generator[Event, None, None]:
+        """As reason, as a generator of events that ends with Done(result): each picture is an ImageReady."""
+        self._gate.check_open()
+        asked, opened = checks.text("prompt", prompt), open_images(images)
+        first = draw_seed(checks.whole("seed", seed, least=None, optional=True))
+        request = request_for(self._turns, self._style(style), max_pictures, max_tokens, system, options)
+        if self._admission is not None:
+            self._admission.check(reason_rehearsal(asked, opened, request), checked_options(request))
+        return stream(self._gate, reason(self._turns, asked, opened, request, first))
+
+    @property
+    def style(self) -> Style | None:
+        """How this model reasons, where its artefact says so (`export --style`)."""
+        return self._own_style
+
+    def _style(self, given: Named | None) -> Style:
+        return style_named(given) if given is not None else self._own_style or style_named(GENERIC)
+
+    @bare_errors
     def preview(self, step: Step) -> Image:
         """The picture a step of the sampler is heading for, decoded."""
         if not isinstance(step, Step):
@@ -296,7 +365,7 @@ class Bagel:
         """
         self._gate.check_open()
         start = beginning(self._turns, seed, think, system)
-        return Session(self._gate, start, self._admission and self._admission.check)
+        return Session(self._gate, start, self._admission and self._admission.check, self._own_style)
 
     def _events(self, given: Sequence[Item], output: str, preset: str | None, values: dict[str, Any]):
         checks.choice("output", output, ("image", "text"))
@@ -334,11 +403,6 @@ class Bagel:
         if opts.vae_seed is None and opts.vae_sample and len(items) > 1:
             opts = replace(opts, vae_seed=seeds[0])
         return stream(self._gate, self._calls.draw(items, opts, seeds))
-
-
-def _opened(images: Any) -> list[Image]:
-    """One image or a list of them, opened."""
-    return [open_image(one) for one in (images if isinstance(images, list | tuple) else [images])]
 
 
 def _pictures(items: list) -> bool:

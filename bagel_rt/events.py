@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 if TYPE_CHECKING:
-    from bagel_rt.results import ImageResult, TextResult
+    from bagel_rt.results import ImageResult, ReasonResult, TextResult
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class TextPiece:
     stage together are the text of the result.
     """
 
-    stage: str  # "thinking" or "answering"
+    stage: str  # "thinking", "answering" or "reasoning"
     done: int
     total: int
     text: str
@@ -73,7 +73,7 @@ class ImageReady:
 class Done:
     """The last event: `result` is what the plain call returns (a list where several pictures were asked for)."""
 
-    result: ImageResult | TextResult | list[ImageResult]
+    result: ImageResult | TextResult | ReasonResult | list[ImageResult]
     done: int = 1
     total: int = 1
     stage: str = "done"

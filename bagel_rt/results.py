@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -98,6 +98,71 @@ class TextResult:
 
     def __repr__(self) -> str:
         return f"TextResult({_short(self.text)}, {len(self.token_ids)} tokens, seed {self.seed})"
+
+
+@dataclass(frozen=True, eq=False)
+class ReasonResult(Sequence["TextResult | ImageResult"]):
+    """What a model thought in words and pictures: a sequence of texts and pictures, in order. print() shows the texts.
+
+    Turn n can be made again alone: each part has its own seed.
+    """
+
+    parts: tuple[TextResult | ImageResult, ...]
+    answer: str  # what stands in the style's answer tags in the last text, else all of that text
+    stopped: str  # why: "answered", "no picture was asked for", "max_pictures" or "most_turns"
+    style: str  # its name
+    seed: int
+    options: dict[str, Any]  # as used: max_pictures, and those of the texts
+    prompt: str = ""
+    model: str = ""
+    engine: str = ""
+    failures: tuple[str, ...] = ()  # why pictures were left out, where the style allows that
+
+    @overload
+    def __getitem__(self, index: int) -> TextResult | ImageResult: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[TextResult | ImageResult, ...]: ...
+
+    def __getitem__(self, index):
+        return self.parts[index]
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    @property
+    def texts(self) -> list[TextResult]:
+        return [part for part in self.parts if isinstance(part, TextResult)]
+
+    @property
+    def pictures(self) -> list[ImageResult]:
+        return [part for part in self.parts if isinstance(part, ImageResult)]
+
+    def __str__(self) -> str:
+        return "\n".join(
+            part.text if isinstance(part, TextResult) else f"[picture, seed {part.seed}]" for part in self.parts
+        )
+
+    def __repr__(self) -> str:
+        counts = f"{len(self.texts)} texts, {len(self.pictures)} pictures"
+        return f"ReasonResult({counts}, {self.stopped}, answer {_short(self.answer)})"
+
+    def record(self, pictures: Sequence[str]) -> dict[str, Any]:
+        """Everything but the pixels, as JSON values. pictures: a file name for each picture."""
+        names = iter(pictures)
+        parts = [
+            {"text": part.text, "tokens": len(part.token_ids), "seed": part.seed}
+            if isinstance(part, TextResult)
+            else {"picture": next(names), "seed": part.seed, "options": part.options}
+            for part in self.parts
+        ]
+        kept = ("prompt", "answer", "stopped", "style", "seed", "options", "model", "engine")
+        return {
+            **{name: getattr(self, name) for name in kept},
+            "failures": list(self.failures),
+            "parts": parts,
+            "bagel_rt": __version__,
+        }
 
 
 def _short(text: str) -> str:

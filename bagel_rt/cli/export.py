@@ -51,6 +51,11 @@ def register(commands) -> None:
     export.add_argument(
         "--system", **SYSTEM, help="a text that every call begins with (system prompt), kept in the artefact"
     )
+    export.add_argument(
+        "--style",
+        metavar="FILE",
+        help="how the model reasons: a TOML file, or a built-in name; `reason` takes it from there",
+    )
     export.add_argument("--overwrite", action="store_true", help="replace the artefact that is there")
     export.add_argument("--default", action="store_true", help="make it the model that commands use without --model")
     export.add_argument("--no-verify", dest="verify", action="store_false", help="do not compare with the reference")
@@ -130,6 +135,7 @@ def run_export(args: argparse.Namespace) -> None:
             args.arithmetic,
             prompts,
             args.system,
+            args.style,
         ):
             interrupts.check()
             bars(event)

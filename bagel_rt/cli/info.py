@@ -81,6 +81,8 @@ def _print_artefact(manifest: Manifest, plans: list[dict[str, Any]]) -> None:
         )
     if manifest.system:
         print(f"  system prompt: {shown(manifest.system)}")
+    if style := manifest.raw.get("style"):
+        print(f"  reasons as style {style.get('name')}")
     print(f"  {'graph':12} {'weights':>12}  parity with the reference")
     for name, entry in manifest.graphs.items():
         print(f"  {name:12} {entry.get('weight_bytes', 0) / 2**20:8.1f} MiB  {_parity(entry.get('parity', {}))}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -12,13 +12,16 @@ from bagel_rt.artefact.contract import VAE_ENCODER
 from bagel_rt.bare_errors import bare_errors
 from bagel_rt.conversation.gate import Gate
 from bagel_rt.conversation.marks import Drawn, Kind, Mark
+from bagel_rt.conversation.reason import MAX_PICTURES, checked_options, reasoned, request_for, shortened, steps_of
 from bagel_rt.conversation.streaming import drain, stream
 from bagel_rt.errors import BagelError, InputError
 from bagel_rt.events import Event, ImageReady, OnProgress, Turn, finished
 from bagel_rt.generation.reader import Reading
+from bagel_rt.generation.reasoning import Reasoning, Request
+from bagel_rt.generation.turn_seeds import OneStream
 from bagel_rt.generation.turns import Rehearsal, Turns
 from bagel_rt.inputs.masks import with_mask_opened
-from bagel_rt.inputs.pictures import ImageInput, open_image
+from bagel_rt.inputs.pictures import ImageInput, open_image, open_images
 from bagel_rt.inputs.segments import Latents
 from bagel_rt.options import checks, defaults
 from bagel_rt.options.defaults import with_values
@@ -27,7 +30,10 @@ from bagel_rt.options.fields import explains
 from bagel_rt.options.image_options import ImageOptions, ImageTurnKeywords
 from bagel_rt.options.text_options import TextOptions, TextTurnKeywords
 from bagel_rt.options.without_effect import remark_on_idle
-from bagel_rt.results import ImageResult, TextResult
+from bagel_rt.results import ImageResult, ReasonResult, TextResult
+from bagel_rt.styles.files import GENERIC, Named, style_named
+from bagel_rt.styles.style import Style
+from bagel_rt.styles.tables import ReasonKeywords
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,7 +55,9 @@ class Session:
     from several threads.
     """
 
-    def __init__(self, gate: Gate, mark: Mark, admit: Admit | None = None):
+    def __init__(self, gate: Gate, mark: Mark, admit: Admit | None = None, style: Style | None = None):
+        """style: how the model reasons where a turn names none."""
+        self._style = style
         self._turns, self._gate, self._admit = mark.turns, gate, admit
         self._busy, self._closed = False, False
         self._lease = self._turns.tree.lease()
@@ -158,6 +166,52 @@ class Session:
         self._check_memory(lambda session, opts: finished(session._draw(opts)), opts)
         return self._stream(self._draw(opts))
 
+    @bare_errors
+    def reason(
+        self,
+        prompt: str,
+        images: Sequence[ImageInput] | ImageInput = (),
+        *,
+        style: Named | None = None,
+        max_pictures: int = MAX_PICTURES,
+        max_tokens: int | None = None,
+        system: str | None = None,
+        on_progress: OnProgress = None,
+        **options: Unpack[ReasonKeywords],
+    ) -> ReasonResult:
+        """Think in words and pictures behind all that was said, as Bagel.reason does; all of it stays in the session.
+
+        The style's system prompt enters before the question, unless it is there already. Random numbers come from the
+        session's stream.
+        """
+        events = self.stream_reason(
+            prompt, images, style=style, max_pictures=max_pictures, max_tokens=max_tokens, system=system, **options
+        )
+        return drain(events, on_progress, pictures=True)
+
+    @bare_errors
+    def stream_reason(
+        self,
+        prompt: str,
+        images: Sequence[ImageInput] | ImageInput = (),
+        *,
+        style: Named | None = None,
+        max_pictures: int = MAX_PICTURES,
+        max_tokens: int | None = None,
+        system: str | None = None,
+        **options: Unpack[ReasonKeywords],
+    ) -> Generator[Event, None, None]:
+        """As reason, as a generator of events that ends with Done(result). Closing it undoes the turn as a whole."""
+        asked, opened = checks.text("prompt", prompt), open_images(images)
+        used = style_named(style) if style is not None else self._style or style_named(GENERIC)
+        request = request_for(self._turns, used, max_pictures, max_tokens, system, options)
+        short = shortened(request)
+        self._check_memory(
+            lambda session, opts: finished(session._reason(asked, opened, steps_of(short, opts))),
+            checked_options(request),
+        )
+        return self._stream(self._reason(asked, opened, request))
+
     def mark(self) -> Mark:
         """Where the session stands now, for rollback()."""
         self._check_open()
@@ -182,7 +236,7 @@ class Session:
         with self._gate.enter():
             self._check_free()
             here = self._with_drawn_read()
-        return Session(self._gate, here if seed is None else here.with_seed(seed), self._admit)
+        return Session(self._gate, here if seed is None else here.with_seed(seed), self._admit, self._style)
 
     def _answer(self, opts: TextOptions) -> Turn[TextResult]:
         here = self._ready_mark()
@@ -212,6 +266,18 @@ class Session:
             self._move_to(replace(here, reading=reading, noise=noise, drawn=drawn))
         yield ImageReady(result)
         return result
+
+    def _reason(self, prompt: str, images: list[Image], request: Request) -> Turn[ReasonResult]:
+        here = self._with_drawn_read()
+        noise = here.noise.copy()
+        with self._turns.tree.lease() as contexts:
+            seeds = OneStream(self.seed, noise)
+            loop = Reasoning(self._turns, contexts, request, seeds, here.reading)
+            loop.read(prompt, images)
+            why = yield from loop.run()
+            drawn = None if loop.unread is None else Drawn(loop.unread, loop.viewer.how)
+            self._move_to(replace(here, reading=loop.views.pictures, noise=noise, drawn=drawn))
+            return reasoned(loop, why, prompt, self.seed)
 
     def _with_image(self, here: Mark, image: Image, how: Encoding) -> Mark:
         """The mark behind an image that is read now."""

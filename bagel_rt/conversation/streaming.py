@@ -39,14 +39,15 @@ def stream(gate: Gate, turn: Turn) -> Generator[Event, None, None]:
     yield Done(result)
 
 
-def drain(events: Generator[Event, None, None], on_progress: OnProgress = None) -> Any:
-    """Run a stream to its end and return its result; `on_progress` sees what comes before a finished picture."""
+def drain(events: Generator[Event, None, None], on_progress: OnProgress = None, pictures: bool = False) -> Any:
+    """Run a stream to its end and return its result; `on_progress` sees what comes before a finished picture, and with
+    `pictures` finished ones, too."""
     if on_progress is not None and not callable(on_progress):
         raise InputError(f"on_progress must be a function that takes an event, not {type(on_progress).__name__}")
     with closing(events):
         for event in events:
             if isinstance(event, Done):
                 return event.result
-            if on_progress is not None and not isinstance(event, ImageReady):
+            if on_progress is not None and (pictures or not isinstance(event, ImageReady)):
                 on_progress(event)
     raise AssertionError("a stream ends with Done")

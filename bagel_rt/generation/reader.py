@@ -75,7 +75,12 @@ class Reader:
         return replace(reading, histories=reading.histories.with_text(self.text(text)), texts=(*reading.texts, text))
 
     def add_image(self, reading: Reading, image: Image, how: Encoding, noise: TorchNoise) -> Reading:
-        """Add an image: its VAE latents (sampled with `noise` where how.vae_sample), then its patches for the ViT."""
+        segments, size = self.encoded(image, how, noise)
+        return replace(reading, histories=reading.histories.with_image(*segments), size=size, image=image)
+
+    def encoded(self, image: Image, how: Encoding, noise: TorchNoise) -> tuple[list[Segment], tuple[int, int]]:
+        """An image's segments, and its (height, width) after resizing: its VAE latents (sampled with `noise` where
+        how.vae_sample), then its patches for the ViT."""
         resized = resize(self._manifest.vae_transform, image)
         segments: list[Segment] = []
         if how.vae:
@@ -83,8 +88,7 @@ class Reader:
         if how.vit:
             seen = resize(self._vit_rule(how), image if how.vit_raw else resized)
             segments.append(self.patches(to_pixels(seen)))
-        histories = reading.histories.with_image(*segments)
-        return replace(reading, histories=histories, size=(resized.height, resized.width), image=image)
+        return segments, (resized.height, resized.width)
 
     def latents(self, pixels: np.ndarray, noise: TorchNoise | None) -> Latents:
         """VAE encoding of pixels (3, H, W): a draw from the posterior, or its mean without noise."""

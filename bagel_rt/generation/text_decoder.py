@@ -33,13 +33,20 @@ class TextDecoder:
         self._im_start, self._im_end, self._logits = codec.im_start, codec.im_end, logits
 
     def write(
-        self, contexts: Lease, context: Context, options: TextOptions, noise: TorchNoise, read: Iterable[int] = ()
+        self,
+        contexts: Lease,
+        context: Context,
+        options: TextOptions,
+        noise: TorchNoise,
+        read: Iterable[int] = (),
+        follow: list[int] | None = None,
     ) -> Iterator[int]:
         """Yield the official returned ids one by one: im_start, then tokens up to, and without, im_end.
 
         At most options.max_tokens ids in all. The official code evaluates one more token and drops it; that is not
         computed here, but the random numbers it takes are passed over: what is drawn next depends on them.
         read: the context's text ids, in which options.prompt_lookup looks for guesses.
+        follow: takes the one token that is decoded behind im_end, which some fine-tunes are trained to put there.
         """
         lookup = PromptLookup((*read, self._im_start), options.prompt_lookup)
         token, scratch, count = self._im_start, contexts.branch(context), 1
@@ -52,6 +59,9 @@ class TextDecoder:
             lookup.judge(guess, chosen)
             for token in chosen:
                 if token == self._im_end:
+                    if follow is not None:
+                        row = self._evaluated(contexts, scratch, (token,))
+                        follow += self._chosen(row, (), count + 1, options, noise)
                     return
                 yield token
                 count += 1

@@ -6,8 +6,8 @@ lease it is given (model/context_tree.py), so that they are freed when the call 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from bagel_rt.generation.text_decoder import TextDecoder
 from bagel_rt.inputs.detokenizer import TextPieces
 from bagel_rt.inputs.picture_sizes import Sizes
 from bagel_rt.inputs.segments import Grid, Histories, History, Text
+from bagel_rt.inputs.stop_strings import StopStrings
 from bagel_rt.kv_cache.page_pool import PagePool
 from bagel_rt.model.context_tree import ContextTree, Lease
 from bagel_rt.model.graphs import Graphs
@@ -36,6 +37,16 @@ from bagel_rt.sampling.torch_noise import TorchNoise
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Written:
+    """A text with its token ids, the stop string that ended it, and the token that followed im_end, where asked for."""
+
+    ids: list[int]
+    text: str
+    stopped_at: str | None = None
+    following: int | None = None
 
 
 class Turns:
@@ -78,15 +89,35 @@ class Turns:
     ) -> Turn[list[int]]:
         """Write a text behind a history; returns its token ids as the official code does (im_start first, no
         im_end)."""
+        return (yield from self.write_until(contexts, history, opts, noise, stage)).ids
+
+    def write_until(
+        self,
+        contexts: Lease,
+        history: History,
+        opts: TextOptions,
+        noise: TorchNoise,
+        stage: str,
+        stop_at: Sequence[str] = (),
+        with_following: bool = False,
+    ) -> Turn[Written]:
+        """As write, but the text also ends where it has written one of the strings `stop_at`, and with_following takes
+        one token more behind im_end."""
         ids: list[int] = []
-        pieces, total = TextPieces(self.codec), opts.max_tokens - 1
+        following: list[int] | None = [] if with_following else None
+        text, pieces, stops, total = "", TextPieces(self.codec), StopStrings(stop_at), opts.max_tokens - 1
         read = [token for segment in history if isinstance(segment, Text) for token in segment.ids]
-        for token in self._writer.write(contexts, contexts.open(history), opts, noise, read):
+        for token in self._writer.write(contexts, contexts.open(history), opts, noise, read, following):
             ids.append(token)
-            yield TextPiece(stage, len(ids) - 1, total, pieces.push(token))
-        if rest := pieces.finish():
+            ready = stops.push(pieces.push(token))
+            text += ready
+            yield TextPiece(stage, len(ids) - 1, total, ready)
+            if stops.found is not None:
+                break
+        if rest := stops.push(pieces.finish()) + stops.finish():
+            text += rest
             yield TextPiece(stage, len(ids) - 1, total, rest)
-        return ids
+        return Written(ids, text, stops.found, following[0] if following else None)
 
     def plan(
         self, contexts: Lease, histories: Histories, opts: ImageOptions, noise: TorchNoise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Union
@@ -39,6 +39,11 @@ def open_image(source: ImageInput) -> Image:
     if isinstance(source, pil.Image):
         return _shown(source, "PIL image")
     raise InputError(f"an image is a PIL image, a path, bytes or an array, not {type(source).__name__}")
+
+
+def open_images(given: Sequence[ImageInput] | ImageInput) -> list[Image]:
+    """One image or a list of them, opened."""
+    return [open_image(one) for one in (given if isinstance(given, list | tuple) else [given])]  # type: ignore[list-item]
 
 
 def decode_file(path: Path) -> Image:

@@ -48,6 +48,10 @@ class TextCodec:
             raise InputError(f"the text gives token id {max(ids)}, the model's table has {self._vocab_size} rows")
         return (self.im_start, *ids, self.im_end)
 
+    def token_id(self, name: str) -> int | None:
+        """The id of a token by its name, special or not; None where there is none."""
+        return self._tokenizer.token_to_id(name)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Everything ids stand for, special tokens written out; bytes that are no character become U+FFFD."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)

@@ -106,6 +106,8 @@ class Packer:
                 out.position = here
                 self._image(out, part)
                 latents += [] if z is None else [z]
+            if part.kind == "draw":
+                out.position = here  # what is drawn is read only once it is kept or looked at, from the same position
         if spare := -len(out.ids) % ROUND:
             out.extend([0] * spare, [out.position] * spare, "causal")
         return out, latents

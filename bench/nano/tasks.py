@@ -21,6 +21,7 @@ from bench.nano.world import (
     Thing,
     Wish,
     added,
+    complete,
     free_cells,
     held_out,
     realise,
@@ -261,9 +262,88 @@ def think_sample(rng: random.Random) -> Sample:
     )
 
 
+DRAW_THEN_ANSWER = "You should first draw what is left and then answer."  # the system prompt of style.toml
+DRAW = "<image_start>"  # a text that ends with it asks for a picture
+
+
+@dataclass(frozen=True)
+class Left:
+    """A question about what is left of a scene without its things of one description."""
+
+    before: Scene
+    gone: Thing
+    after: Scene
+
+    @property
+    def text(self) -> str:
+        return f"how many shapes are left without the {words.noun(self.gone, 2)}?"
+
+    @property
+    def answer(self) -> str:
+        return words.NUMBERS[len(self.after.placed)]
+
+    @property
+    def plan(self) -> str:
+        return f"remove the {words.noun(self.gone, 2)} {DRAW}"
+
+
+def any_left(rng: random.Random) -> Left:
+    """Two to MOST things, of which some go by their shape or their colour, and one at least stays."""
+    gone = Thing(rng.choice(SHAPES)) if rng.random() < 0.7 else Thing(None, rng.choice(list(COLOURS)))
+    while True:
+        things = tuple(complete(gone if rng.random() < 0.4 else Thing(), rng) for _ in range(_few(rng)))
+        scene = realise(Wish(things), rng)
+        stays = tuple(p for p in scene.placed if not gone.fits(p.thing))
+        if 0 < len(stays) < len(things):
+            return Left(scene, gone, replace(scene, placed=stays))
+
+
+def _few(rng: random.Random) -> int:
+    return rng.choices((2, 3, MOST), (1, 2, 3))[0]
+
+
+def answered(answer: str) -> str:
+    return f"<answer> {answer} </answer>"
+
+
+def _left(rng: random.Random) -> Left:
+    """One whose scenes are not kept for the score."""
+    while scene_held_out((left := any_left(rng)).before) or scene_held_out(left.after):
+        pass
+    return left
+
+
+def left_sample(rng: random.Random) -> Sample:
+    """What is left is drawn, looked at as any other picture, and counted. All words before it are dropped together."""
+    left = _left(rng)
+    return (
+        Part("read", DRAW_THEN_ANSWER, droppable=True),
+        Part("keep", scene=left.before, droppable=True),
+        Part("look", scene=left.before, droppable=True),
+        Part("read", left.text, droppable=True),
+        Part("write", left.plan, droppable=True),
+        Part("draw", scene=left.after),
+        Part("keep", scene=left.after),
+        Part("look", scene=left.after),
+        Part("write", answered(left.answer)),
+    )
+
+
+def left_in_words_sample(rng: random.Random) -> Sample:
+    """The same question answered at once, or after a caption of what is left."""
+    left = _left(rng)
+    asked = (Part("look", scene=left.before), Part("read", left.text))
+    if rng.random() < 0.5:
+        return (*asked, Part("write", left.answer))
+    thought = words.thought(caption(caption_order(left.after)))
+    return (Part("read", THINK_THEN_ANSWER), *asked, Part("write", f"{thought} {left.answer}"))
+
+
 TASKS: dict[str, Callable[[random.Random], Sample]] = {
     "draw": draw_sample,
     "edit": edit_sample,
     "ask": ask_sample,
     "think": think_sample,
+    "left": left_sample,
+    "left in words": left_in_words_sample,
 }

@@ -31,6 +31,7 @@ from bench.nano.world import SIDE
 
 CONFIG = Path(__file__).with_name("config.toml")
 PATCH = 14
+WITHOUT_LATENTS = ("ask", "left in words")  # tasks whose pictures are only looked at: made anew each time
 
 
 def model_config(sizes: dict[str, Any]) -> BagelConfig:
@@ -69,7 +70,7 @@ class Pools:
     def __init__(self, vae: AutoEncoder, config: dict, rng: random.Random):
         self.vae, self.rng, self.room = vae, rng, config["pool"]
         self.mix = config["mix"]
-        self.pools: dict[str, list[Stored]] = {name: [] for name in self.mix if name != "ask"}
+        self.pools: dict[str, list[Stored]] = {name: [] for name in self.mix if name not in WITHOUT_LATENTS}
         self._next = dict.fromkeys(self.pools, 0)
 
     def grow(self, samples: int) -> None:
@@ -86,7 +87,8 @@ class Pools:
 
     def batch(self) -> list[Stored]:
         drawn = [s for name, pool in self.pools.items() for s in self.rng.choices(pool, k=self.mix[name])]
-        return drawn + [Stored(TASKS["ask"](self.rng)) for _ in range(self.mix["ask"])]
+        asked = [name for name in self.mix if name in WITHOUT_LATENTS]
+        return drawn + [Stored(TASKS[name](self.rng)) for name in asked for _ in range(self.mix[name])]
 
     def _encoded(self, samples: list) -> list[Stored]:
         scenes = [p.scene for s in samples for p in s if p.kind in ("keep", "draw")]

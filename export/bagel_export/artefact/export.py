@@ -43,6 +43,7 @@ from bagel_rt.artefact.contract import (
 from bagel_rt.artefact.manifest import MANIFEST, Widths, model_section, sha256
 from bagel_rt.errors import ExportError
 from bagel_rt.model.vae_strips import WHOLE_UP_TO
+from bagel_rt.styles.files import read_values, style_path
 
 Step = TypeVar("Step")
 Result = TypeVar("Result")
@@ -107,6 +108,7 @@ def export(
     arithmetic: str | None = None,
     prompts: Path | None = None,
     system: str | None = None,
+    style: str | Path | None = None,
 ) -> Iterator[Progress]:
     """Export a checkpoint to `out`, yielding progress; the work is done when the iterator ends.
 
@@ -115,7 +117,8 @@ def export(
     prompt a line, to calibrate a precision that needs it on, instead of calibration.PROMPTS.
     system: a text that calls of the artefact begin with.
     lora: an adapter or several, merged while the weights are streamed. weights "link" reads tensors that need no change
-    from hard links to the checkpoint's own files.
+    from hard links to the checkpoint's own files. style: how the model reasons, a built-in name or a TOML file
+    (bagel_rt.styles), which the artefact keeps.
 
     Nothing is written before the checkpoint has been checked as a whole. `out` appears in one rename when it is
     complete; an existing artefact is replaced only with `overwrite`, and is intact until then. Raises CheckpointError,
@@ -130,6 +133,7 @@ def export(
         raise ExportError("the system prompt is empty: write it into the file, or leave --system out")
     stored = precision_named(precision, arithmetic)
     texts = PROMPTS if prompts is None else read_prompts(prompts)
+    reasons = None if style is None else read_values(style_path(style))
     check_target(out, overwrite)
     checkpoint = open_checkpoint(ckpt, task, lora)
     recipe = recipe_for(checkpoint.tensors, stored)
@@ -153,6 +157,8 @@ def export(
             checkpoint, stored, recipe, offsets, entries, special_ids, tokenizer.get_vocab_size(), linked
         )
         manifest |= {} if system is None else {"system_prompt": system}
+        if reasons is not None:
+            manifest["style"] = reasons
         manifest["files"] = yield from _files(folder)
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
