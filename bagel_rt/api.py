@@ -315,7 +315,14 @@ class Bagel:
         finished pictures, too.
         """
         events = self.stream_reason(
-            prompt, images, style=style, max_pictures=max_pictures, max_tokens=max_tokens, system=system, seed=seed, **options
+            prompt,
+            images,
+            style=style,
+            max_pictures=max_pictures,
+            max_tokens=max_tokens,
+            system=system,
+            seed=seed,
+            **options,
         )
         return drain(events, on_progress, pictures=True)
 
