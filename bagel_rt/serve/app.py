@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,10 +15,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
 from bagel_rt.errors import BagelError
-from bagel_rt.serve import chat, images, page, standing
+from bagel_rt.serve import chat, images, page, sessions, standing
 from bagel_rt.serve.failures import ApiError, as_api_error
 from bagel_rt.serve.guard import Guard
 from bagel_rt.serve.hub import Hub
+from bagel_rt.serve.kept import Sessions
 from bagel_rt.serve.settings import ServeSettings
 from bagel_rt.version import __version__
 
@@ -34,13 +36,15 @@ def create_app(load: Callable[[], Bagel], settings: ServeSettings | None = None)
     503. The application closes it at its end. `app.state.hub` is what the routes share.
     """
     hub = Hub(load, settings or ServeSettings())
+    kept = Sessions(hub)
     app = FastAPI(
-        title="bagel-rt", version=__version__, lifespan=_life(hub), docs_url=None, redoc_url=None,
+        title="bagel-rt", version=__version__, lifespan=_life(hub, kept), docs_url=None, redoc_url=None,
         description="BAGEL behind the routes of OpenAI's API.",
     )  # fmt: skip
     app.state.hub = hub
     for part in (images, chat, standing, page):
         app.include_router(part.routes(hub))
+    app.include_router(sessions.routes(hub, kept))
     _add_handlers(app)
     if hub.settings.origins:
         app.add_middleware(
@@ -51,14 +55,22 @@ def create_app(load: Callable[[], Bagel], settings: ServeSettings | None = None)
     return app
 
 
-def _life(hub: Hub) -> Callable[[FastAPI], Any]:
+def _life(hub: Hub, kept: Sessions) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         hub.start()
+        sweeping = asyncio.create_task(_sweep(kept, hub.settings.session_idle / 4))
         yield
+        sweeping.cancel()
         await anyio.to_thread.run_sync(hub.close)
 
     return life
+
+
+async def _sweep(kept: Sessions, seconds: float) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        await anyio.to_thread.run_sync(kept.sweep)
 
 
 def _add_handlers(app: FastAPI) -> None:

@@ -22,7 +22,7 @@ from bagel_rt.serve.checking import check_drawn, check_model, check_texts, check
 from bagel_rt.serve.drawing import Form, Picture, Preview, Words, drawn, form_of
 from bagel_rt.serve.failures import refused
 from bagel_rt.serve.hub import Hub
-from bagel_rt.serve.messages import characters, items_of
+from bagel_rt.serve.messages import characters, items_of, with_system
 from bagel_rt.serve.pictures_in import PictureReader
 from bagel_rt.serve.receiving import json_body
 from bagel_rt.serve.sizes import with_image_config
@@ -104,9 +104,9 @@ def draws_by(modalities: Any) -> bool:
 
 def _work(hub: Hub, talk: Talk, counted: dict[str, Any]) -> Work:
     """On a thread: the conversation's pictures are opened and the call is checked; then its work."""
-    items = items_of(talk.asked.own.get("messages"), PictureReader(hub.settings))
-    counted["inputs"] = hub.counter.inputs(items, talk.draws)
-    options = talk.asked.options
+    messages, options = with_system(talk.asked.own.get("messages"), talk.asked.options)
+    items = items_of(messages, PictureReader(hub.settings))
+    counted["inputs"] = hub.counter.inputs([*items, options.get("system", "")], talk.draws)
     if talk.draws:
         several = {"images": talk.n} if talk.n > 1 else {}
         return drawn(hub, hub.bagel.stream(items, preset=talk.preset, **several, **options), talk.form)

@@ -129,6 +129,19 @@ CHAT = body(
     },
     ("messages",),
 )  # fmt: skip
+_THINK = {"type": ["string", "boolean", "null"], "description": "image: plan pictures; text: reason in answers"}
+SESSION = body({"seed": {"type": "integer"}, "think": _THINK, "system": {"type": "string"}}, ())
+FORK = body({"seed": _with({"type": "integer"}, "random numbers that start afresh; left out: as in the first")}, ())
+ROLLBACK = body({"turns": _with({"type": "integer", "minimum": 1}, "how many are taken back; left out: one")}, ())
+_OUTPUT = {"type": "string", "enum": ["text", "image"], "description": "left out: what is said is only read"}
+TURN = body(
+    {
+        "text": {"type": "string"}, "images": {"type": "array", "items": IMAGE}, "output": _OUTPUT,
+        **{name: schema for name, schema in SENT.items() if name != "n"}, "mask": _with(IMAGE, _MASK),
+        **option_schemas(defaults.INTERLEAVE), **option_schemas(defaults.ANSWER),
+    },
+    (),
+)  # fmt: skip
 _ERROR: Schema = {
     "type": "object",
     "properties": {

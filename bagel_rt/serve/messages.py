@@ -28,6 +28,18 @@ def items_of(messages: Any, reader: PictureReader) -> list[Any]:
     return found
 
 
+def with_system(messages: Any, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """(the other messages, options with `system`), where a conversation begins with a system message that is a text.
+
+    With `think` the official system prompt stands there, and a system message stays what it is: the first text.
+    """
+    first = messages[0] if isinstance(messages, list) and len(messages) > 1 else None
+    content = first.get("content") if isinstance(first, Mapping) and first.get("role") in ROLES[:2] else None
+    if not isinstance(content, str) or not content.strip() or options.get("think") or "system" in options:
+        return messages, dict(options)
+    return messages[1:], {**options, "system": unwrapped(content)}
+
+
 def _items(message: Any, where: str, reader: PictureReader) -> Iterator[Any]:
     if not isinstance(message, Mapping):
         raise refused(f"{where} is {checks.shown(message)}; an object with role and content is expected", "messages")
