@@ -73,7 +73,7 @@ class Official:
                 if not k.startswith(VAE_PREFIX)
             }
         )
-        tokenizer, ids = load_tokenizer(checkpoint.folder, checkpoint.config.llm.vocab_size)
+        tokenizer, ids = load_tokenizer(checkpoint.tokenizer, checkpoint.config.llm.vocab_size)
         self.run, self._options = Bfloat16(model, **ids), options
         self._ids = [ids["im_start"], *tokenizer.encode(PROMPT, add_special_tokens=False).ids, ids["im_end"]]
         self._grid = checkpoint.config.max_latent_size

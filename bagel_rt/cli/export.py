@@ -18,6 +18,7 @@ from bagel_rt.files.typed_paths import typed_path
 
 if TYPE_CHECKING:
     from bagel_export.checkpoint.lora import Lora
+    from bagel_export.checkpoint.sources import Asked
 
 
 def register(commands) -> None:
@@ -72,6 +73,10 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, required: bool) ->
         help="checkpoint folder, weight file, or hub id (owner/name, owner/name@revision)",
     )
     group.add_argument(
+        "--base", metavar="PATH", help="whole checkpoint, for the tensors, configs, tokenizer or VAE that --ckpt lacks"
+    )
+    group.add_argument("--weights-file", metavar="NAME", help="the weight file in --ckpt's folder, of several")
+    group.add_argument(
         "--lora",
         type=Path,
         action="append",
@@ -102,6 +107,13 @@ def chosen_lora(args: argparse.Namespace) -> list[Lora]:
     return [Lora(typed_path(path), scale) for path, scale in zip(paths, scales or [1.0] * len(paths), strict=True)]
 
 
+def asked_checkpoint(args: argparse.Namespace) -> Asked:
+    """The checkpoint of add_checkpoint_arguments; needs the exporter."""
+    from bagel_export.checkpoint.sources import Asked
+
+    return Asked(args.ckpt, args.base, args.weights_file)
+
+
 def require_exporter() -> None:
     """Raise InputError naming the extra to install when the exporter's packages are missing."""
     try:
@@ -115,16 +127,16 @@ def run_export(args: argparse.Namespace) -> None:
     from bagel_export.artefact.export import export
     from bagel_export.checkpoint.open import open_checkpoint
 
-    lora = chosen_lora(args)
+    lora, ckpt = chosen_lora(args), asked_checkpoint(args)
     out = None if args.out is None else typed_path(args.out)
     prompts = None if args.calibrate is None else typed_path(args.calibrate)
     if out is None:
         # opened first: a bad checkpoint leaves not even the folder above the artefact
-        out = default_export_folder(open_checkpoint(args.ckpt, args.task, lora).name)
+        out = default_export_folder(open_checkpoint(ckpt, args.task, lora).name)
         out.parent.mkdir(parents=True, exist_ok=True)
     with Interrupts() as interrupts, Bars(bytes_in=("weights", "hashing")) as bars:
         for event in export(
-            args.ckpt,
+            ckpt,
             out,
             args.task,
             args.overwrite,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from bagel_rt.artefact.manifest import Manifest
 from bagel_rt.cli.arguments import add_model_arguments, open_model
-from bagel_rt.cli.export import add_checkpoint_arguments, chosen_lora, require_exporter
+from bagel_rt.cli.export import add_checkpoint_arguments, asked_checkpoint, chosen_lora, require_exporter
 from bagel_rt.cli.progress import Bars
 from bagel_rt.errors import ArtefactError, InputError
 from bagel_rt.files.output_files import check_file, write_bytes
@@ -42,8 +42,10 @@ def register(commands) -> None:
 
 
 def run_verify(args: argparse.Namespace) -> int:
-    if args.ckpt is None and (args.layers or args.lora):
-        raise InputError("--layers and --lora say how to read a checkpoint: name it with --ckpt PATH")
+    if args.ckpt is None and (args.layers or args.lora or args.base or args.weights_file):
+        raise InputError(
+            "--layers, --lora, --base and --weights-file say how to read a checkpoint: name it with --ckpt PATH"
+        )
     if args.json is not None:
         args.json = typed_path(args.json)
         check_file(args.json)
@@ -94,7 +96,7 @@ def _prove(args: argparse.Namespace, bagel: Bagel) -> list[Finding]:
         lora = chosen_lora(args)
         print("bagel-rt: running the reference; with a large model this takes a while", file=sys.stderr)
         # all of them before a graph is loaded: both sides in memory at once may not fit
-        runs = list(verify.referenced(bagel.manifest, args.ckpt, lora, args.layers, record))
+        runs = list(verify.referenced(bagel.manifest, asked_checkpoint(args), lora, args.layers, record))
     for run in runs:
         findings += verify.compare(bagel, run)
         if record:

@@ -18,6 +18,7 @@ from bagel_export.artefact import parity
 from bagel_export.artefact.publish import check_room, check_target, publishing
 from bagel_export.checkpoint.lora import Loras
 from bagel_export.checkpoint.open import EMBEDDING, VAE_PREFIX, Checkpoint, open_checkpoint
+from bagel_export.checkpoint.sources import Asked
 from bagel_export.checkpoint.tensors import SourceTensor
 from bagel_export.checkpoint.tokenizer import TOKENIZER_FILE, load_tokenizer
 from bagel_export.onnx import tracing, wrappers
@@ -97,7 +98,7 @@ def widths_of(checkpoint: Checkpoint) -> Widths:
 
 
 def export(
-    ckpt: str | Path,
+    ckpt: str | Path | Asked,
     out: str | Path,
     task: str = "full",
     overwrite: bool = False,
@@ -139,7 +140,7 @@ def export(
     recipe = recipe_for(checkpoint.tensors, stored)
     in_place = linkable(checkpoint.tensors, recipe) if weights == "link" else {}
     copied = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in in_place}
-    tokenizer, special_ids = load_tokenizer(checkpoint.folder, checkpoint.config.llm.vocab_size)
+    tokenizer, special_ids = load_tokenizer(checkpoint.tokenizer, checkpoint.config.llm.vocab_size)
     check_room(out.parent, weight_bytes(copied.values(), recipe) + ROOM_FOR_GRAPHS)
     if stored.needs_calibration:
         ranges = yield from _calibration(checkpoint, tokenizer, special_ids, texts)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection
 from itertools import accumulate, takewhile
 
-from bagel_export.checkpoint.safetensors_file import StoredTensor
+from bagel_export.checkpoint.packings.packed import Stored
 from bagel_rt.errors import CheckpointError
 
 # modules that wrap another one, anywhere in a model: torch.compile, FSDP, activation checkpointing
@@ -15,9 +15,7 @@ WRAPPER = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoin
 HOLDERS = ("module.", "model.")  # DDP and DeepSpeed, NeMo: before some keys even where others have nothing in front
 
 
-def without_root(
-    path: os.PathLike[str], stored: dict[str, StoredTensor], roots: tuple[str, ...]
-) -> dict[str, StoredTensor]:
+def without_root(path: os.PathLike[str], stored: dict[str, Stored], roots: tuple[str, ...]) -> dict[str, Stored]:
     """The tensors by names that begin with one of `roots`, those of the model's own parts, wherever that is possible.
 
     Raises CheckpointError for two tensors of one name, and names a prefix that some keys have and others have not.
@@ -26,7 +24,7 @@ def without_root(
     shared = _shared_root(plain.values(), roots)
     names = {key: _bare(name.removeprefix(shared), roots) for key, name in plain.items()}
     _check_rooted(path, names.values(), roots)
-    out: dict[str, StoredTensor] = {}
+    out: dict[str, Stored] = {}
     for key, name in names.items():
         if name in out:
             raise CheckpointError(

@@ -11,26 +11,32 @@ from pathlib import Path
 
 import torch
 
-from bagel_export.checkpoint.key_roots import without_root
 from bagel_export.checkpoint.lora import Loras, names_of, read_adapter
-from bagel_export.checkpoint.safetensors_file import DTYPES, StoredTensor, read_header
-from bagel_export.checkpoint.shards import VAE_WEIGHTS, read_weights
-from bagel_export.checkpoint.sources import find_source
+from bagel_export.checkpoint.packings.packed import Stored
+from bagel_export.checkpoint.parts import (
+    GENERATION_ROOTS,
+    TOKENIZER_FILES,
+    Weights,
+    folder_with,
+    read_configs,
+    read_weights_of,
+)
+from bagel_export.checkpoint.safetensors_file import DTYPES
+from bagel_export.checkpoint.shards import VAE_WEIGHTS
+from bagel_export.checkpoint.sources import Asked, find_source
 from bagel_export.checkpoint.tensors import SourceTensor
-from bagel_export.config import BagelConfig, LLMConfig, ViTConfig, read_json, read_model_configs
+from bagel_export.config import BagelConfig, LLMConfig, ViTConfig, read_json
 from bagel_export.reference.bagel import BagelModel
 from bagel_export.reference.vae import AutoEncoder
 from bagel_rt.artefact.manifest import ResizeRule
 from bagel_rt.errors import CheckpointError
 
 VAE_PREFIX = "vae."
-GENERATION_ROOTS = ("time_embedder.", "vae2llm.", "llm2vae.", "latent_pos_embed.")
-VAE_ROOTS = ("encoder.", "decoder.")
-ROOTS = ("language_model.", "vit_model.", "connector.", "vit_pos_embed.", *GENERATION_ROOTS)
 EMBEDDING = "language_model.model.embed_tokens.weight"
 LM_HEAD = "language_model.lm_head.weight"
 PATCH_EMBEDDING = "vit_model.vision_model.embeddings.patch_embedding.weight"
 UNDERSTAND_HINT = "export with --task understand to leave generation out"
+BASE_HINT = "; if only changed tensors are here, name the checkpoint that they were changed from with --base"
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Checkpoint:
     unused: tuple[str, ...]
     vae_transform: ResizeRule
     vit_transform: ResizeRule
+    tokenizer: Path  # the folder that has it: `folder`, or the base's
 
     def by_parameter(self) -> dict[str, SourceTensor]:
         """The tensors by every parameter name that reads them: a tied lm_head reads the embedding table."""
@@ -61,44 +68,51 @@ class Checkpoint:
             return AutoEncoder(self.config.vae_base_width, self.config.latent_channels).eval().requires_grad_(False)
 
 
-def open_checkpoint(ckpt: str | Path, task: str = "full", lora: Loras | None = None) -> Checkpoint:
+def open_checkpoint(ckpt: str | Path | Asked, task: str = "full", lora: Loras | None = None) -> Checkpoint:
     """Find, read and check a checkpoint for a task, "full" or "understand", with adapters merged. Reads headers only.
 
-    `ckpt` is a folder, a weight file, or a hub id. Raises CheckpointError naming file and key.
+    `ckpt` is a folder, a weight file, or a hub id; an Asked says also where to find what that does not hold. Raises
+    CheckpointError naming file and key.
     """
     source = find_source(ckpt)
-    folder = source.folder
-    llm, vit = read_model_configs(folder)
-    check_tokenizer_present(folder)
-    vae_rule, vit_rule = read_transforms(folder, vit)
-    if task == "full" and not (folder / VAE_WEIGHTS).exists():
-        raise CheckpointError(f"{folder / VAE_WEIGHTS}: file not found; {UNDERSTAND_HINT}")
-    path = source.find_weights()
-    stored = without_root(path, read_weights(path), ROOTS)
+    llm, vit = read_configs(source)
+    tokenizer = folder_with(source, TOKENIZER_FILES)
+    check_tokenizer_present(tokenizer)
+    vae_rule, vit_rule = read_transforms(folder_with(source, ["preprocessor_config.json"]), vit)
+    weights, vae = read_weights_of(source)
+    hint = "" if source.base else BASE_HINT
+    if task == "full" and vae is None:
+        raise CheckpointError(f"{source.folder / VAE_WEIGHTS}: file not found; {UNDERSTAND_HINT}{hint}")
+    path, stored = weights.path, weights.stored
     adapter = read_adapter(lora, stored) if lora else None
     if adapter:
         check_untied(llm, adapter.file, {*adapter.updates, *adapter.whole})
         stored |= adapter.whole
-    config = _complete_config(path, llm, vit, stored, task)
+    config = _complete_config(path, llm, vit, stored, task, hint)
     with torch.device("meta"):
         wanted = {k: tuple(v.shape) for k, v in BagelModel(config).state_dict().items()}
     if llm.tie_word_embeddings:
         del wanted[LM_HEAD]
-    tensors, unused = _match(path, wanted, stored, config, task)
+    tensors, unused = _match(path, wanted, stored, config, task, hint)
     if adapter:
         tensors, unused = adapter.merged(tensors), (*unused, *adapter.left_out(tensors))
-    if task == "full":
-        vae_stored = _read_vae(folder / VAE_WEIGHTS)
-        config = replace(config, vae_base_width=_vae_base_width(folder / VAE_WEIGHTS, vae_stored))
-        with torch.device("meta"):
-            vae = AutoEncoder(config.vae_base_width, config.latent_channels).state_dict()
-        vae_wanted = {VAE_PREFIX + k: tuple(v.shape) for k, v in vae.items()}
-        found, vae_unused = _match(folder / VAE_WEIGHTS, vae_wanted, vae_stored, config, task)
+    if vae and task == "full":
+        config, found, vae_unused = _with_vae(config, vae.read())
         tensors, unused = tensors | found, unused + vae_unused
-    elif (folder / VAE_WEIGHTS).exists():
-        unused += tuple(_read_vae(folder / VAE_WEIGHTS))
+    elif vae:
+        unused += tuple(VAE_PREFIX + name for name in vae.read().stored)
     name = f"{source.name}+{names_of(lora)}" if lora else source.name
-    return Checkpoint(name, folder, task, config, tensors, unused, vae_rule, vit_rule)
+    return Checkpoint(name, source.folder, task, config, tensors, unused, vae_rule, vit_rule, tokenizer)
+
+
+def _with_vae(config: BagelConfig, weights: Weights) -> tuple[BagelConfig, dict[str, SourceTensor], tuple[str, ...]]:
+    """The config with the VAE's width, the VAE's tensors, and the names of those that are not used."""
+    stored = {VAE_PREFIX + name: tensor for name, tensor in weights.stored.items()}
+    config = replace(config, vae_base_width=_vae_base_width(weights.path, stored))
+    with torch.device("meta"):
+        vae = AutoEncoder(config.vae_base_width, config.latent_channels).state_dict()
+    wanted = {VAE_PREFIX + k: tuple(v.shape) for k, v in vae.items()}
+    return config, *_match(weights.path, wanted, stored, config, "full")
 
 
 def check_untied(llm: LLMConfig, file: Path, names: set[str]) -> None:
@@ -109,16 +123,17 @@ def check_untied(llm: LLMConfig, file: Path, names: set[str]) -> None:
         )
 
 
-def load_for_training(ckpt: str | Path, generation: bool) -> tuple[BagelConfig, dict[str, SourceTensor], list[str]]:
+def load_for_training(
+    ckpt: str | Path | Asked, generation: bool
+) -> tuple[BagelConfig, dict[str, SourceTensor], list[str]]:
     """Config, tensors by model name, and keys that match nothing: a checkpoint as a starting point for training.
 
     Unlike open_checkpoint it asks for no VAE and no tokenizer, and lets tensors be missing. Without `generation` the
     understanding keys alone are kept.
     """
     source = find_source(ckpt)
-    path = source.find_weights()
-    llm, vit = read_model_configs(source.folder)
-    stored = without_root(path, read_weights(path), ROOTS)
+    llm, vit = read_configs(source)
+    path, stored = (weights := read_weights_of(source)[0]).path, weights.stored
     if generation and "latent_pos_embed.pos_embed" not in stored:  # stage 1, understanding only
         side = _table_side(path, stored, "vit_pos_embed.pos_embed", "")
         config = BagelConfig(_stored_vocabulary(llm, stored), vit, vit_max_num_patch_per_side=side)
@@ -164,13 +179,10 @@ def read_transforms(folder: Path, vit: ViTConfig) -> tuple[ResizeRule, ResizeRul
     return rules[0], rules[1]
 
 
-def _read_vae(path: Path) -> dict[str, StoredTensor]:
-    stored = without_root(path, read_header(path), VAE_ROOTS)
-    return {VAE_PREFIX + name: tensor for name, tensor in stored.items()}
-
-
-def _complete_config(path: Path, llm: LLMConfig, vit: ViTConfig, stored: dict, task: str) -> BagelConfig:
-    vit_grid = _table_side(path, stored, "vit_pos_embed.pos_embed", "")
+def _complete_config(
+    path: Path, llm: LLMConfig, vit: ViTConfig, stored: dict, task: str, hint: str = ""
+) -> BagelConfig:
+    vit_grid = _table_side(path, stored, "vit_pos_embed.pos_embed", hint)
     if vit_grid != vit.grid:
         raise CheckpointError(
             f"{path}: tensor 'vit_pos_embed.pos_embed' holds {vit_grid} x {vit_grid} places, vit_config.json's"
@@ -180,11 +192,11 @@ def _complete_config(path: Path, llm: LLMConfig, vit: ViTConfig, stored: dict, t
     if task == "understand":  # without the generation expert a layer is an ordinary Qwen2 layer, the dense form
         llm = replace(llm, layer_module="Qwen2DecoderLayer")
         return BagelConfig(llm, vit, vit_max_num_patch_per_side=vit_grid, visual_gen=False)
-    side = _table_side(path, stored, "latent_pos_embed.pos_embed", f"; {UNDERSTAND_HINT}")
+    side = _table_side(path, stored, "latent_pos_embed.pos_embed", f"; {UNDERSTAND_HINT}{hint}")
     return BagelConfig(llm, vit, max_latent_size=side, vit_max_num_patch_per_side=vit_grid)
 
 
-def _stored_vocabulary(llm: LLMConfig, stored: dict[str, StoredTensor]) -> LLMConfig:
+def _stored_vocabulary(llm: LLMConfig, stored: dict[str, Stored]) -> LLMConfig:
     """The config with the stored tables' number of rows: fine-tunes that added tokens often kept the old vocab_size."""
     tables = [stored[key] for key in (EMBEDDING, LM_HEAD) if key in stored]
     if llm.tie_word_embeddings:
@@ -198,7 +210,7 @@ def _stored_vocabulary(llm: LLMConfig, stored: dict[str, StoredTensor]) -> LLMCo
     return replace(llm, vocab_size=rows.pop()) if rows and 0 not in rows else llm
 
 
-def _table_side(path: Path, stored: dict[str, StoredTensor], key: str, hint: str) -> int:
+def _table_side(path: Path, stored: dict[str, Stored], key: str, hint: str) -> int:
     if key not in stored:
         raise CheckpointError(f"{path}: tensor '{key}' is missing{hint}")
     shape = stored[key].shape
@@ -208,7 +220,7 @@ def _table_side(path: Path, stored: dict[str, StoredTensor], key: str, hint: str
     return side
 
 
-def _vae_base_width(path: Path, stored: dict[str, StoredTensor]) -> int:
+def _vae_base_width(path: Path, stored: dict[str, Stored]) -> int:
     key = "encoder.conv_in.weight"
     if VAE_PREFIX + key not in stored:
         raise CheckpointError(f"{path}: tensor '{key}' is missing; {UNDERSTAND_HINT}")
@@ -218,19 +230,21 @@ def _vae_base_width(path: Path, stored: dict[str, StoredTensor]) -> int:
     return width
 
 
-def _match(path: Path, wanted: dict, stored: dict, config: BagelConfig, task: str):
+def _match(path: Path, wanted: dict, stored: dict, config: BagelConfig, task: str, base_hint: str = ""):
     """Pair every wanted tensor with a stored one; sort the rest into known-unused, or refuse it."""
     missing = sorted(set(wanted) - set(stored))
     if missing:
         generation = all("_moe_gen" in k or k.startswith((*GENERATION_ROOTS, VAE_PREFIX)) for k in missing)
         hint = f"; {UNDERSTAND_HINT}" if generation and task == "full" else ""
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise CheckpointError(f"{path}: tensor '{missing[0].removeprefix(VAE_PREFIX)}' is missing{more}{hint}")
+        raise CheckpointError(
+            f"{path}: tensor '{missing[0].removeprefix(VAE_PREFIX)}' is missing{more}{hint}{base_hint}"
+        )
     unused = tuple(sorted(set(stored) - set(wanted)))
     for name in unused:
         if not _known_unused(name, config, task):
-            key = name.removeprefix(VAE_PREFIX)
-            raise CheckpointError(f"{path}: tensor '{key}' is not part of the model that the configs describe")
+            key, file = name.removeprefix(VAE_PREFIX), stored[name].file
+            raise CheckpointError(f"{file}: tensor '{key}' is not part of the model that the configs describe")
     return {name: _source(name, stored[name], shape) for name, shape in wanted.items()}, unused
 
 
@@ -244,7 +258,7 @@ def _known_unused(name: str, config: BagelConfig, task: str) -> bool:
     )
 
 
-def _source(name: str, stored: StoredTensor, shape: tuple[int, ...]) -> SourceTensor:
+def _source(name: str, stored: Stored, shape: tuple[int, ...]) -> SourceTensor:
     found = stored.shape
     if name == PATCH_EMBEDDING and len(found) == 4:
         out, channels, high, wide = found

@@ -19,6 +19,18 @@ DTYPES: dict[str, np.dtype] = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+# what packed weights are kept in: bytes and whole numbers of several weights, 8-bit floats, scales that are powers of 2
+PACKED_DTYPES: dict[str, np.dtype] = {
+    "U8": np.dtype(np.uint8),
+    "I8": np.dtype(np.int8),
+    "I32": np.dtype("<i4"),
+    "U32": np.dtype("<u4"),
+    "I64": np.dtype("<i8"),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
+}
+SIZED = DTYPES | PACKED_DTYPES
 MAX_HEADER = 100_000_000  # the format's own limit
 METADATA = "__metadata__"
 
@@ -43,9 +55,13 @@ class StoredTensor:
             raise CheckpointError(
                 f"{self.file}: tensor '{self.key}' has type {self.dtype}; allowed: {', '.join(DTYPES)}"
             )
+        return self.raw()
+
+    def raw(self) -> np.ndarray:
+        """What is stored, mapped from the file, packed numbers included: one of the types SIZED."""
         if not self.count:
-            return np.zeros(self.shape, DTYPES[self.dtype])
-        return np.memmap(self.file, DTYPES[self.dtype], "r", self.offset, self.shape)
+            return np.zeros(self.shape, SIZED[self.dtype])
+        return np.memmap(self.file, SIZED[self.dtype], "r", self.offset, self.shape)
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
@@ -92,7 +108,7 @@ def _parsed(path: Path) -> tuple[dict[str, Any], int, int]:
 def _tensor(path: Path, key: str, entry: object, start: int, size: int) -> StoredTensor:
     dtype, shape, begin, end = _entry(path, key, entry)
     tensor = StoredTensor(path, key, dtype, shape, start + begin)
-    if dtype in DTYPES and end - begin != tensor.count * DTYPES[dtype].itemsize:
+    if dtype in SIZED and end - begin != tensor.count * SIZED[dtype].itemsize:
         raise CheckpointError(f"{path}: tensor '{key}' spans {end - begin} bytes, its shape {list(shape)} needs others")
     if end < begin or start + end > size:
         raise CheckpointError(

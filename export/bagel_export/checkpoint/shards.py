@@ -11,8 +11,9 @@ from bagel_export.checkpoint.safetensors_file import StoredTensor, read_header
 from bagel_export.config import read_json
 from bagel_rt.errors import CheckpointError
 
-WEIGHTS, VAE_WEIGHTS = "ema.safetensors", "ae.safetensors"
-SUFFIX, INDEX = ".safetensors", ".safetensors.index.json"
+WEIGHTS, VAE_WEIGHTS, ADAPTER_WEIGHTS = "ema.safetensors", "ae.safetensors", "adapter_model.safetensors"
+SUFFIX, INDEX, GGUF = ".safetensors", ".safetensors.index.json", ".gguf"
+READ = (SUFFIX, INDEX, GGUF)  # what names of weights end with
 # names of weight files, in this order: training leaves both, and the official code runs the moving average (ema)
 STEMS = ("ema", "model")
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
@@ -30,17 +31,34 @@ def find_weights(folder: Path) -> Path:
         for name in (stem + SUFFIX, stem + INDEX, shards.get(stem)):
             if name in names:
                 return folder / name
-    indexes = [name for name in names if name.endswith(INDEX)]
-    if len(indexes) == 1:
-        return folder / indexes[0]
-    raise CheckpointError(f"{folder / WEIGHTS}: file not found{_instead(folder, names)}")
+    for found in ([n for n in names if n.endswith(INDEX)], candidates(names)):
+        if len(found) == 1:
+            return folder / found[0]
+    raise CheckpointError(f"{folder / WEIGHTS}: file not found{_instead(names)}")
 
 
-def _instead(folder: Path, names: list[str]) -> str:
+def find_named(folder: Path, name: str) -> Path:
+    """The weight file of this name in a folder. Raises CheckpointError listing those that are there."""
+    if Path(name).name == name and name.endswith(READ) and (folder / name).is_file():
+        return folder / name
+    there = ", ".join(candidates(os.listdir(folder))) or "none"
+    raise CheckpointError(
+        f"{folder}: has no weight file named {name!r}; there: {there} (--weights-file takes a name ending in"
+        f" {' or '.join(READ)})"
+    )
+
+
+def candidates(names: Iterable[str]) -> list[str]:
+    """The files among these that may hold a model's weights: of shards the first, not the VAE's, not an adapter's."""
+    files = sorted(n for n in names if n.endswith(READ) and n not in (VAE_WEIGHTS, ADAPTER_WEIGHTS))
+    return [n for n in files if not (m := SHARD.fullmatch(n)) or int(m["number"]) == 1]
+
+
+def _instead(names: list[str]) -> str:
     """Advice for a folder that has no weights under a known name."""
-    others = [n for n in names if n.endswith((SUFFIX, INDEX)) and n != VAE_WEIGHTS]
+    others = candidates(names)
     if others:
-        return f" (nor model.safetensors, nor an index); name the file to read: --ckpt {folder / others[0]}"
+        return f" (nor model.safetensors, nor an index); name the file to read with --weights-file: {', '.join(others)}"
     pickled = [n for n in names if n.endswith(PICKLES)]
     if pickled:
         return f"; {pickled[0]} is a pickle, which can run code and is not read: save it as safetensors first"

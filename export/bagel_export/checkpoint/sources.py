@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bagel_export.checkpoint.shards import INDEX, SUFFIX, find_weights, read_weights
+from bagel_export.checkpoint.shards import GGUF, INDEX, READ, SUFFIX, find_named, find_weights, read_weights
 from bagel_rt.errors import CheckpointError
 from bagel_rt.files.typed_paths import typed_path
 
 HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
-WANTED = ("*.json", "*.safetensors", "*.txt")  # the files that are downloaded from the hub
+WANTED = ("*.json", "*.safetensors", "*.gguf", "*.txt")  # the files that are downloaded from the hub
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What --ckpt, --base and --weights-file name together."""
+
+    ckpt: str | Path
+    base: str | Path | None = None  # a whole checkpoint, for what `ckpt` does not hold
+    weights_file: str | None = None  # the name of a file in the folder that `ckpt` names
+
+    def __str__(self) -> str:
+        return str(self.ckpt)
 
 
 @dataclass(frozen=True)
@@ -21,22 +33,36 @@ class Source:
     folder: Path
     name: str  # for people and for the artefact's folder
     weights: Path | None = None  # a weight file or index that was named; None: looked for in the folder
+    base: Source | None = None  # where what this one does not hold is found
 
     def find_weights(self) -> Path:
         return self.weights or find_weights(self.folder)
 
 
-def find_source(named: str | Path) -> Source:
-    """The checkpoint that a path or hub id ("owner/name" or "owner/name@revision") means.
+def find_source(named: str | Path | Asked) -> Source:
+    """The checkpoint that a path or hub id ("owner/name" or "owner/name@revision") means, and the base below it.
 
     A hub id is looked up in the local cache first and fetched only if it is not there whole. Raises CheckpointError.
     """
+    if not isinstance(named, Asked):
+        return _find(named)
+    found = _find(named.ckpt)
+    if named.weights_file is not None:
+        if found.weights is not None:
+            raise CheckpointError(f"{found.weights}: a weight file already; --weights-file is for a folder")
+        found = replace(found, weights=find_named(found.folder, named.weights_file))
+    return found if named.base is None else replace(found, base=_find(named.base))
+
+
+def _find(named: str | Path) -> Source:
     path = typed_path(named)
     if path.is_dir():
         return _in_folder(path)
     if path.exists():
-        if not path.name.endswith((SUFFIX, INDEX)):
-            raise CheckpointError(f"{path}: not a checkpoint; give its folder, a .safetensors file or a *{INDEX}")
+        if not path.name.endswith(READ):
+            raise CheckpointError(
+                f"{path}: not a checkpoint; give its folder, a {SUFFIX} or {GGUF} file, or a *{INDEX}"
+            )
         return Source(path.parent, _name(path.parent), path)
     match = HUB_ID.fullmatch(str(named))
     if match is None or Path(named).parent.is_dir():
@@ -97,9 +123,12 @@ def _fetch(repo: str, revision: str | None) -> Path:
 
 
 def _whole(folder: Path) -> bool:
-    """Whether a snapshot has its weights, every shard of them, and a config."""
+    """Whether a snapshot has its weights, every shard of them, and a config where the form has one."""
     try:
-        read_weights(find_weights(folder))
+        weights = find_weights(folder)
+        if weights.suffix == GGUF:
+            return True
+        read_weights(weights)
     except CheckpointError:
         return False
     return any((folder / name).exists() for name in ("llm_config.json", "config.json"))

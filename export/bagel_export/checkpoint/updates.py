@@ -64,7 +64,7 @@ class Decomposed:
 
     def _directed(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the stored matrix, and of W + product."""
-        plain = np.asarray(self.base.stored.mapped()[start:stop]).astype(np.float32)
+        plain = self.base.stored_rows(start, stop)
         before = 0 if self.base.update is None else self.base.update.rows(start, stop)
         return plain, plain + before + self.product.rows(start, stop)
 

@@ -36,7 +36,7 @@ class Reference:
     def __init__(self, checkpoint: Checkpoint, model: BagelModel, vae: AutoEncoder | None):
         self.checkpoint, self.model, self.vae = checkpoint, model, vae
         self.tokenizer: Tokenizer
-        self.tokenizer, ids = load_tokenizer(checkpoint.folder, checkpoint.config.llm.vocab_size)
+        self.tokenizer, ids = load_tokenizer(checkpoint.tokenizer, checkpoint.config.llm.vocab_size)
         self.run = TorchInference(model, **ids)
         self._im_start, self._im_end = ids["im_start"], ids["im_end"]
 

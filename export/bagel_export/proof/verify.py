@@ -19,6 +19,7 @@ from bagel_rt.errors import InputError
 
 if TYPE_CHECKING:
     from bagel_export.checkpoint.lora import Loras
+    from bagel_export.checkpoint.sources import Asked
 
 ENCODERS = ("moments", "latent", "out", "connector")
 
@@ -41,7 +42,7 @@ def recorded(manifest: Manifest, path: Path) -> Run:
 
 
 def referenced(
-    manifest: Manifest, ckpt: str | Path, lora: Loras | None, layers: bool, record: Run | None
+    manifest: Manifest, ckpt: str | Path | Asked, lora: Loras | None, layers: bool, record: Run | None
 ) -> Iterator[Run]:
     """The built-in cases, or the recorded one, in PyTorch, one after the other.
 

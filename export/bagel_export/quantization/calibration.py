@@ -13,7 +13,6 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from bagel_export.checkpoint.open import EMBEDDING, LM_HEAD, Checkpoint
-from bagel_export.checkpoint.tensors import SourceTensor
 from bagel_export.reference.bagel import BagelModel
 from bagel_export.reference.language import DecoderLayer, rope_tables
 from bagel_export.reference.masks import from_splits, packed_attention
@@ -188,11 +187,7 @@ class _Batch:
 
     def _embedded(self, ids: list[int]) -> Tensor:
         """Rows of the embedding table; the table itself is not read."""
-        table: SourceTensor = self._checkpoint.tensors[EMBEDDING]
-        rows = np.asarray(table.stored.mapped()[ids]).astype(np.float32)
-        if table.update is not None:
-            rows += np.concatenate([table.update.rows(i, i + 1) for i in ids])
-        return torch.from_numpy(rows)
+        return torch.from_numpy(self._checkpoint.tensors[EMBEDDING].picked(ids))
 
 
 class _Listening:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from bagel_export.checkpoint.safetensors_file import DTYPES
+from bagel_export.checkpoint.packings.packed import PackedTensor
+from bagel_export.checkpoint.safetensors_file import DTYPES, StoredTensor
 from bagel_export.checkpoint.tensors import SourceTensor
 from bagel_export.quantization.formats import FORMATS
 from bagel_export.quantization.recipe import Recipe, Treatment
@@ -45,6 +46,7 @@ def linkable(tensors: Mapping[str, SourceTensor], recipe: Recipe) -> dict[str, S
 def _in_place(tensor: SourceTensor, treatment: Treatment) -> bool:
     if not (treatment.as_it_is and tensor.as_stored):
         return False
+    assert isinstance(tensor.stored, StoredTensor)
     form = FORMATS[treatment.stored]
     return form.tag == tensor.stored.dtype and tensor.stored.offset % form.dtype.itemsize == 0
 
@@ -57,6 +59,8 @@ def _reason(tensors: Iterable[SourceTensor], recipe: Recipe) -> str:
         how = recipe[tensor.name]
         if not how.as_it_is:
             reasons["the artefact holds them rounded"] += size
+        elif isinstance(tensor.stored, PackedTensor):
+            reasons[f"the checkpoint holds them packed ({tensor.stored.form})"] += size
         elif tensor.update is not None:
             reasons["an adapter is merged into them"] += size
         elif FORMATS[how.stored].tag != tensor.stored.dtype:
@@ -76,6 +80,7 @@ def link_weights(tensors: Mapping[str, SourceTensor], folder: Path, recipe: Reci
         _link(file, folder / names[file])
     placed = {}
     for name, tensor in tensors.items():
+        assert isinstance(tensor.stored, StoredTensor)
         (part,) = parts_of(tensor, recipe[name])
         placed[name] = ir.ExternalTensor(
             location=names[tensor.stored.file],

@@ -139,8 +139,11 @@ def test_an_index_that_does_not_say_what_the_files_hold_is_refused(copy, change,
 
 def test_a_folder_without_weights_says_what_is_there_instead(copy):
     (copy / "ema.safetensors").rename(copy / "finetuned.safetensors")
-    refused(copy, "--ckpt", "finetuned.safetensors")
+    assert open_checkpoint(copy).tensors
     assert open_checkpoint(copy / "finetuned.safetensors").tensors
+    os.link(copy / "finetuned.safetensors", copy / "other.safetensors")
+    refused(copy, "--weights-file: finetuned.safetensors, other.safetensors")
+    (copy / "other.safetensors").unlink()
     (copy / "finetuned.safetensors").rename(copy / "pytorch_model.bin")
     refused(copy, "pytorch_model.bin is a pickle")
     refused(copy / "pytorch_model.bin", "not a checkpoint")

@@ -33,7 +33,7 @@ GEN_NORM = "language_model.model.layers.0.input_layernorm_moe_gen.weight"
 
 
 def ranges_of(checkpoint, **options):
-    tokenizer, ids = load_tokenizer(checkpoint.folder, checkpoint.config.llm.vocab_size)
+    tokenizer, ids = load_tokenizer(checkpoint.tokenizer, checkpoint.config.llm.vocab_size)
     return drain(calibrate(checkpoint, tokenizer, ids, **options))
 
 
