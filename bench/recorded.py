@@ -2,7 +2,7 @@
 
 Every picture and text case in tests/golden, on the checkpoint of those runs exported in float32: the worst relative L2
 of latents, the largest difference of a pixel, and how many texts are the same to the last character. Ends in one JSON
-line. The limits are in tests/generation/test_golden_runtime.py.
+line. The limits are in tests/helpers/golden_cases.py.
 """
 
 from __future__ import annotations

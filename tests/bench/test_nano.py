@@ -40,21 +40,22 @@ RED, BLUE = Thing("circle", "red", "big"), Thing("square", "blue", "big")
 
 
 def test_a_red_circle_contains_a_red_circle(nano):
-    assert [fulfils(drawn(nano, "a red circle", seed), RED_CIRCLE) for seed in range(5)].count(True) >= 4
+    assert [fulfils(drawn(nano, "a red circle", seed), RED_CIRCLE) for seed in range(5)].count(True) == 5
 
 
 @pytest.mark.parametrize(
-    "prompt, wish",
+    "prompt, wish, right",
     [
-        ("three green stars", Wish((Thing("star", "green"),) * 3)),
-        ("a blue square on a black background", Wish((Thing("square", "blue"),), None, "black")),
-        ("a red circle left of a blue square", Wish((Thing("circle", "red"), Thing("square", "blue")), "left of")),
-        ("a yellow triangle and a purple ring", Wish((Thing("triangle", "yellow"), Thing("ring", "purple")))),
-        ("一个红色的圆形", RED_CIRCLE),
+        ("three green stars", Wish((Thing("star", "green"),) * 3), 6),
+        ("a blue square on a black background", Wish((Thing("square", "blue"),), None, "black"), 8),
+        ("a red circle left of a blue square", Wish((Thing("circle", "red"), Thing("square", "blue")), "left of"), 4),
+        ("a yellow triangle and a purple ring", Wish((Thing("triangle", "yellow"), Thing("ring", "purple"))), 6),
+        ("一个红色的圆形", RED_CIRCLE, 8),
     ],
 )
-def test_a_picture_holds_what_its_prompt_says(nano, prompt, wish):
-    assert sum(fulfils(drawn(nano, prompt, seed), wish) for seed in range(8)) >= 2
+def test_a_picture_holds_what_its_prompt_says(nano, prompt, wish, right):
+    """right: how many of the eight did when this was written; rounding on another CPU may cost one."""
+    assert sum(fulfils(drawn(nano, prompt, seed), wish) for seed in range(8)) >= right - 1
 
 
 def test_another_prompt_is_not_fulfilled_by_the_same_seed(nano):
@@ -79,7 +80,7 @@ def test_questions_about_a_picture_are_answered(nano):
 def test_edits_change_what_they_name_and_leave_the_rest(nano):
     cases = [c for c in all_cases() if c.category == "edits"][:20]
     right = sum(score.is_right(c, *score.ask(nano, c, {})) for c in cases)
-    assert right >= 0.4 * len(cases)
+    assert right >= 9  # 11 when this was written
 
 
 def test_an_indirect_prompt_is_resolved_by_thinking_before_drawing(nano):
@@ -92,7 +93,7 @@ def test_an_indirect_prompt_is_resolved_by_thinking_before_drawing(nano):
 def test_held_out_questions_are_mostly_answered(nano):
     cases = [c for c in all_cases() if c.category == "questions"][:30]
     right = sum(score.is_right(c, *score.ask(nano, c, {})) for c in cases)
-    assert right >= 0.7 * len(cases)
+    assert right >= 23  # 25 when this was written
 
 
 def test_both_engines_draw_the_same_picture(nano):

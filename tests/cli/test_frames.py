@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from calls import instead, run
-from PIL import Image
+from PIL import Image, ImageColor, ImageSequence
+
+from bagel_rt.cli.frames import _animate
+from bagel_rt.results import ImageResult
 
 FRAMES = ["--prompt", "turn left", "--seed", "4", "--num-timesteps", "3", "--backend", "onnxruntime"]
 
@@ -18,7 +21,8 @@ def photo_file(photo, tmp_path):
 
 def test_frames_are_a_chain_of_edits_and_an_animation(capsys, model, small_bagel, photo, photo_file, tmp_path):
     out = tmp_path / "frames"
-    code, text, _ = run(capsys, "frames", "--image", photo_file, "--count", "3", "--out", out, *FRAMES)
+    given = ["--image", photo_file, "--count", "3", "--duration", "120", "--out", out]
+    code, text, _ = run(capsys, "frames", *given, *FRAMES)
     assert (code, text) == (0, f"{out}: 3 frames and frames.webp, seeds 4 to 6\n")
     assert sorted(p.name for p in out.iterdir()) == ["frame-001.png", "frame-002.png", "frame-003.png", "frames.webp"]
     before = photo
@@ -27,6 +31,24 @@ def test_frames_are_a_chain_of_edits_and_an_animation(capsys, model, small_bagel
         assert np.array_equal(np.asarray(Image.open(out / f"frame-{number:03}.png")), np.asarray(before))
     with Image.open(out / "frames.webp") as animation:
         assert (animation.n_frames, animation.size) == (4, before.size)
+        animation.load()
+        assert animation.info["duration"] == 120
+
+
+def test_an_animation_shows_the_pictures_in_their_order_each_for_the_duration(tmp_path):
+    colours = ["red", "lime", "blue", "yellow"]
+    first, *later = [Image.new("RGB", (48, 32), colour) for colour in colours]
+    results = [ImageResult(picture, None, np.zeros((1, 64), np.float32), 1, {}) for picture in later]
+    _animate(first.resize((24, 16)), results, tmp_path / "frames.webp", 120)
+    with Image.open(tmp_path / "frames.webp") as animation:
+        assert animation.info["loop"] == 0
+        seen = [
+            (frame.convert("RGB").getpixel((24, 16)), frame.info["duration"])
+            for frame in ImageSequence.Iterator(animation)
+        ]
+    assert [duration for _, duration in seen] == [120] * 4
+    for (colour, _), wanted in zip(seen, colours, strict=True):
+        assert np.abs(np.subtract(colour, ImageColor.getrgb(wanted))).max() < 30, wanted
 
 
 @pytest.mark.parametrize(

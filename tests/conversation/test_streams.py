@@ -43,11 +43,23 @@ def test_a_pictures_stream_has_its_plan_its_steps_the_picture_and_the_end(small_
 
 
 def test_a_step_can_be_looked_at_while_the_picture_is_drawn(small_bagel):
-    events = small_bagel.stream(["a"], seed=1, **FAST)
-    previews = [small_bagel.preview(e) for e in events if isinstance(e, Step)]
+    steps = [e for e in small_bagel.stream(["a"], seed=1, **FAST) if isinstance(e, Step)]
+    previews = [small_bagel.preview(step) for step in steps]
     assert [p.size for p in previews] == [(64, 64)] * 2
     wanted = small_bagel.interleave(["a"], seed=1, **FAST)
     assert np.array_equal(np.asarray(previews[-1]), np.asarray(wanted.image))
+
+
+def test_a_preview_shows_the_clean_estimate_and_not_the_noise_that_is_left(small_bagel):
+    step = next(e for e in small_bagel.stream(["a"], seed=1, **FAST) if isinstance(e, Step))
+    assert step.t > 0.1
+
+    def decoded(latents) -> np.ndarray:
+        return np.asarray(small_bagel._turns.decode(latents, step.grid))
+
+    shown = np.asarray(small_bagel.preview(step))
+    assert np.array_equal(shown, decoded(step.x - np.float32(step.t) * step.velocity))
+    assert not np.array_equal(shown, decoded(step.x))
 
 
 def test_a_text_alone_is_a_list_of_one(small_bagel):

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import golden_cases
 import pytest
 from documents import ROOT, pages
 
@@ -59,6 +60,15 @@ def test_result_files_that_documents_name_exist():
     for page in pages():
         for name in re.findall(r"bench/results/[\w.-]+\.\w+", page.read_text(encoding="utf-8")):
             assert (ROOT / name).is_file(), f"{page.name}: {name}"
+
+
+def test_the_golden_limits_are_those_the_documents_name_and_near_what_was_measured():
+    for page in (ROOT / "README.md", ROOT / "docs" / "proof.md"):
+        assert f"{golden_cases.LATENT:g}".replace("e-0", "e-") in page.read_text(encoding="utf-8"), page
+    for engine, found in tables.read("recorded-cpu.json")["engines"].items():
+        worst = max(found["relative_l2"], found["relative_l2_step_cache"])
+        assert worst < golden_cases.LATENT < 10 * worst, engine
+        assert found["pixels"] <= golden_cases.PIXEL, engine
 
 
 def test_a_changed_number_is_noticed():

@@ -7,23 +7,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from generators import drain
 from PIL import Image
 
 import bagel_rt
 from bagel_engines import open_engine
-from bagel_engines.memory_needs import MIB, openvino_needs
+from bagel_engines.memory_needs import MIB, Needs, Stack, openvino_needs
 from bagel_rt.artefact.contract import GEN_STEP, LAYER, LM_HEAD, UND_STEP, VAE_DECODER, VAE_ENCODER, VIT, graph_specs
 from bagel_rt.artefact.example_inputs import SIZES, example_inputs
+from bagel_rt.artefact.folders import BUNDLED
 from bagel_rt.artefact.manifest import read_manifest
 from bagel_rt.cli import main
 from bagel_rt.conversation.calls import rehearsal
 from bagel_rt.conversation.session import rehearsal as turn
 from bagel_rt.errors import InputError
-from bagel_rt.estimate import timing
+from bagel_rt.estimate import forecast, timing
 from bagel_rt.estimate.admission import Limit
 from bagel_rt.estimate.counting_engine import Call
 from bagel_rt.estimate.memory import memory
-from bagel_rt.estimate.workload import workload
+from bagel_rt.estimate.workload import Workload, workload
 from bagel_rt.options import defaults
 from bagel_rt.options.image_options import ImageOptions
 from bagel_rt.options.text_options import TextOptions
@@ -95,6 +97,55 @@ def test_weights_are_planned_as_the_artefact_states_them(small_artefact):
     parts = memory(manifest, manifest.widths, work, openvino_needs("float32")).parts
     assert parts["weights"] == sum(manifest.weights_of(graph) for graph in work.graphs)
     assert parts["program"] == (85 + 12 * len(work.graphs)) * MIB
+
+
+# factors without rounding, every graph's memory as easily told apart as powers of ten
+PLAIN = Needs(7, 3, {"float": 1.0}, Stack(1.0), Stack(1.0), decoder_pixel=1.0, encoder_pixel=1.0, decoder_channels=0.0)
+
+
+def test_planned_memory_is_tokens_times_their_keys_and_values_and_rows_times_the_factors():
+    manifest = read_manifest(BUNDLED)
+    model, widths = manifest.model, manifest.widths
+    rows = (("gen_rows", 64), ("past", 30), ("und_rows", 2))
+    picture = (("latent_height", 8), ("latent_width", 4))
+    work = Workload({Call(GEN_STEP, rows): 9, Call(VAE_DECODER, picture): 1}, tokens=96, held=1000)
+    parts = memory(manifest, widths, work, PLAIN).parts
+    keys_and_values = 2 * model.num_hidden_layers * model.num_key_value_heads * model.head_dim
+    step, decoder = 66 * widths.inner, 64 * 32 * widths.vae
+    assert parts == {
+        "program": 7 + 2 * 3,
+        "weights": manifest.weights_of(GEN_STEP) + manifest.weights_of(VAE_DECODER),
+        "context, 96 tokens": 96 * keys_and_values * 4,
+        "working": step + decoder + 1000,
+    }
+
+
+def test_planned_time_is_each_calls_seconds_as_often_as_it_is_called_by_stage(monkeypatch):
+    calls = {
+        Call(VIT, (("patches", 16),)): 2,
+        Call(UND_STEP, (("past", 30), ("und_rows", 20))): 1,
+        Call(UND_STEP, (("past", 50), ("und_rows", 1))): 100,
+        Call(LM_HEAD, (("und_rows", 1),)): 101,
+        Call(GEN_STEP, (("gen_rows", 64), ("past", 30), ("und_rows", 2))): 147,
+        Call(VAE_DECODER, (("latent_height", 8), ("latent_width", 4))): 3,
+    }
+    each = {call: float(10**i) for i, call in enumerate(calls)}
+
+    class Stopped:
+        def __init__(self, manifest, engine): ...
+
+        def measure(self, asked):
+            for i, call in enumerate(asked, start=1):
+                yield timing.Timed({call: each[call]}, i, len(calls))
+
+    monkeypatch.setattr(forecast, "Stopwatch", Stopped)
+    seconds = drain(forecast._seconds(read_manifest(BUNDLED), None, Workload(calls, 100, 0)))
+    assert seconds == {
+        "reading": 2 * 1 + 1 * 10,
+        "writing": 100 * 100 + 101 * 1000,
+        "drawing": 147 * 1e4,
+        "decoding": 3 * 1e5,
+    }
 
 
 def test_an_expert_that_has_no_rows_is_not_counted_where_weights_are_packed_on_use(small_artefact):

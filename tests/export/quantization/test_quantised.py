@@ -7,6 +7,7 @@ import json
 import numpy as np
 import onnx
 import pytest
+from documents import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
@@ -80,6 +81,24 @@ def test_an_all_zero_weight_stays_zero(form):
     values, scale = quantize(np.zeros((4, 32), np.float32), layout)
     assert not dequantize(values, scale, layout).any()
     assert np.isfinite(scale.astype("f4")).all()
+
+
+@pytest.mark.parametrize(
+    "form, inputs, block",
+    [
+        ("int8", 3584, 128),
+        ("int8", 18944, 128),
+        ("int8", 192, 64),
+        ("int8", 96, 32),
+        ("int4", 3584, 64),
+        ("int4", 128, 64),
+        ("int4", 96, 32),
+    ],
+)
+def test_a_scale_is_shared_by_the_block_that_the_documents_name_or_the_largest_that_divides(form, inputs, block):
+    assert layout_for(form, (5, inputs)) == Layout(form, block)
+    page = (ROOT / "docs" / "precisions.md").read_text(encoding="utf-8")
+    assert f"`{form}` | {form[3:]} bits in blocks of {q.BLOCKS[form][0]}" in page
 
 
 def test_inputs_that_no_block_divides_have_a_scale_for_each_output():
