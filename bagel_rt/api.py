@@ -22,6 +22,7 @@ from bagel_rt.conversation.reason import (
     request_for,
 )
 from bagel_rt.conversation.reason import rehearsal as reason_rehearsal
+from bagel_rt.conversation.scheduler import TEXT_SHARE, Priority, Scheduler
 from bagel_rt.conversation.session import Session
 from bagel_rt.conversation.streaming import drain, stream
 from bagel_rt.errors import EngineUnavailableError, InputError
@@ -67,6 +68,7 @@ def load(
     low_memory: bool = False,
     packed_weights: bool = False,
     max_memory: float | None = None,
+    priority: Priority = "tokens",
 ) -> Bagel:
     """Open an artefact folder on an engine; use it in a `with` block, or close() it.
 
@@ -90,6 +92,9 @@ def load(
     them from there; made on the first use, they take up to twice the weights' size on the disk.
     max_memory: GiB that may be taken on a CPU, None for what is free now; a call or a session's turn that will take
     more is refused before it begins.
+    priority: who comes first where calls of several threads run at once: "tokens" (texts, which have half of the time
+    while pictures are drawn), "pictures" (a denoising step after each token), or "arrival" (likewise, in the order of
+    coming).
 
     Raises ArtefactError for the folder, EngineUnavailableError for the engine, InputError for an option.
     """
@@ -101,6 +106,7 @@ def load(
     low_memory = checks.flag("low_memory", low_memory)
     packed_weights = checks.flag("packed_weights", packed_weights)
     max_memory = checks.positive("max_memory", max_memory, optional=True)
+    priority = checks.choice("priority", priority, tuple(TEXT_SHARE))
     manifest = read_manifest(model_folder(checks.path("artefact_dir", artefact_dir)))
     check_rounding(manifest, arithmetic)
     try:
@@ -122,11 +128,11 @@ def load(
         raise EngineUnavailableError(str(error)) from error
     vocabulary = Vocabulary.of(manifest)
     admission = Admission(manifest, engine, limit_of(max_memory), cache_tokens, low_memory, vocabulary)
-    return Bagel(manifest, Graphs(manifest, engine, low_memory), cache_tokens, admission, vocabulary)
+    return Bagel(manifest, Graphs(manifest, engine, low_memory), cache_tokens, admission, vocabulary, priority)
 
 
 class Bagel:
-    """A loaded model. Calls from several threads are safe: they take turns, one engine step at a time.
+    """A loaded model. Calls from several threads are safe and share the engine's calls (docs/python.md).
 
     What calls take beside their options: `preset`, the name of an official script whose settings replace the defaults
     (presets.PRESETS), and `on_progress`, a function that is called with each event of the call as it happens
@@ -140,12 +146,14 @@ class Bagel:
         cache_tokens: int = CACHE_TOKENS,
         admission: Admission | None = None,
         vocabulary: Vocabulary | None = None,
+        priority: Priority = "tokens",
     ):
         self.manifest, self.graphs, self._admission = manifest, graphs, admission
         self._turns = Turns(manifest, graphs, cache_tokens, vocabulary)
         self._calls = Calls(self._turns)
         self._gate = Gate()
         self._own_style = style_in(manifest)
+        self._scheduler = Scheduler(self._gate, priority)
 
     def __enter__(self) -> Bagel:
         return self
@@ -346,7 +354,7 @@ class Bagel:
         request = request_for(self._turns, self._style(style), max_pictures, max_tokens, system, options)
         if self._admission is not None:
             self._admission.check(reason_rehearsal(asked, opened, request), checked_options(request))
-        return stream(self._gate, reason(self._turns, asked, opened, request, first))
+        return stream(self._scheduler, reason(self._turns, asked, opened, request, first))
 
     @property
     def style(self) -> Style | None:
@@ -372,7 +380,7 @@ class Bagel:
         """
         self._gate.check_open()
         start = beginning(self._turns, seed, think, system)
-        return Session(self._gate, start, self._admission and self._admission.check, self._own_style)
+        return Session(self._scheduler, start, self._admission and self._admission.check, self._own_style)
 
     def _events(self, given: Sequence[Item], output: str, preset: str | None, values: dict[str, Any]):
         checks.choice("output", output, ("image", "text"))
@@ -387,7 +395,7 @@ class Bagel:
         opts = with_values(defaults, values)
         remark_on_idle(opts, defaults, values, _pictures(items))
         self._check_memory(items, opts)
-        return stream(self._gate, self._calls.answer(items, opts, draw_seed(opts.seed)))
+        return stream(self._scheduler, self._calls.answer(items, opts, draw_seed(opts.seed)), writes=True)
 
     def _check_memory(self, items: list, opts: ImageOptions | TextOptions) -> None:
         if self._admission is not None:
@@ -404,12 +412,12 @@ class Bagel:
         remark_on_idle(opts, defaults, values, _pictures(items))
         self._check_memory(items, opts)
         if seeds is None:
-            return stream(self._gate, self._calls.draw_one(items, opts, draw_seed(opts.seed)))
+            return stream(self._scheduler, self._calls.draw_one(items, opts, draw_seed(opts.seed)))
         if opts.noise is not None and len(seeds) > 1:
             raise InputError("noise is given, so every picture would be the same; leave images and the seeds out")
         if opts.vae_seed is None and opts.vae_sample and len(items) > 1:
             opts = replace(opts, vae_seed=seeds[0])
-        return stream(self._gate, self._calls.draw(items, opts, seeds))
+        return stream(self._scheduler, self._calls.draw(items, opts, seeds))
 
 
 def _pictures(items: list) -> bool:

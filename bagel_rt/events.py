@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+
+from bagel_rt.asks import Alone, Ask, TextRows, answer_alone
 
 if TYPE_CHECKING:
     from bagel_rt.results import ImageResult, ReasonResult, TextResult
@@ -85,16 +87,24 @@ class Done:
 Event = TextPiece | Step | Progress | ImageReady | Done
 
 Result = TypeVar("Result")
-Turn = Generator[Event, None, Result]  # one piece of work for a user: yields events, returns its result
+# one piece of work for a user: yields events, and asks that are to be answered, and returns its result
+Turn = Generator[Event | Ask, Any, Result]
 OnProgress = Callable[[Event], object] | None
 
 
-def finished(turn: Generator[Event, None, Result], on_event: OnProgress = None) -> Result:
+def finished(turn: Generator[Any, Any, Result], on_event: OnProgress = None) -> Result:
     """Run a turn to its end without taking the model's lock (the caller holds it, or nobody else is there)."""
+    answer, failure = None, None
     while True:
         try:
-            event = next(turn)
+            item = turn.send(answer) if failure is None else turn.throw(failure)
         except StopIteration as end:
             return end.value
-        if on_event is not None:
-            on_event(event)
+        answer, failure = None, None
+        if isinstance(item, TextRows | Alone):
+            try:
+                answer = answer_alone(item)
+            except Exception as error:
+                failure = error
+        elif on_event is not None:
+            on_event(item)

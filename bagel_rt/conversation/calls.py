@@ -30,7 +30,8 @@ class Calls:
             system = first_of(opts.system, turns.manifest.system, THINK_THEN_ANSWER if opts.think else None)
             noise = TorchNoise(seed)
             reading = turns.reader.read(items, system, opts.encoding, noise)
-            ids = yield from turns.write(contexts, reading.histories.cond, opts, noise, "answering")
+            history = reading.histories.cond
+            ids = yield from turns.write(contexts, history, opts, noise, "answering", reads_together=True)
         return TextResult(turns.codec.text(ids), ids, seed)
 
     def draw_one(self, items: list, opts: ImageOptions, seed: int) -> Turn[ImageResult]:

@@ -22,18 +22,23 @@ class Gate:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._door = threading.Lock()  # one waits for the lock, the others for the door: nobody is passed by for ever
         self._process = os.getpid()
         self._inside: int | None = None  # the thread that holds the lock
+        self._coming: set[int] = set()  # threads that wait for it
         self._to_give_back: deque[Callable[[], object]] = deque()
         self._guests: WeakKeyDictionary = WeakKeyDictionary()
         self._closed = self._ending = False
         _gates.add(self)
 
     @contextmanager
-    def enter(self) -> Iterator[None]:
-        """Wait for the running step to end; raises BagelError as check_open does."""
+    def enter(self, at_rest: Callable[[], object] | None = None) -> Iterator[None]:
+        """Wait for the running step to end; raises BagelError as check_open does.
+
+        at_rest: called where this thread gets no further, because the program ends (see `end`).
+        """
         self.check_open()
-        with self._hold():
+        with self._hold(at_rest):
             self.check_open()
             yield
 
@@ -66,7 +71,8 @@ class Gate:
         if self.inherited:
             return
         self._to_give_back.append(give_back)
-        if self._inside != threading.get_ident():
+        here = threading.get_ident()
+        if self._inside != here and here not in self._coming:
             with self._hold():
                 pass
 
@@ -92,18 +98,31 @@ class Gate:
             self._lock.release()
 
     @contextmanager
-    def _hold(self) -> Iterator[None]:
-        with self._lock:
+    def _hold(self, at_rest: Callable[[], object] | None = None) -> Iterator[None]:
+        here = threading.get_ident()
+        self._coming.add(here)
+        try:
+            with self._door:
+                self._lock.acquire()
+        except BaseException:
+            self._coming.discard(here)
+            raise
+        try:
             last = self._ending and threading.current_thread().daemon
             if not last:
-                self._inside = threading.get_ident()
+                self._inside = here
+                self._coming.discard(here)
                 try:
                     yield
                 finally:
                     while self._to_give_back:
                         self._to_give_back.popleft()()
                     self._inside = None
+        finally:
+            self._lock.release()
         if last:
+            if at_rest is not None:
+                at_rest()
             threading.Event().wait()  # the interpreter ends this thread
 
 

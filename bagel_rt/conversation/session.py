@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from bagel_rt.artefact.contract import VAE_ENCODER
+from bagel_rt.asks import ALONE
 from bagel_rt.bare_errors import bare_errors
 from bagel_rt.conversation.gate import Gate
 from bagel_rt.conversation.marks import Drawn, Kind, Mark
 from bagel_rt.conversation.reason import MAX_PICTURES, checked_options, reasoned, request_for, shortened, steps_of
+from bagel_rt.conversation.scheduler import Scheduler
 from bagel_rt.conversation.streaming import drain, stream
 from bagel_rt.errors import BagelError, InputError
 from bagel_rt.events import Event, ImageReady, OnProgress, Turn, finished
@@ -55,15 +57,15 @@ class Session:
     from several threads.
     """
 
-    def __init__(self, gate: Gate, mark: Mark, admit: Admit | None = None, style: Style | None = None):
+    def __init__(self, scheduler: Scheduler, mark: Mark, admit: Admit | None = None, style: Style | None = None):
         """style: how the model reasons where a turn names none."""
         self._style = style
-        self._turns, self._gate, self._admit = mark.turns, gate, admit
+        self._turns, self._scheduler, self._gate, self._admit = mark.turns, scheduler, scheduler.gate, admit
         self._busy, self._closed = False, False
         self._lease = self._turns.tree.lease()
-        with gate.enter():
+        with self._gate.enter():
             self._move_to(mark)
-        gate.admit(self, Session._forget)
+        self._gate.admit(self, Session._forget)
 
     @property
     def seed(self) -> int:
@@ -148,7 +150,7 @@ class Session:
         opts = with_values(defaults.ANSWER, options)
         remark_on_idle(opts, defaults.ANSWER, options, self._has_pictures)
         self._check_memory(lambda session, opts: finished(session._answer(opts)), opts)
-        return self._stream(self._answer(opts))
+        return self._stream(self._answer(opts), writes=True)
 
     @bare_errors
     @explains(defaults.INTERLEAVE, without=("seed", "vae_seed", "system"))
@@ -236,7 +238,7 @@ class Session:
         with self._gate.enter():
             self._check_free()
             here = self._with_drawn_read()
-        return Session(self._gate, here if seed is None else here.with_seed(seed), self._admit, self._style)
+        return Session(self._scheduler, here if seed is None else here.with_seed(seed), self._admit, self._style)
 
     def _answer(self, opts: TextOptions) -> Turn[TextResult]:
         here = self._ready_mark()
@@ -244,7 +246,9 @@ class Session:
         with self._turns.tree.lease() as contexts:
             ids = yield from self._turns.write(contexts, here.reading.histories.cond, opts, noise, "answering")
             text = self._turns.codec.text(ids)
-            self._move_to(replace(here, reading=self._turns.reader.add_text(here.reading, text), noise=noise))
+            said = self._turns.reader.add_text(here.reading, text)
+            yield ALONE
+            self._move_to(replace(here, reading=said, noise=noise))
         return TextResult(text, ids, self.seed)
 
     def _draw(self, opts: ImageOptions) -> Turn[ImageResult]:
@@ -299,17 +303,18 @@ class Session:
         self._lease.close()
         self._lease, self._mark = lease, mark
 
-    def _stream(self, turn: Turn) -> Generator[Event, None, None]:
-        return stream(self._gate, self._guarded(turn))
+    def _stream(self, turn: Turn, writes: bool = False) -> Generator[Event, None, None]:
+        return stream(self._scheduler, self._guarded(turn), writes)
 
     def _guarded(self, turn: Turn) -> Turn:
         """Run the turn; until it ends, no other turn of this session may begin."""
         self._check_free()
         self._busy = True
         try:
+            answer = None
             while True:
                 self._check_open()
-                yield next(turn)
+                answer = yield turn.send(answer)
         except StopIteration as end:
             return end.value
         finally:
@@ -371,7 +376,7 @@ def rehearsal(mark: Mark, take: Callable[[Session, Any], object]) -> Rehearsal:
             if isinstance(segment, Latents):  # an image: the VAE's encoder ran when it was added
                 high, wide = (turns.manifest.model.latent_stride * cells for cells in segment.grid)
                 turns.graphs(VAE_ENCODER, pixels=np.broadcast_to(np.float32(0), (1, 3, high, wide)))
-        with Session(Gate(), replace(mark, turns=turns)) as copied:
+        with Session(Scheduler(Gate()), replace(mark, turns=turns)) as copied:
             take(copied, opts)
 
     return rehearse

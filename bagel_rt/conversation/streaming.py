@@ -1,4 +1,4 @@
-"""Streams: generators of events that hold the model's lock only while they compute their next event.
+"""Streams: generators of events that have the model only while their next event is computed.
 
 So several streams of one model can be under way, on one thread or many; closing a stream cancels its work.
 """
@@ -10,33 +10,32 @@ from contextlib import closing
 from typing import Any
 
 from bagel_rt.bare_errors import bare
-from bagel_rt.conversation.gate import Gate
+from bagel_rt.conversation.scheduler import Failed, Finished, Scheduler, Seat
 from bagel_rt.errors import InputError
 from bagel_rt.events import Done, Event, ImageReady, OnProgress, Turn
 
 
-def stream(gate: Gate, turn: Turn) -> Generator[Event, None, None]:
-    """The turn's events, then Done with its result.
+def stream(scheduler: Scheduler, turn: Turn, writes: bool = False) -> Generator[Event, None, None]:
+    """The turn's events, then Done with its result. writes: it is an answer, not a picture.
 
     Between two events the model is free for other calls. Closing the generator, or an error in whoever reads it, ends
     the turn where it is, and everything it held is given back.
     """
+    gate, seat = scheduler.gate, Seat(turn, writes)
     gate.admit(turn, Generator.close)
     try:
-        while True:
-            try:
-                with gate.enter():
-                    event = next(turn)
-            except StopIteration as end:
-                result = end.value
-                break
+        while not isinstance(event := scheduler.outcome(seat), Finished | Failed):
             yield event
+        if isinstance(event, Failed):
+            raise event.error
     except BaseException as error:
         bare(error)
+        seat.outcome = event = None
         raise
     finally:
+        scheduler.leave(seat)
         gate.leave(turn.close)
-    yield Done(result)
+    yield Done(event.result)
 
 
 def drain(events: Generator[Event, None, None], on_progress: OnProgress = None, pictures: bool = False) -> Any:

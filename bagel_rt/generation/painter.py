@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bagel_rt.artefact.manifest import Manifest
+from bagel_rt.asks import ALONE
 from bagel_rt.errors import InputError
 from bagel_rt.events import Step, Turn
 from bagel_rt.generation.flow_sampler import FlowSampler
@@ -79,6 +80,7 @@ class Painter:
         source: Source | None = None,
     ) -> Turn[Painting]:
         """Denoise `start` (h * w, 64) and decode the latent. noise: where the first of two passes begins."""
+        yield ALONE
         if opts.first_pass is None:
             latent = yield from self._one_pass(contexts, histories, opts, start, grid, source)
         else:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 
 import numpy as np
 
-from bagel_rt.artefact import contract
+from bagel_engines import EngineInfo
+from bagel_rt.asks import Evaluator, TextRows
+from bagel_rt.events import Event, Turn
 from bagel_rt.inputs.tokenizer import TextCodec
 from bagel_rt.model.context_tree import Context, Lease
 from bagel_rt.model.finite import check_finite
-from bagel_rt.model.graphs import Graphs
-from bagel_rt.model.step_graphs import Experts, causal_mask
-from bagel_rt.model.token_embeddings import TokenEmbeddings
 from bagel_rt.options.text_options import TextOptions
 from bagel_rt.sampling.prompt_lookup import PromptLookup
 from bagel_rt.sampling.token_choice import drawn, likeliest
@@ -27,9 +26,9 @@ def next_token(logits: np.ndarray, options: TextOptions, noise: TorchNoise) -> i
 
 
 class TextDecoder:
-    def __init__(self, graphs: Graphs, experts: Experts, embeddings: TokenEmbeddings, codec: TextCodec, logits: int):
-        """logits: how many there are of a token."""
-        self._graphs, self._experts, self._embeddings = graphs, experts, embeddings
+    def __init__(self, evaluator: Evaluator, engine: EngineInfo, codec: TextCodec, logits: int):
+        """engine: for messages; logits: how many there are of a token."""
+        self._evaluator, self._engine = evaluator, engine
         self._im_start, self._im_end, self._logits = codec.im_start, codec.im_end, logits
 
     def write(
@@ -38,10 +37,13 @@ class TextDecoder:
         context: Context,
         options: TextOptions,
         noise: TorchNoise,
+        event: Callable[[int], Event],
         read: Iterable[int] = (),
         follow: list[int] | None = None,
-    ) -> Iterator[int]:
-        """Yield the official returned ids one by one: im_start, then tokens up to, and without, im_end.
+        ended: Callable[[], bool] = lambda: False,
+    ) -> Turn[None]:
+        """Yield `event` of the official returned ids one by one: im_start, then tokens up to, and without, im_end, or
+        until `ended()`.
 
         At most options.max_tokens ids in all. The official code evaluates one more token and drops it; that is not
         computed here, but the random numbers it takes are passed over: what is drawn next depends on them.
@@ -50,33 +52,33 @@ class TextDecoder:
         """
         lookup = PromptLookup((*read, self._im_start), options.prompt_lookup)
         token, scratch, count = self._im_start, contexts.branch(context), 1
-        yield token
+        yield event(token)
         while count < options.max_tokens:
             guess = lookup.guess(min(options.max_tokens - count, contexts.room(scratch)) - 1)
-            rows = self._evaluated(contexts, scratch, (token, *guess))
+            rows = yield from self._evaluated(contexts, scratch, (token, *guess))
             chosen = self._chosen(rows, guess, count, options, noise)
             contexts.drop(scratch, len(rows) - len(chosen))
             lookup.judge(guess, chosen)
             for token in chosen:
                 if token == self._im_end:
                     if follow is not None:
-                        row = self._evaluated(contexts, scratch, (token,))
+                        row = yield from self._evaluated(contexts, scratch, (token,))
                         follow += self._chosen(row, (), count + 1, options, noise)
                     return
-                yield token
+                yield event(token)
+                if ended():
+                    return
                 count += 1
         if options.do_sample:
             noise.skip_exponential(self._logits)
 
-    def _evaluated(self, contexts: Lease, scratch: Context, ids: Sequence[int]) -> np.ndarray:
-        """Add tokens to the context; returns the logits behind each (tokens, vocab)."""
+    def _evaluated(
+        self, contexts: Lease, scratch: Context, ids: tuple[int, ...]
+    ) -> Generator[TextRows, np.ndarray, np.ndarray]:
+        """Ask for tokens to be added to the context; returns the logits behind each (tokens, vocab)."""
         contexts.check_position(scratch.position)
-        rope = self._experts.rope.at(np.arange(scratch.position, scratch.position + len(ids)))
-        mask = causal_mask(scratch.length, len(ids))
-        out, new_kv = self._experts.und(self._embeddings.rows(ids), rope, contexts.pool, scratch.sequence, mask)
-        contexts.pool.append(scratch.sequence, new_kv)
+        logits = yield TextRows(self._evaluator, ids, scratch.sequence, scratch.position, logits=True)
         scratch.position += len(ids)
-        (logits,) = self._graphs(contract.LM_HEAD, und_out=out)
         return logits
 
     def _chosen(
@@ -91,7 +93,7 @@ class TextDecoder:
         for row, logits in enumerate(rows):
             if row and not np.isfinite(logits).all():
                 break  # it is computed again alone: the error comes behind the tokens before it
-            check_finite(logits, f"token {count + row} of the text, the logits", self._graphs.engine.info)
+            check_finite(logits, f"token {count + row} of the text, the logits", self._engine)
             found.append(next_token(logits, options, noise))
             if found[-1] == self._im_end or found[-1:] != list(guess[row : row + 1]):
                 break

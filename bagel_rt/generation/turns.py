@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bagel_rt.artefact.manifest import Manifest
+from bagel_rt.asks import ALONE
 from bagel_rt.errors import InputError
 from bagel_rt.events import TextPiece, Turn, finished
 from bagel_rt.generation.flow_sampler import FlowSampler
@@ -28,6 +29,7 @@ from bagel_rt.model.context_tree import ContextTree, Lease
 from bagel_rt.model.graphs import Graphs
 from bagel_rt.model.prefill import Prefill
 from bagel_rt.model.step_graphs import Experts
+from bagel_rt.model.text_evaluator import TextEvaluator
 from bagel_rt.model.vae_decoder import VaeDecoder
 from bagel_rt.model.vocabulary import Vocabulary
 from bagel_rt.options.image_options import ImageOptions
@@ -63,8 +65,9 @@ class Turns:
         self.sizes = Sizes(manifest)
         experts = Experts(manifest, graphs, embeddings.markers)
         prefill = Prefill(manifest, graphs, experts, embeddings)
-        self.tree = ContextTree(self.pool, prefill, manifest.model.max_position_embeddings)
-        self._writer = TextDecoder(graphs, experts, embeddings, self.codec, manifest.model.vocab_size)
+        evaluator = TextEvaluator(graphs, experts, embeddings, self.pool)
+        self.tree = ContextTree(self.pool, prefill, evaluator, manifest.model.max_position_embeddings)
+        self._writer = TextDecoder(evaluator, graphs.engine.info, self.codec, manifest.model.vocab_size)
         self._decoder = VaeDecoder(manifest, graphs)
         sampler = FlowSampler(graphs, experts, prefill)
         self.painter = Painter(manifest, self.reader, self.sizes, sampler, self._decoder)
@@ -85,11 +88,21 @@ class Turns:
             )
 
     def write(
-        self, contexts: Lease, history: History, opts: TextOptions, noise: TorchNoise, stage: str
+        self,
+        contexts: Lease,
+        history: History,
+        opts: TextOptions,
+        noise: TorchNoise,
+        stage: str,
+        reads_together: bool = False,
     ) -> Turn[list[int]]:
         """Write a text behind a history; returns its token ids as the official code does (im_start first, no
-        im_end)."""
-        return (yield from self.write_until(contexts, history, opts, noise, stage)).ids
+        im_end).
+
+        reads_together: the history's last text may be read in one call with others' rows, for no picture follows.
+        """
+        written = yield from self.write_until(contexts, history, opts, noise, stage, reads_together=reads_together)
+        return written.ids
 
     def write_until(
         self,
@@ -100,6 +113,7 @@ class Turns:
         stage: str,
         stop_at: Sequence[str] = (),
         with_following: bool = False,
+        reads_together: bool = False,
     ) -> Turn[Written]:
         """As write, but the text also ends where it has written one of the strings `stop_at`, and with_following takes
         one token more behind im_end."""
@@ -107,13 +121,22 @@ class Turns:
         following: list[int] | None = [] if with_following else None
         text, pieces, stops, total = "", TextPieces(self.codec), StopStrings(stop_at), opts.max_tokens - 1
         read = [token for segment in history if isinstance(segment, Text) for token in segment.ids]
-        for token in self._writer.write(contexts, contexts.open(history), opts, noise, read, following):
+
+        def event(token: int) -> TextPiece:
+            nonlocal text
             ids.append(token)
             ready = stops.push(pieces.push(token))
             text += ready
-            yield TextPiece(stage, len(ids) - 1, total, ready)
-            if stops.found is not None:
-                break
+            return TextPiece(stage, len(ids) - 1, total, ready)
+
+        if reads_together:
+            context = yield from contexts.opened(history)
+        else:
+            yield ALONE
+            context = contexts.open(history)
+        yield from self._writer.write(
+            contexts, context, opts, noise, event, read, following, lambda: stops.found is not None
+        )
         if rest := stops.push(pieces.finish()) + stops.finish():
             text += rest
             yield TextPiece(stage, len(ids) - 1, total, rest)

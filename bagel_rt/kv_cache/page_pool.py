@@ -66,12 +66,21 @@ class PagePool:
 
         order: the place of each token of new_kv within the segment, where a graph returns them in another order.
         """
-        appended = self.table.append(sequence, new_kv.shape[1])
-        slots = np.asarray(appended.slots, np.int64)
+        slots = self.take(sequence, new_kv.shape[1])
+        self.write(slots if order is None else slots[order], new_kv)
+
+    def take(self, sequence: Sequence, tokens: int) -> np.ndarray:
+        """Give `tokens` new slots (tokens,) to a sequence; nothing is written there yet."""
+        appended = self.table.append(sequence, tokens)
         with named_failures():
             for source, target, count in appended.copies:
                 self._cache.move(source, target, count)
-            self._cache.write(slots if order is None else slots[order], new_kv)
+        return np.asarray(appended.slots, np.int64)
+
+    def write(self, slots: np.ndarray, new_kv: Tensor) -> None:
+        """Write new_kv (2 * layers, tokens, kv heads, head dim) to slots (tokens,) that `take` gave."""
+        with named_failures():
+            self._cache.write(slots, new_kv)
 
     def truncate(self, sequence: Sequence, length: int) -> None:
         """Keep a sequence's first `length` tokens. Dropped keys and values are not erased; no slot leads to them."""

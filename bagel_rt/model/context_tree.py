@@ -7,11 +7,13 @@ is one tree for each loaded model.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from types import TracebackType
 
+from bagel_rt.asks import Evaluator, TextRows
 from bagel_rt.errors import InputError
-from bagel_rt.inputs.segments import History, Latents, Segment
+from bagel_rt.inputs.segments import History, Latents, Segment, Text
 from bagel_rt.kv_cache.page_pool import PagePool
 from bagel_rt.kv_cache.page_table import Sequence
 from bagel_rt.model.prefill import Prefill
@@ -27,7 +29,7 @@ class Context:
     sequence: Sequence
     position: int = 0
     parent: Context | None = None  # None: the root, or made by Lease.branch
-    segment: Segment | None = None  # what it adds to its parent
+    segment: Segment | None = None  # what it adds to its parent, where the tree gives it to others
     children: dict[Segment, Context] = field(default_factory=dict)
     leases: int = 0  # how many leases hold it
 
@@ -39,8 +41,8 @@ class Context:
 class ContextTree:
     """All cached contexts of a model, from the empty one (`root`) on."""
 
-    def __init__(self, pool: PagePool, prefill: Prefill, max_positions: int):
-        self.pool, self._prefill, self._max_positions = pool, prefill, max_positions
+    def __init__(self, pool: PagePool, prefill: Prefill, evaluator: Evaluator, max_positions: int):
+        self.pool, self._prefill, self._evaluator, self._max_positions = pool, prefill, evaluator, max_positions
         self.root = Context(pool.table.new())  # holds no page
 
     def lease(self) -> Lease:
@@ -67,6 +69,28 @@ class ContextTree:
         context.children[segment] = child
         return child
 
+    def read(self, context: Context, text: Text) -> Generator[TextRows, None, Context]:
+        """As `child`, asking for the text's evaluation, which may be in one call with others' rows.
+
+        Such keys and values differ in their last bits from those of a call of their own. So they are not given to
+        others: a picture is the same to the bit whatever runs beside it.
+        """
+        if (known := context.children.get(text)) is not None:
+            return known
+        self.check_position(context.position + text.positions - 1)
+        sequence = self.pool.table.fork(context.sequence)
+        ask = TextRows(self._evaluator, text.ids, sequence, context.position, logits=False)
+        try:
+            yield ask
+        except BaseException:
+            self.pool.table.release(sequence)
+            raise
+        child = Context(sequence, context.position + text.positions, context)
+        if not ask.merged and text not in context.children:
+            child.segment = text
+            context.children[text] = child
+        return child
+
     def free(self, context: Context) -> None:
         """Free the pages of a context that no lease holds, and forget it."""
         self.pool.table.release(context.sequence)
@@ -78,12 +102,13 @@ class ContextTree:
         self.root.children.clear()
 
     def _extended(self, context: Context, segment: Segment) -> Sequence:
-        if not segment.tokens:
-            return self.pool.table.fork(context.sequence)
-        new_kv = self._prefill.run(segment, self.pool, context.sequence, context.position)
         sequence = self.pool.table.fork(context.sequence)
         try:
-            self.pool.append(sequence, new_kv, segment.order if isinstance(segment, Latents) else None)
+            if isinstance(segment, Text):
+                self._evaluator.alone(TextRows(self._evaluator, segment.ids, sequence, context.position, logits=False))
+            elif segment.tokens:
+                new_kv = self._prefill.run(segment, self.pool, sequence, context.position)
+                self.pool.append(sequence, new_kv, segment.order if isinstance(segment, Latents) else None)
         except BaseException:
             self.pool.table.release(sequence)
             raise
@@ -125,6 +150,14 @@ class Lease:
         for segment in history:
             context = self._take(self._tree.child(context, segment))
         return context
+
+    def opened(self, history: History) -> Generator[TextRows, None, Context]:
+        """As `open`, where the last segment is a text: it may be evaluated together with others' rows (`read`)."""
+        *before, last = history
+        context = self.open(tuple(before))
+        if isinstance(last, Text):
+            return self._take((yield from self._tree.read(context, last)))
+        return self._take(self._tree.child(context, last))
 
     def keep(self, history: History) -> None:
         """Hold as much of this history as is cached already, and compute nothing."""

@@ -1,4 +1,4 @@
-"""Prefill: computes the keys and values that a segment adds to a context."""
+"""Prefill: computes the keys and values that an image adds to a context. Texts are read by text_evaluator.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bagel_rt.inputs.segments import Gap, Grid, Latents, Patches, Segment, Text
 from bagel_rt.kv_cache.page_pool import PagePool
 from bagel_rt.kv_cache.page_table import Sequence
 from bagel_rt.model.graphs import Graphs
-from bagel_rt.model.step_graphs import Experts, causal_mask
+from bagel_rt.model.step_graphs import Experts
 from bagel_rt.model.token_embeddings import TokenEmbeddings
 
 
@@ -30,15 +30,13 @@ class Prefill:
         past: the context it is read behind; position: the next position id there.
         """
         match segment:
-            case Text():
-                return self._text(segment, pool, past, position)
             case Latents():
                 rows = self.latent_rows(segment.rows, np.float32(0.0), segment.grid)
                 return self._experts.image_kv(rows, self._experts.frame(position, len(segment.rows), pool, past))
             case Patches():
                 return self._patches(segment, pool, past, position)
-            case Gap():
-                raise ValueError("a gap has no tokens to compute")
+            case Text() | Gap():
+                raise ValueError("prefill is of images")
 
     def latent_rows(self, latents: np.ndarray, t: np.float32, grid: Grid) -> Tensor:
         """Latents (n, 64) at time t -> rows for the generation expert (n, hidden), which may stay with the engine."""
@@ -71,15 +69,11 @@ class Prefill:
         weighted = [(row - rows[0]) * weight[:, None] for row, (_, weight) in zip(rows[1:], corners[1:], strict=True)]
         return np.stack(weighted).sum(0, dtype=np.float32)
 
-    def _text(self, segment: Text, pool: PagePool, past: Sequence, position: int) -> Tensor:
-        rope = self._experts.rope.at(np.arange(position, position + segment.tokens))
-        mask = causal_mask(past.length, segment.tokens)
-        return self._experts.und_kv(self._embeddings.rows(segment.ids), rope, pool, past, mask)
-
     def _patches(self, segment: Patches, pool: PagePool, past: Sequence, position: int) -> Tensor:
         ids = position_ids(segment.grid, self._model.vit_grid)
         (rows,) = self._graphs(contract.VIT, patches=segment.rows, position_ids=ids)
         markers = self._embeddings.markers
         rows = np.concatenate([markers[:1], rows, markers[1:]])
         mask = np.ones((len(rows), past.length + len(rows)), bool)
-        return self._experts.und_kv(rows, self._experts.rope.constant(position, len(rows)), pool, past, mask)
+        rope = self._experts.rope.constant(position, len(rows))
+        return self._experts.und_kv(rows, rope, pool, pool.slots(past), mask)

@@ -39,18 +39,19 @@ class Experts:
         self._no_rope = np.zeros((0, model.head_dim), np.float32)
 
     def und(
-        self, rows: np.ndarray, rope: RopePair, pool: PagePool, past: Sequence, mask: np.ndarray
+        self, rows: np.ndarray, rope: RopePair, pool: PagePool, slots: np.ndarray, mask: np.ndarray
     ) -> tuple[np.ndarray, Tensor]:
-        """Run understanding rows over a context -> (rows, new_kv); new_kv may stay on the engine's device."""
-        return self._und(("und_out", "new_kv"), rows, rope, pool, past, mask)
+        """Run understanding rows over the tokens in `slots` -> (rows, new_kv); new_kv may stay on the engine's
+        device."""
+        return self._und(("und_out", "new_kv"), rows, rope, pool, slots, mask)
 
-    def und_kv(self, rows: np.ndarray, rope: RopePair, pool: PagePool, past: Sequence, mask: np.ndarray) -> Tensor:
+    def und_kv(self, rows: np.ndarray, rope: RopePair, pool: PagePool, slots: np.ndarray, mask: np.ndarray) -> Tensor:
         """`und` where only the keys and values are wanted."""
-        return self._und(("new_kv",), rows, rope, pool, past, mask)[0]
+        return self._und(("new_kv",), rows, rope, pool, slots, mask)[0]
 
-    def _und(self, outputs: tuple[str, ...], rows, rope, pool, past, mask) -> tuple[Any, ...]:
+    def _und(self, outputs: tuple[str, ...], rows, rope, pool, slots, mask) -> tuple[Any, ...]:
         given = {"und": rows, "und_cos": rope[0], "und_sin": rope[1]}
-        given |= {"pool": pool.tensor, "slots": pool.slots(past), "mask": mask}
+        given |= {"pool": pool.tensor, "slots": slots, "mask": mask}
         if not self._und_through_gen:
             return self._graphs(contract.UND_STEP, outputs, ("new_kv",), **given)
         none = {"gen": self._no_rows, "gen_cos": self._no_rope, "gen_sin": self._no_rope}

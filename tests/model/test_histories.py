@@ -59,6 +59,23 @@ class FakePrefill:
         return np.full((6, segment.tokens, 2, 4), len(self.calls), np.float32)
 
 
+class FakeEvaluator:
+    """Evaluates texts as the prefill computes images."""
+
+    def __init__(self, prefill, pool):
+        self._prefill, self._pool = prefill, pool
+
+    def alone(self, ask):
+        self._pool.append(ask.sequence, self._prefill.run(Text(ask.ids), self._pool, ask.sequence, ask.position))
+
+    def together(self, asks):
+        return {ask: self.alone(ask) for ask in asks}
+
+
+def tree(pool, prefill, positions=100) -> ContextTree:
+    return ContextTree(pool, prefill, FakeEvaluator(prefill, pool), positions)
+
+
 @pytest.fixture
 def pool():
     return PagePool(dims(), 128, page_size=4)
@@ -66,7 +83,7 @@ def pool():
 
 def test_equal_histories_are_one_context_and_nothing_is_computed_twice(pool):
     prefill = FakePrefill()
-    with ContextTree(pool, prefill, 100).lease() as contexts:
+    with tree(pool, prefill).lease() as contexts:
         h = Histories().with_text(PROMPT)
         assert contexts.open(h.cond) is contexts.open(h.cfg_img)
         h = Histories().with_image(VAE, VIT).with_text(PROMPT)
@@ -79,7 +96,7 @@ def test_equal_histories_are_one_context_and_nothing_is_computed_twice(pool):
 
 
 def test_a_branch_continues_without_changing_what_it_came_from(pool):
-    with ContextTree(pool, FakePrefill(), 100).lease() as contexts:
+    with tree(pool, FakePrefill()).lease() as contexts:
         context = contexts.open((PROMPT,))
         scratch = contexts.branch(context)
         pool.append(scratch.sequence, np.full((6, 2, 2, 4), 9, np.float32))
@@ -94,7 +111,7 @@ def test_every_page_comes_back_also_after_an_error(pool):
                 raise RuntimeError("engine failed")
             return super().run(segment, pool, past, position)
 
-    with pytest.raises(RuntimeError, match="engine failed"), ContextTree(pool, Failing(), 100).lease() as contexts:
+    with pytest.raises(RuntimeError, match="engine failed"), tree(pool, Failing()).lease() as contexts:
         contexts.open((PROMPT, MORE))
     pool.table.check_integrity()
     assert pool.table.free_tokens == pool.table.total_tokens
@@ -103,13 +120,13 @@ def test_every_page_comes_back_also_after_an_error(pool):
 def test_a_context_that_does_not_fit_says_so_and_gives_everything_back(pool):
     big = Latents(np.zeros((200, 64), np.float32), (10, 20))
     with pytest.raises(bagel_rt.CacheFullError, match=r"room for 12\d more tokens of 128, 202 were asked for"):
-        with ContextTree(pool, FakePrefill(), 100).lease() as contexts:
+        with tree(pool, FakePrefill()).lease() as contexts:
             contexts.open((PROMPT, big))
     assert pool.table.free_tokens == 128
 
 
 def test_a_position_beyond_the_models_last_is_refused(pool):
-    with ContextTree(pool, FakePrefill(), 5).lease() as contexts:
+    with tree(pool, FakePrefill(), 5).lease() as contexts:
         with pytest.raises(bagel_rt.InputError, match="max_position_embeddings is 5"):
             contexts.open((PROMPT, MORE))
         assert contexts.open((PROMPT, VIT)).position == 4

@@ -11,6 +11,7 @@ from bagel_export.proof.cases import Case, Trace
 from bagel_export.proof.findings import EXACT, Finding, Limits, compared, identical
 from bagel_rt.api import CACHE_TOKENS, Bagel
 from bagel_rt.artefact import contract
+from bagel_rt.asks import TextRows
 from bagel_rt.errors import InputError
 from bagel_rt.inputs.images import patchify, position_ids, resize, to_pixels
 from bagel_rt.inputs.pictures import open_image
@@ -21,6 +22,7 @@ from bagel_rt.kv_cache.page_pool import PagePool
 from bagel_rt.model.context_tree import Context, ContextTree, Lease
 from bagel_rt.model.prefill import Prefill
 from bagel_rt.model.step_graphs import Experts
+from bagel_rt.model.text_evaluator import TextEvaluator
 from bagel_rt.model.token_embeddings import TokenEmbeddings
 
 VELOCITIES = {"cond": "v_cond", "cfg_text": "v_text", "cfg_img": "v_img"}
@@ -39,6 +41,7 @@ class Artefact:
         self._pool = PagePool(
             bagel.manifest.model, cache_tokens, bagel.manifest.arithmetic, make_cache=bagel.graphs.engine.cache
         )
+        self._evaluator = TextEvaluator(bagel.graphs, self._experts, self._embeddings, self._pool)
 
     def compare(self, case: Case, trace: Trace, limits: Limits) -> Iterator[Finding]:
         """Findings in the order in which a call passes the stages. Ends early where the inputs already differ."""
@@ -47,7 +50,8 @@ class Artefact:
         except _DifferentInput as stop:
             yield stop.finding
             return
-        with Lease(ContextTree(self._pool, self._prefill, self._model.max_position_embeddings)) as tree:
+        positions = self._model.max_position_embeddings
+        with Lease(ContextTree(self._pool, self._prefill, self._evaluator, positions)) as tree:
             if "text0.returned_ids" in trace:
                 yield from self._writing(case, trace, limits, tree, histories)
                 histories = self._with_thought(case, trace, histories)
@@ -131,13 +135,10 @@ class Artefact:
         """Logits (len(ids), vocab) after each of the given tokens behind a context."""
         scratch, logits = tree.branch(context), []
         for token in ids:
-            rope = self._experts.rope.at(np.array([scratch.position]))
-            mask = np.ones((1, scratch.length + 1), bool)
-            out, new_kv = self._experts.und(self._embeddings.rows((token,)), rope, tree.pool, scratch.sequence, mask)
-            tree.pool.append(scratch.sequence, new_kv)
+            ask = TextRows(self._evaluator, (token,), scratch.sequence, scratch.position, logits=True)
+            logits.append(self._evaluator.alone(ask))
             scratch.position += 1
-            logits.append(self.graphs(contract.LM_HEAD, und_out=out)[0][0])
-        return np.stack(logits)
+        return np.concatenate(logits)
 
     def _with_thought(self, case: Case, trace: Trace, histories: Histories) -> Histories:
         if case.output == "text":

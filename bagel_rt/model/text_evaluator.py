@@ -1,0 +1,137 @@
+"""Answers TextRows: text through the understanding expert, of one turn or of many in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from bagel_engines import Tensor
+from bagel_rt.artefact import contract
+from bagel_rt.asks import TextRows
+from bagel_rt.errors import BagelError
+from bagel_rt.kv_cache.page_pool import PagePool
+from bagel_rt.model.block_mask import block_mask
+from bagel_rt.model.graphs import Graphs
+from bagel_rt.model.step_graphs import Experts, causal_mask
+from bagel_rt.model.token_embeddings import TokenEmbeddings
+
+PIECE = 256  # rows of read texts in a call that others share: more would let their next tokens wait for long
+HEAD_ROWS = 64  # rows of a call of the head; on a device 8, which TensorRT's plans are built for
+Answers = dict[TextRows, np.ndarray | Exception | None]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The next `count` tokens of an ask, as far as they are evaluated in one call."""
+
+    ask: TextRows
+    count: int
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return self.ask.ids[self.ask.done : self.ask.done + self.count]
+
+    @property
+    def positions(self) -> np.ndarray:
+        first = self.ask.position + self.ask.done
+        return np.arange(first, first + self.count)
+
+
+class TextEvaluator:
+    def __init__(self, graphs: Graphs, experts: Experts, embeddings: TokenEmbeddings, pool: PagePool):
+        self._graphs, self._experts, self._embeddings, self._pool = graphs, experts, embeddings, pool
+        self._head_rows = 8 if graphs.engine.needs is None else HEAD_ROWS
+
+    def alone(self, ask: TextRows) -> np.ndarray | None:
+        """See asks.Evaluator."""
+        piece, past = Piece(ask, len(ask.ids) - ask.done), ask.sequence
+        rows, rope = self._embeddings.rows(piece.ids), self._experts.rope.at(piece.positions)
+        given = (rows, rope, self._pool, self._pool.slots(past), causal_mask(past.length, piece.count))
+        if not ask.logits:
+            self._pool.append(past, self._experts.und_kv(*given))
+            return None
+        out, new_kv = self._experts.und(*given)
+        self._pool.append(past, new_kv)
+        return self._logits(out)
+
+    def together(self, asks: Iterable[TextRows]) -> Answers:
+        """See asks.Evaluator.
+
+        A call for several that fails, or whose rows are not finite, is made once more for each alone: so an error
+        meets the one whose it is. (A number that is not finite reaches the others' rows through masked places, too.)
+        """
+        asks = list(asks)
+        found = self._merged(list(_pieces(asks))) if len(asks) > 1 else None
+        return {ask: self._attempted(ask) for ask in asks} if found is None else found
+
+    def _attempted(self, ask: TextRows) -> np.ndarray | Exception | None:
+        try:
+            return self.alone(ask)
+        except Exception as error:
+            return error
+
+    def _merged(self, pieces: list[Piece]) -> Answers | None:
+        """None: nothing was done, each is to be evaluated alone."""
+        lengths = [piece.ask.sequence.length for piece in pieces]
+        try:
+            slots = [self._pool.take(piece.ask.sequence, piece.count) for piece in pieces]
+            out, new_kv = self._called(pieces, lengths)
+            if not np.isfinite(out).all():
+                raise _NotFinite
+            self._pool.write(np.concatenate(slots), new_kv)
+            return self._answers(pieces, out)
+        except (BagelError, _NotFinite):
+            for piece, length in zip(pieces, lengths, strict=True):
+                self._pool.truncate(piece.ask.sequence, length)
+            return None
+
+    def _called(self, pieces: list[Piece], lengths: list[int]) -> tuple[np.ndarray, Tensor]:
+        """One call of the understanding expert for all pieces -> (rows, new_kv). lengths: of their sequences before."""
+        rows = self._embeddings.rows([token for piece in pieces for token in piece.ids])
+        rope = self._experts.rope.at(np.concatenate([piece.positions for piece in pieces]))
+        pasts = [self._pool.slots(p.ask.sequence)[:length] for p, length in zip(pieces, lengths, strict=True)]
+        slots, mask = block_mask(pasts, [piece.count for piece in pieces], self._pool.table.total_tokens)
+        return self._experts.und(rows, rope, self._pool, slots, mask)
+
+    def _answers(self, pieces: list[Piece], out: np.ndarray) -> Answers:
+        """The answers of those that are complete now; the others get further. out: (all rows, hidden)."""
+        wanted = np.repeat([piece.ask.logits for piece in pieces], [piece.count for piece in pieces])
+        logits, first = self._logits(out[wanted]), 0
+        found: Answers = {}
+        for piece in pieces:
+            piece.ask.done += piece.count
+            piece.ask.merged = True
+            if piece.ask.logits:
+                found[piece.ask] = logits[first : first + piece.count]
+                first += piece.count
+            elif piece.ask.done == len(piece.ask.ids):
+                found[piece.ask] = None
+        return found
+
+    def _logits(self, out: np.ndarray) -> np.ndarray:
+        """(rows, hidden) -> (rows, vocab)."""
+        if not len(out):
+            return out
+        parts = [
+            self._graphs(contract.LM_HEAD, und_out=out[first : first + self._head_rows])[0]
+            for first in range(0, len(out), self._head_rows)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+class _NotFinite(Exception):
+    """Rows of a call for several have NaN or infinity in them."""
+
+
+def _pieces(asks: Iterable[TextRows]) -> Iterator[Piece]:
+    """What goes into one call: all tokens whose logits are wanted, and up to PIECE of the texts that are read."""
+    room = PIECE
+    for ask in asks:
+        count = len(ask.ids) - ask.done
+        if not ask.logits:
+            count = min(count, room)
+            room -= count
+        if count:
+            yield Piece(ask, count)
