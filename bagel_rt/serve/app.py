@@ -15,7 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
 from bagel_rt.errors import BagelError
-from bagel_rt.serve import chat, images, page, sessions, standing
+from bagel_rt.serve import chat, images, page, responses, sessions, standing
 from bagel_rt.serve.failures import ApiError, as_api_error
 from bagel_rt.serve.guard import Guard
 from bagel_rt.serve.hub import Hub
@@ -44,7 +44,8 @@ def create_app(load: Callable[[], Bagel], settings: ServeSettings | None = None)
     app.state.hub = hub
     for part in (images, chat, standing, page):
         app.include_router(part.routes(hub))
-    app.include_router(sessions.routes(hub, kept))
+    for part in (sessions, responses):
+        app.include_router(part.routes(hub, kept))
     _add_handlers(app)
     if hub.settings.origins:
         app.add_middleware(

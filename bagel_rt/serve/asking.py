@@ -45,7 +45,7 @@ class Asked:
         """The warning header, where there is something to say."""
         said = ([f"unknown, not used: {', '.join(self.unknown)}"] if self.unknown else []) + list(self.remarks)
         text = "; ".join(said).encode("ascii", "backslashreplace").decode()
-        return {"X-Bagel-Warning": "".join(c if c.isprintable() else "?" for c in text)[:500]} if said else {}
+        return {"X-Bagel-Warning": "".join(c if c.isprintable() else "?" for c in text)[:500].strip()} if said else {}
 
 
 def understood(body: Mapping[str, Any], own: Iterable[str], kind: Kind, settings: ServeSettings) -> Asked:

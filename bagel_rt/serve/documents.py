@@ -142,6 +142,18 @@ TURN = body(
     },
     (),
 )  # fmt: skip
+_TOOL = {"type": "object", "properties": {"type": {"type": "string", "enum": ["image_generation"]}}}
+_INPUT = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}
+RESPONSE = body(
+    {
+        "model": MODEL, "input": _INPUT, "instructions": {"type": "string"}, "stream": STREAM,
+        "store": {"type": "boolean", "description": "false: nothing goes on from this answer"},
+        "previous_response_id": {"type": "string", "description": "the answer that this one goes on from"},
+        "tools": {"type": "array", "items": _TOOL, "description": "naming the tool asks for a picture"},
+        **row_schemas(names.TEXTS), **option_schemas(defaults.ANSWER),
+    },
+    ("input",),
+)  # fmt: skip
 _ERROR: Schema = {
     "type": "object",
     "properties": {

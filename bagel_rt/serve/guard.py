@@ -131,8 +131,6 @@ class Visit:
 
         async def sending(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                self.status = message["status"]
-                self._first = time.monotonic()
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = self.id
                 for name, value in SAFE.items():
@@ -140,6 +138,8 @@ class Visit:
             self._sent += len(message.get("body", b""))
             async with asyncio.timeout(self._settings.send_seconds):
                 await send(message)
+            if message["type"] == "http.response.start":
+                self.status, self._first = message["status"], time.monotonic()
 
         return sending
 

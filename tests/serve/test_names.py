@@ -102,6 +102,8 @@ def test_a_warning_cannot_break_out_of_its_header():
     assert text.isascii()
     assert "\n" not in text
     assert "\r" not in text
+    ends = understood({"a ": 1}, OWN, IMAGE, ServeSettings()).headers["X-Bagel-Warning"]
+    assert ends == ends.strip()  # h11 refuses a value that ends with a space
 
 
 def test_keys_that_ask_for_nothing_are_not_remarked_on():

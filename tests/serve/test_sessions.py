@@ -92,7 +92,7 @@ def test_sessions_that_rest_are_given_back_and_the_oldest_makes_room(nano):
         names = []
         for _ in range(3):
             names.append(live.post("/v1/sessions", {}).json()["id"])
-            turn(live, f"/v1/sessions/{names[-1]}", text="a red ring")
+            turn(live, f"/v1/sessions/{names[-1]}", text="words of this test alone " * 20)
         assert live.get(f"/v1/sessions/{names[0]}").status_code == 404
         assert live.get(f"/v1/sessions/{names[2]}").status_code == 200
         assert nano.free_tokens < free

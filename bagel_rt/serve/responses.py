@@ -1,0 +1,195 @@
+"""POST /v1/responses: OpenAI's newer form of a chat; `previous_response_id` goes on in the kept session."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import anyio.to_thread
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from bagel_rt.conversation.marks import Mark
+from bagel_rt.conversation.session import Session
+from bagel_rt.options import checks
+from bagel_rt.results import TextResult
+from bagel_rt.serve import documents
+from bagel_rt.serve.answers import EventStream, collected
+from bagel_rt.serve.asking import IMAGE, TEXT, Asked, understood
+from bagel_rt.serve.checking import check_drawn, check_model, check_texts, check_written, preset_of
+from bagel_rt.serve.drawing import Form, Picture, form_of
+from bagel_rt.serve.failures import ApiError, refused
+from bagel_rt.serve.hub import Hub
+from bagel_rt.serve.kept import Kept, Sessions
+from bagel_rt.serve.messages import characters
+from bagel_rt.serve.pictures_in import PictureReader
+from bagel_rt.serve.receiving import json_body
+from bagel_rt.serve.reply import Reply
+from bagel_rt.serve.sessions import made
+from bagel_rt.serve.spoken import inputs_of, tool_of
+from bagel_rt.serve.turns import events_of, session_options, turn
+from bagel_rt.serve.work import Job, Work
+
+OWN = ("model", "input", "instructions", "tools", "tool_choice", "previous_response_id", "stream", "store", "preset",
+       "partial_images", "progress", "output_format", "output_compression", "mask")  # fmt: skip
+MOST = 1000  # answers that can be gone on from; their sessions are bounded by themselves
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a later response goes on: a kept session, at the end of this one's turn."""
+
+    session: str
+    mark: Mark
+    pictures: bool
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Want:
+    """A checked request."""
+
+    asked: Asked
+    draws: bool
+    form: Form
+    previous: str | None
+    store: bool
+    stream: bool
+
+
+class Places:
+    """The ends of earlier responses, by their ids, the newest of them."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Place] = {}
+
+    def add(self, name: str, place: Place) -> None:
+        self._found[name] = place
+        while len(self._found) > MOST:
+            self._found.pop(next(iter(self._found)))
+
+    def find(self, name: str) -> Place:
+        found = self._found.get(name)
+        if found is None:
+            message = f"previous_response_id {checks.shown(name)} is not kept here, or no more"
+            raise ApiError(404, message, param="previous_response_id", code="previous_response_not_found")
+        return found
+
+
+def routes(hub: Hub, sessions: Sessions) -> APIRouter:
+    """The route, for a hub and its kept conversations."""
+    router, places = APIRouter(tags=["responses"]), Places()
+
+    @router.post("/v1/responses", openapi_extra=documents.RESPONSE, responses=documents.ERRORS)
+    async def create(request: Request) -> Response:
+        """Answer in words, or draw where the image_generation tool is named."""
+        want = _want(await json_body(request), hub)
+        before = None if want.previous is None else places.find(want.previous)
+        job = hub.job()
+        reply = Reply(hub.name, want.draws, want.form, want.previous, want.store)
+        await job.begin(lambda: _work(hub, sessions, places, want, before, reply))
+        if want.stream:
+            return EventStream(job, _events(job, reply), want.asked.headers)
+        await collected(request, job)
+        return JSONResponse(reply.body(), headers=want.asked.headers)
+
+    @router.delete("/v1/responses/{name}", responses=documents.ERRORS)
+    async def delete(name: str) -> Response:
+        """Forget an answer: nothing goes on from it any more."""
+        place = places.find(name)
+        await anyio.to_thread.run_sync(lambda: sessions.forget(place.session))
+        return JSONResponse({"id": name, "object": "response", "deleted": True})
+
+    return router
+
+
+def _want(body: dict[str, Any], hub: Hub) -> Want:
+    tool = tool_of(body)
+    draws = tool is not None
+    asked = check_model(hub, understood({**(tool or {}), **body}, OWN, IMAGE if draws else TEXT, hub.settings))
+    own = asked.own
+    check_texts(hub, " " * (characters(own.get("input")) + characters(own.get("instructions"))))
+    checks.text("instructions", own.get("instructions"), optional=True)
+    check_drawn(hub, asked.options)
+    check_written(hub, asked.options)
+    previous = checks.text("previous_response_id", own.get("previous_response_id"), optional=True)
+    if previous is not None and own.get("instructions"):
+        asked.own.pop("instructions")  # OpenAI's clients repeat them; the conversation has begun with its own
+    flags = {name: checks.flag(name, own.get(name, default)) for name, default in (("store", True), ("stream", False))}
+    return Want(asked, draws, form_of(own), previous, **flags)
+
+
+def _work(hub: Hub, sessions: Sessions, places: Places, want: Want, before: Place | None, reply: Reply) -> Work:
+    """On a thread: pictures are opened, options checked; then the turn, behind the earlier one where there is one."""
+    reader, own, options = PictureReader(hub.settings), want.asked.own, dict(want.asked.options)
+    items = inputs_of(own.get("input"), reader)
+    if not items:
+        raise refused("input holds no text and no picture", "input")
+    pictures = (before is not None and before.pictures) or not all(isinstance(one, str) for one in items)
+    seed, think = options.pop("seed", None), options.pop("think", False)
+    checks.whole("seed", seed, least=None, optional=True)
+    checks.flag("think", think)
+    system = options.pop("system", own.get("instructions"))
+    output = "image" if want.draws else "text"
+    values = session_options(output, preset_of(own), options, pictures)
+    if own.get("mask") is not None:
+        values["mask"] = reader.mask(own["mask"], "mask")
+    kind = output if think else None
+    opened = lambda: _session(hub, sessions, before, seed, kind, system)  # noqa: E731  it waits for a step
+    return _turn(hub, sessions, places, want, before, reply, items, values, opened)
+
+
+def _session(
+    hub: Hub, sessions: Sessions, before: Place | None, seed: int | None, think: Any, system: str | None
+) -> Session:
+    if before is None:
+        return hub.bagel.session(seed, think, system=system)
+    kept = sessions.find(before.session)
+    if think is not None and think != kept.session.think:
+        raise refused("thinking is chosen when a conversation begins; leave it out, or begin another", "reasoning")
+    session = kept.session.fork(seed)
+    session.rollback(before.mark)
+    return session
+
+
+def _turn(hub, sessions, places, want, before, reply, items, values, opened) -> Work:
+    """The turn itself; at its end the reply is whole, and its place is kept."""
+    session, output, last = opened(), "image" if want.draws else "text", None
+    try:
+        for item in turn(
+            hub, Kept(session), items, lambda one: made(hub, events_of(one, output, values), output, want.form)
+        ):
+            last = item if isinstance(item, TextResult | Picture) else last
+            yield item
+        cached = 0 if before is None else before.tokens
+        tokens = sum(hub.counter.inputs(items, hub.bagel.manifest.task == "full"))  # a session may draw later
+        written, thought = _counted(hub, last)
+        reply.finish(last, tokens, cached, written, thought)
+        if not want.store:
+            session.close()
+            return
+        pictures = want.draws or (before is not None and before.pictures) or not all(isinstance(i, str) for i in items)
+        place = Place(sessions.keep(session).id, session.mark(), pictures, cached + tokens + written)
+        places.add(reply.id, place)
+    except BaseException:
+        session.close()
+        raise
+
+
+def _counted(hub: Hub, made: Any) -> tuple[int, int]:
+    """(tokens written or drawn, those of them that are a picture's plan)."""
+    if isinstance(made, TextResult):
+        return len(made.token_ids) - 1, 0
+    plan = hub.counter.written(made.result.text or "")
+    return hub.counter.drawn(*made.result.image.size) + plan, plan
+
+
+async def _events(job: Job, reply: Reply) -> AsyncIterator[bytes]:
+    for event in reply.begin():
+        yield event
+    async for item in job:
+        for event in reply.took(item):
+            yield event
+    for event in reply.end():
+        yield event
