@@ -125,6 +125,7 @@ def open_model(args: argparse.Namespace) -> Bagel:
         low_memory=args.low_memory,
         packed_weights=args.packed_weights,
         max_memory=args.max_memory,
+        priority=getattr(args, "priority", "tokens"),
     )
     print(f"bagel-rt: {bagel.manifest.name} in {found.folder} ({found.why}) on {bagel.engine}", file=sys.stderr)
     return bagel

@@ -43,6 +43,12 @@ def register(commands) -> None:
         "--allow-image-urls", nargs="+", default=[], metavar="HOST", help="hosts from which pictures are fetched"
     )
     serve.add_argument("--cors", nargs="+", default=[], metavar="ORIGIN", help="pages of other hosts that may call")
+    serve.add_argument(
+        "--priority",
+        default="tokens",
+        choices=["tokens", "pictures", "arrival"],
+        help="who comes first where texts and pictures are made at once (default: tokens)",
+    )
     serve.add_argument("--strict", action="store_true", help="refuse unknown keys and other models' names")
     add_model_arguments(serve)
     group = serve.add_argument_group("limits")

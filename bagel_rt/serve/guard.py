@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,6 +23,7 @@ from bagel_rt.serve.hub import Hub
 from bagel_rt.serve.settings import LOOPBACK, ServeSettings
 
 log = logging.getLogger("bagel_rt.serve.access")
+GONE = (ClientGone, ClientDisconnect, TimeoutError)
 KEYED = ("/v1/", "/metrics")  # what needs a key, where there are keys
 SAFE = {
     "X-Content-Type-Options": "nosniff",
@@ -54,10 +56,10 @@ class Guard:
                 answer = JSONResponse(error.body, error.status, headers={**error.headers, "Connection": "close"})
                 await answer(scope, receive, visit.sender(send))
             except Exception as error:
-                if isinstance(error, ClientGone | TimeoutError):
+                if isinstance(error, GONE):
                     raise
                 await self._told(error, visit, scope, receive, send)
-        except (ClientGone, asyncio.CancelledError, TimeoutError) as error:
+        except (*GONE, asyncio.CancelledError) as error:
             self._hub.meters.cancelled.inc()
             visit.status = 499
             if isinstance(error, asyncio.CancelledError):

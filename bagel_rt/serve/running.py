@@ -17,6 +17,8 @@ from bagel_rt.serve.app import create_app
 from bagel_rt.serve.settings import LOOPBACK, ServeSettings
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from bagel_rt.api import Bagel
 
 CONNECTIONS = 1024
@@ -32,14 +34,14 @@ def serve(
     loading the model raised.
     """
     check_host(settings, host)
-    with _bound(host, port) as bound:
+    with bound(host, port) as listener:
         app = create_app(load, settings)
-        server = Server(_config(app, settings))
+        server = Server(configured(app, settings))
         hub = app.state.hub
         hub.on_error = server.stop
         name = f"[{host}]" if ":" in host else host
-        listening(f"http://{name}:{bound.getsockname()[1]}/")
-        server.run(sockets=[bound])
+        listening(f"http://{name}:{listener.getsockname()[1]}/")
+        server.run(sockets=[listener])
     if hub.error is not None:
         raise hub.error
 
@@ -107,7 +109,8 @@ class PunctualProtocol(H11Protocol):
             self._late = None
 
 
-def _config(app, settings: ServeSettings) -> uvicorn.Config:
+def configured(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
+    """How uvicorn runs an application: no log of its own, bounded headers and connections."""
     protocol = type("Protocol", (PunctualProtocol,), {"seconds": settings.receive_seconds})
     return uvicorn.Config(
         app, http=protocol, ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
@@ -116,7 +119,8 @@ def _config(app, settings: ServeSettings) -> uvicorn.Config:
     )  # fmt: skip
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 is any free one. Raises InputError for an address that cannot be used."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=CONNECTIONS)

@@ -49,6 +49,11 @@ class Desk:
             self._inside -= 1
             self._show()
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is worked on and nothing waits."""
+        return self._inside == 0
+
     def submit(self, run: Callable[[], None]) -> Future:
         return self._pool.submit(self._timed, run)
 

@@ -15,7 +15,7 @@ import httpx2
 from PIL import Image
 
 from bagel_rt.serve.app import create_app
-from bagel_rt.serve.running import Server, _bound, _config
+from bagel_rt.serve.running import Server, bound, configured
 from bagel_rt.serve.settings import ServeSettings
 
 STEPS = 5  # points of a picture's schedule, where its looks do not matter
@@ -36,7 +36,7 @@ class Live:
 
     def rests(self, seconds: float = 10) -> bool:
         """Whether nothing is computed any more, soon."""
-        return soon(lambda: self.hub.desk._inside == 0, seconds)
+        return soon(lambda: self.hub.desk.empty, seconds)
 
 
 def soon(is_so: Callable[[], bool], seconds: float = 10) -> bool:
@@ -51,11 +51,11 @@ def serving(load: Callable[[], Any], wait: bool = True, **settings: Any) -> Iter
     """A server of its own on a free port of this machine."""
     chosen = ServeSettings(**settings)
     app = create_app(load, chosen)
-    server = Server(_config(app, chosen))
-    bound = _bound("127.0.0.1", 0)
-    thread = threading.Thread(target=lambda: server.run(sockets=[bound]), daemon=True)
+    server = Server(configured(app, chosen))
+    listener = bound("127.0.0.1", 0)
+    thread = threading.Thread(target=lambda: server.run(sockets=[listener]), daemon=True)
     thread.start()
-    live = Live(f"http://127.0.0.1:{bound.getsockname()[1]}", app)
+    live = Live(f"http://127.0.0.1:{listener.getsockname()[1]}", app)
     try:
         assert not wait or soon(lambda: app.state.hub.why_not_ready is None, 60)
         yield live
@@ -63,7 +63,7 @@ def serving(load: Callable[[], Any], wait: bool = True, **settings: Any) -> Iter
         live.http.close()
         server.stop()
         thread.join(60)
-        bound.close()
+        listener.close()
         assert not thread.is_alive()
 
 
