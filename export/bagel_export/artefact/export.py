@@ -23,7 +23,7 @@ from bagel_export.checkpoint.tensors import SourceTensor
 from bagel_export.checkpoint.tokenizer import TOKENIZER_FILE, load_tokenizer
 from bagel_export.onnx import tracing, wrappers
 from bagel_export.quantization.calibration import PROMPTS, Range, calibrate, read_prompts
-from bagel_export.quantization.precision import Precision, precision_named
+from bagel_export.quantization.precision import Precision, precision_named, risk_to_pictures
 from bagel_export.quantization.recipe import Recipe, Treated, recipe_for
 from bagel_export.quantization.smoothing import calibrated
 from bagel_export.reference.vae import DOWNSAMPLE, SCALE, SHIFT
@@ -44,6 +44,7 @@ from bagel_rt.artefact.contract import (
 from bagel_rt.artefact.manifest import MANIFEST, Widths, model_section, sha256
 from bagel_rt.errors import ExportError
 from bagel_rt.model.vae_strips import WHOLE_UP_TO
+from bagel_rt.remarks import remark
 from bagel_rt.styles.files import read_values, style_path
 
 Step = TypeVar("Step")
@@ -135,6 +136,8 @@ def export(
     stored = precision_named(precision, arithmetic)
     texts = PROMPTS if prompts is None else read_prompts(prompts)
     reasons = None if style is None else read_values(style_path(style))
+    if risk := risk_to_pictures(stored, task):
+        remark(risk)
     check_target(out, overwrite)
     checkpoint = open_checkpoint(ckpt, task, lora)
     recipe = recipe_for(checkpoint.tensors, stored)

@@ -54,6 +54,23 @@ class Precision:
         return self.forms.get(part, FLOAT) if part else FLOAT
 
 
+def risk_to_pictures(precision: Precision, task: str) -> str | None:
+    """One sentence about 4-bit weights that pictures are drawn with; None where there are none.
+
+    Rounded to 4 bits, the generation expert, or the understanding expert's attention, over whose keys and values
+    latents attend (all of it theirs, in decoder forms that share it), lost the pictures of others' quantised BAGELs:
+    intel/auto-round issue 1633.
+    """
+    parts = {"gen": "the generation expert", "und": "the attention that pictures are drawn over"}
+    seen = [words for part, words in parts.items() if precision.forms[part] == "int4"]
+    if task != "full" or not seen:
+        return None
+    return (
+        f"precision {precision.name!r} keeps {' and '.join(seen)} in 4 bits, where others' users lost their pictures"
+        " (auto-round issue 1633): compare some with --precision balanced, which keeps 8 bits, before you rely on it"
+    )
+
+
 def part_of(tensor: str) -> str | None:
     """Which of PARTS a tensor belongs to. The layers that embed and predict latents belong to none: they have few
     weights, and every error in them is seen in the picture.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from bagel_export.reference.streamed import Streamed
 from bagel_rt.artefact.manifest import read_manifest
 from bagel_rt.artefact.precision import PARTS, meaning, meaning_of
 from bagel_rt.cli import main
-from bagel_rt.errors import ExportError
+from bagel_rt.errors import CheckpointError, ExportError
 
 GEN_UP = "language_model.model.layers.0.mlp_moe_gen.up_proj.weight"
 GEN_DOWN = "language_model.model.layers.0.mlp_moe_gen.down_proj.weight"
@@ -131,6 +132,36 @@ def test_what_is_unknown_or_does_not_go_together_is_refused(tmp_path, name, arit
     with pytest.raises(ExportError, match=words):
         list(export(tmp_path / "nothing", tmp_path / "out", precision=name, arithmetic=arithmetic))
     assert list(tmp_path.iterdir()) == []
+
+
+def remarks_of_export(folder: Path, precision: str, task: str = "full") -> list[str]:
+    """What an export says before it looks for its checkpoint, which is not there."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with pytest.raises(CheckpointError):
+            list(export(folder / "nothing", folder / "out", task, precision=precision))
+    return [str(one.message) for one in seen if one.category is bagel_rt.BagelWarning]
+
+
+@pytest.mark.parametrize(
+    "precision, words",
+    [
+        ("small", "precision 'small' keeps the generation expert and the attention that pictures are drawn over in 4"),
+        ("gen=int4", "precision 'gen=int4' keeps the generation expert in 4 bits"),
+        ("und=int4,gen=w8a8", "keeps the attention that pictures are drawn over in 4 bits"),
+    ],
+)
+def test_four_bits_where_pictures_come_from_are_remarked_on(tmp_path, precision, words):
+    [said] = remarks_of_export(tmp_path, precision)
+    assert words in said
+    assert "--precision balanced" in said
+
+
+@pytest.mark.parametrize("precision", ["balanced", "exact", "int8", "w8a8", "und=int8,gen=w8a8,head=int4"])
+def test_balanced_and_whatever_keeps_eight_bits_there_is_not(tmp_path, precision):
+    assert remarks_of_export(tmp_path, precision) == []
+    assert set(meaning("balanced").forms.values()) == {"int8"}
+    assert remarks_of_export(tmp_path, "small", "understand") == []
 
 
 def test_every_part_is_stored_as_the_precision_says(small_checkpoint):
