@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -19,15 +20,35 @@ from bagel_engines.device import cuda
 from bagel_engines.device.arrays import DeviceArray, DeviceCache, HostMemory, Memory, on_device
 from bagel_engines.device.recorded_runs import Recording, Repeats, Shapes
 from bagel_engines.onnx_files import has_links, readable, with_weights_below_root
-from bagel_engines.onnxruntime.pool_half import HALF, POOL, with_half_as_input
+from bagel_engines.onnxruntime.cuda_form import (
+    STEPS,
+    CudaForm,
+    Fused,
+    masks_of,
+    packed_values,
+    places_of_form,
+    with_fused_attention,
+    with_fused_rows,
+)
+from bagel_engines.onnxruntime.graph_lengths import TOLD, GraphLengths, Told
+from bagel_engines.onnxruntime.masked_runner import CAUSAL, OTHER, MaskedRunner, kinds_of
+from bagel_engines.onnxruntime.pool_half import with_half_as_input
 from bagel_engines.onnxruntime.prepared_graph import WEIGHTS_BESIDE
 from bagel_engines.onnxruntime.quantised_weights import HIDES_QUANTISED_WEIGHTS
 from bagel_engines.onnxruntime.shared_weights import NOT_IN_PLACE, SharedWeights
 from bagel_engines.onnxruntime.widened_resize import with_wide_resize
-from bagel_engines.protocol import Arrays, EngineFailure, EngineInfo, OutOfDeviceMemory, Runner, Tensors
+from bagel_engines.protocol import Arrays, EngineFailure, EngineInfo, OutOfDeviceMemory, Runner, Tensor, Tensors
 
-ONNX_TYPES = {"tensor(float)": 1, "tensor(int64)": 7, "tensor(bool)": 9, "tensor(float16)": 10, "tensor(bfloat16)": 16}
+ONNX_TYPES = {
+    "tensor(float)": 1,
+    "tensor(int32)": 6,
+    "tensor(int64)": 7,
+    "tensor(bool)": 9,
+    "tensor(float16)": 10,
+    "tensor(bfloat16)": 16,
+}
 NUMPY_TYPES = {1: np.float32, 7: np.int64, 9: np.bool_, 10: np.float16, 16: np.uint16}  # bfloat16 as its bits
+BFLOAT16 = 16
 PLAINLY = -1  # gpu_graph_id of a run that is neither captured nor replayed, as onnxruntime defines it
 NO_MEMORY = re.compile(r"out of memory|failed to allocate|CUDA failure 2\b|available memory of", re.IGNORECASE)
 
@@ -79,18 +100,14 @@ class DeviceRunner:
         self._capture, self._weights = capture, weights
         self._types = {v.name: ONNX_TYPES[v.type] for v in (*session.get_inputs(), *session.get_outputs())}
         named = tuple(i.name for i in session.get_inputs())
-        self.inputs = tuple(name for name in named if name != HALF)
+        self.inputs = tuple(name for name in named if name not in TOLD)
         self.outputs = tuple(o.name for o in session.get_outputs())
-        # how many halves the pool has, where the graph wants to be told how long one is
-        self._halves = next((o.shape[0] for o in session.get_outputs() if o.name == "new_kv" and HALF in named), 0)
-        self._slots = 0
-        self._half: DeviceArray | None = None  # made in the first call: the pool stays as long as it is
+        halves = next((o.shape[0] for o in session.get_outputs() if o.name == "new_kv"), 0)
+        self._lengths = GraphLengths(memory, named, halves)
 
     def run(self, inputs: Tensors, outputs: Sequence[str], held: Container[str] = ()) -> dict[str, Any]:
         with self._failures():
             given = {name: self._given(tensor) for name, tensor in inputs.items()}  # kept until the run is over
-            if self._halves:
-                given[HALF] = self._length_of_half(given[POOL].shape[0] // self._halves)
             results = self._results(given, tuple(outputs))
             return {name: results[name] if name in held else results[name].numpy() for name in outputs}
 
@@ -109,7 +126,7 @@ class DeviceRunner:
         )
 
     def _computed(self, given: Mapping[str, Any], outputs: Sequence[str], options: Any = None) -> dict[str, OrtHeld]:
-        binding = self._bound(given)
+        binding = self._bound(given, self._lengths.of(given))
         for name in outputs:
             binding.bind_output(name, *self._place)
         self._session.run_with_iobinding(binding, options)
@@ -123,13 +140,15 @@ class DeviceRunner:
         if capture.refusal is not None:
             raise EngineFailure(capture.refusal)
         results = {name: DeviceArray(self._memory, shape, dtype) for name, (shape, dtype) in shapes.items()}
-        binding, number = self._bound(given), capture.next_number()
+        told = self._lengths.of(given)  # kept by `play`, which is run on their addresses
+        binding, number = self._bound(given, told), capture.next_number()
         for name, array in results.items():
             binding.bind_output(name, *self._place, self._types[name], list(array.shape), array.address)
         options = capture.options(number)
 
         def play() -> None:
             with self._failures():
+                assert told is not None
                 self._session.run_with_iobinding(binding, options)
 
         def drop() -> None:
@@ -139,8 +158,12 @@ class DeviceRunner:
         play()  # onnxruntime makes its warm-up runs and captures within this first call
         return Recording(moving, results, play, drop)
 
-    def _bound(self, given: Mapping[str, Any]) -> Any:
+    def _bound(self, given: Mapping[str, Any], told: Told) -> Any:
         binding = self._session.io_binding()
+        for name, tensor in told.items():
+            if isinstance(tensor, np.ndarray):
+                binding.bind_cpu_input(name, tensor)
+        given = {**given, **{name: tensor for name, tensor in told.items() if not isinstance(tensor, np.ndarray)}}
         for name, tensor in given.items():
             binding.bind_input(name, *self._place, self._types[name], list(tensor.shape), tensor.address)
         return binding
@@ -160,11 +183,6 @@ class DeviceRunner:
             raise
         except Exception as error:  # onnxruntime raises bare exceptions of its own and of Python's
             raise failure(f"onnxruntime failed in graph '{self._name}' on {self._place[0]}: {error}") from error
-
-    def _length_of_half(self, slots: int) -> DeviceArray:
-        if self._half is None or self._slots != slots:
-            self._half, self._slots = on_device(self._memory, np.array(slots, np.int64)), slots
-        return self._half
 
     def _given(self, tensor: Any) -> DeviceArray | OrtHeld:
         return on_device(self._memory, tensor) if isinstance(tensor, np.ndarray) else tensor
@@ -187,13 +205,18 @@ class OnnxRuntimeDeviceEngine:
         threads: int | None = None,
         record: bool = False,
         settings: Mapping[str, str] | None = None,
+        fused: Fused | None = None,
+        joins: bool = False,
     ):
         """record: capture runs inside `repeating` as CUDA graphs. settings: session config entries, by onnxruntime's
-        names."""
+        names. fused: makes the form of a step graph with fused attention, None where the device has none; joins:
+        norms and activations of step graphs are joined with what is beside them (cuda_form.py)."""
         self.info, self._ort, self._memory, self._providers, self._threads = info, ort, memory, providers, threads
         name, _, index = info.device.partition(":")
         self._place = (name, int(index or 0))
         self._settings = dict(settings or {})
+        self._fused, self._joins = fused, joins
+        self._held_masks: WeakKeyDictionary[Any, tuple[str, ...]] = WeakKeyDictionary()
         # for EngineInfo.remark, by subject
         self._remarks: dict[str, str] = {"opened": info.remark} if info.remark else {}
         self._repeats = Repeats(memory, lambda words: self._tell("graphs", words)) if record else None
@@ -226,31 +249,46 @@ class OnnxRuntimeDeviceEngine:
         self.info = replace(self.info, remark="; ".join(self._remarks.values()))
 
     def load(self, graph: Path, prime: Arrays | None = None) -> Runner:
+        masks = masks_of(graph) if self._fused is not None and graph.stem in STEPS and readable() else ()
+        if not masks:
+            return self._runner(graph, OTHER)
+        return MaskedRunner(masks[0], masks, lambda kind: self._runner(graph, kind), self._kinds_of)
+
+    def _kinds_of(self, mask: Tensor) -> tuple[str, ...]:
+        if isinstance(mask, np.ndarray):
+            return kinds_of(mask)
+        return self._held_masks.get(mask, (OTHER,))
+
+    def _runner(self, graph: Path, kind: str) -> DeviceRunner:
+        """kind: of the masks it is for."""
+        form = self._form(graph, kind)
         if self._repeats is None:
-            session, weights = self._session(graph, self._providers)
+            session, weights = self._session(graph, form, self._providers)
             return DeviceRunner(session, graph.stem, self._place, self._memory, None, weights)
         refusal = None
         try:
-            session, weights = self._session(graph, [with_graphs(provider) for provider in self._providers])
+            session, weights = self._session(graph, form, [with_graphs(provider) for provider in self._providers])
         except OutOfDeviceMemory:
             raise
         except EngineFailure as error:  # such as nodes that only the CPU can compute
-            (session, weights), refusal = self._session(graph, self._providers), str(error)
+            (session, weights), refusal = self._session(graph, form, self._providers), str(error)
         capture = Capture(self._ort, self._repeats, refusal)
         return DeviceRunner(session, graph.stem, self._place, self._memory, capture, weights)
 
-    def _session(self, graph: Path, providers: list) -> tuple[Any, Mapping[str, DeviceArray]]:
+    def _session(self, graph: Path, form: CudaForm | None, providers: list) -> tuple[Any, Mapping[str, DeviceArray]]:
         """A session, and those of its weights that it shares with other sessions."""
         if self._shared is None or not graph.is_file():
-            return self._opened(graph, self._options(), providers), {}
+            return self._opened(graph, form, self._options(), providers), {}
         options = self._options()
-        weights, values = self._shared.lend(options, graph)
+        lent = places_of_form(graph, form)
+        weights, values = self._shared.lend(options, lent)
         try:
-            session = self._opened(graph, options, providers)
+            session = self._opened(graph, form, options, providers, lent)
         except OutOfDeviceMemory:
             raise
         except EngineFailure as error:
-            session = self._opened(graph, self._options(), providers)  # raises where sharing was not the reason
+            # raises where sharing was not the reason
+            session = self._opened(graph, form, self._options(), providers)
             self._tell("weights", f"'{graph.stem}' has its own copy of its weights: {error}")
             return session, {}
         del values  # the session has taken them over
@@ -264,29 +302,45 @@ class OnnxRuntimeDeviceEngine:
             options.intra_op_num_threads = self._threads
         return options
 
-    def _opened(self, graph: Path, options: Any, providers: list) -> Any:
+    def _opened(
+        self, graph: Path, form: CudaForm | None, options: Any, providers: list, lent: Container[str] = ()
+    ) -> Any:
+        """lent: names of weights that the options have already."""
         read: str | bytes = str(graph)
-        model, beside = self._rewritten(graph), graph.parent
+        model, beside = form.model if form else None, graph.parent
         if has_links(graph):
             model, beside = with_weights_below_root(graph, model)
         if model is not None:
             read = model
             options.add_session_config_entry(WEIGHTS_BESIDE, str(beside))
+        packed = packed_values(graph, form, lent) if form else {}
+        values = [ort_value(self._ort, array, kind) for array, kind in packed.values()]
+        if packed:
+            options.add_external_initializers(list(packed), values)
         try:
             return opened_on_device(self._ort, read, options, providers)
         except Exception as error:
             raise failure(f"onnxruntime cannot load {graph} on {self.info.device}: {error}") from error
 
-    def _rewritten(self, graph: Path) -> bytes | None:
-        """The graph as this device can load it, where the file is not what it can."""
+    def _form(self, graph: Path, kind: str) -> CudaForm | None:
+        """The graph as this device can load it or computes it fastest, where the file is not that."""
         if not (graph.is_file() and readable()):
             return None
-        if self._repeats is not None and (model := with_half_as_input(graph)) is not None:
-            return model
-        return with_wide_resize(graph) if self.info.arithmetic == "bfloat16" else None
+        if kind != OTHER and self._fused is not None:
+            return self._fused(graph, kind == CAUSAL)
+        recorded = self._repeats is not None
+        if self._joins and graph.stem in STEPS:
+            return with_fused_rows(graph, recorded)
+        model = with_half_as_input(graph) if recorded else None
+        if model is None and self.info.arithmetic == "bfloat16":
+            model = with_wide_resize(graph)
+        return CudaForm(model) if model else None
 
     def hold(self, array: np.ndarray) -> DeviceArray:
-        return on_device(self._memory, array)
+        held = on_device(self._memory, array)
+        if array.dtype == np.bool_ and array.ndim == 2:  # a mask: its values are asked for when it is used
+            self._held_masks[held] = kinds_of(array)
+        return held
 
     def release(self) -> None:
         if self._repeats is not None:
@@ -310,6 +364,13 @@ def opened_on_device(ort: Any, graph: str | bytes, options: Any, providers: list
     session = ort.InferenceSession(graph, options, providers=providers, disabled_optimizers=HIDES_QUANTISED_WEIGHTS)
     session.disable_fallback()  # an error on the device is raised, instead of computing on the CPU without a word
     return session
+
+
+def ort_value(ort: Any, array: np.ndarray, kind: int) -> Any:
+    """A value on the host. kind: ONNX's number of its type, which numpy has no name for where it is bfloat16."""
+    make = ort.OrtValue
+    bits = kind == BFLOAT16
+    return make.ortvalue_from_numpy_with_onnx_type(array, kind) if bits else make.ortvalue_from_numpy(array)
 
 
 def with_graphs(provider: Any) -> Any:
@@ -347,14 +408,18 @@ def on_cuda(
     providers = [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
     if cuda.cudnn_version() is None:
         info = replace(info, remark=cuda.NO_CUDNN)
-    return OnnxRuntimeDeviceEngine(onnxruntime, info, cuda.CudaMemory(index), providers, threads, record)
+    fused = None if arithmetic == "float32" else with_fused_attention  # it has no float32 kernel
+    memory = cuda.CudaMemory(index)
+    return OnnxRuntimeDeviceEngine(onnxruntime, info, memory, providers, threads, record, fused=fused, joins=True)
 
 
-def on_host(record: bool = False, settings: Mapping[str, str] | None = None) -> OnnxRuntimeDeviceEngine:
+def on_host(
+    record: bool = False, settings: Mapping[str, str] | None = None, fused: Fused | None = None
+) -> OnnxRuntimeDeviceEngine:
     """The same engine with the machine's own memory as its device: runs all of this code but CUDA's, for tests."""
     import onnxruntime
 
     info = EngineInfo("onnxruntime", onnxruntime.__version__, "cpu", "float32")
     return OnnxRuntimeDeviceEngine(
-        onnxruntime, info, HostMemory(), ["CPUExecutionProvider"], record=record, settings=settings
+        onnxruntime, info, HostMemory(), ["CPUExecutionProvider"], record=record, settings=settings, fused=fused
     )

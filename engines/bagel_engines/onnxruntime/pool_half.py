@@ -15,23 +15,28 @@ POOL, HALF = "pool", "pool_half"
 
 
 def with_half_as_input(graph: Path) -> bytes | None:
-    """The graph with the input HALF, an int64 scalar: slots of the pool. None where a graph does not ask its shape.
-
-    Needs the onnx package.
-    """
+    """The graph with the input HALF. None where a graph does not ask its pool's shape. Needs the onnx package."""
     import onnx
-    from onnx import TensorProto, helper
 
     model = onnx.load(str(graph), load_external_data=False)
+    if not take_half_as_input(model):
+        return None
+    drop_unread(model.graph)
+    return model.SerializeToString()
+
+
+def take_half_as_input(model: Any) -> bool:
+    """Give a graph the input HALF, an int64 scalar: slots of the pool; whether it asked its pool's shape before."""
+    from onnx import TensorProto, helper
+
     makers = {output: node for node in model.graph.node for output in node.output}
     divided = next((n for n in model.graph.node if n.op_type == "Div" and _is_of_pool(n, makers)), None)
     if divided is None:
-        return None
+        return False
     for node in model.graph.node:
         node.input[:] = [HALF if name == divided.output[0] else name for name in node.input]
     model.graph.input.append(helper.make_tensor_value_info(HALF, TensorProto.INT64, []))
-    drop_unread(model.graph)
-    return model.SerializeToString()
+    return True
 
 
 def _is_of_pool(node: Any, makers: dict[str, Any]) -> bool:

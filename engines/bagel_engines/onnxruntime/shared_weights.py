@@ -12,6 +12,7 @@ quantised in blocks (int8, int4) are not lent: sessions fuse them into MatMulNBi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -19,7 +20,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from bagel_engines.device.arrays import DeviceArray, Memory, on_device
-from bagel_engines.onnx_files import Place, mapped, readable, unfused_places
+from bagel_engines.onnx_files import Place, mapped, readable, together
 
 PROBE = Path(__file__).parent.parent / "graphs" / "probe.onnx"  # y = x + w, w = 0
 ADDED = "w"
@@ -34,7 +35,7 @@ class SharedWeights:
     def __init__(self, ort: Any, memory: Memory, place: tuple[str, int], providers: list):
         self._ort, self._memory, self._place = ort, memory, place
         self._providers = providers
-        self._held: WeakValueDictionary[Place, DeviceArray] = WeakValueDictionary()
+        self._held: WeakValueDictionary[tuple[Place, ...], DeviceArray] = WeakValueDictionary()
         self._binder: Any = None  # some session: its io_binding is the way to make a value over a given address
 
     def refusal(self) -> str | None:
@@ -44,33 +45,37 @@ class SharedWeights:
         self._binder = self._ort.InferenceSession(str(PROBE), self._quiet(), providers=self._providers)
         return None if self._read_in_place() else NOT_IN_PLACE
 
-    def lend(self, options: Any, graph: Path) -> tuple[dict[str, DeviceArray], list[Any]]:
-        """Give a session's options the weights of its graph, brought to the device where they are not there yet.
+    def lend(self, options: Any, weights: Mapping[str, tuple[Place, ...]]) -> tuple[dict[str, DeviceArray], list[Any]]:
+        """Give a session's options weights by name, brought to the device where they are not there yet. A weight of
+        several places lies one behind the other.
 
         Returns the weights, which must be held as long as the session is used, and what must live until it is made.
         """
         files: dict[Path, np.ndarray] = {}
-        weights, values = {}, []
-        for name, place in unfused_places(graph).items():
-            array = self._held.get(place)
+        lent, values = {}, []
+        for name, places in weights.items():
+            array = self._held.get(places)
             if array is None:
-                if place.file not in files:
-                    files[place.file] = mapped(place.file)
-                array = self._brought(place, files[place.file])
-            weights[name] = array
-            values.append(self._value(array, place.type, place.shape))
+                array = self._brought(places, files)
+            lent[name] = array
+            values.append(self._value(array, places[0].type, together(places)))
             options.add_initializer(name, values[-1])
-        return weights, values
+        return lent, values
 
     @property
     def bytes_held(self) -> int:
         return sum(array.nbytes for array in self._held.values())
 
-    def _brought(self, place: Place, file: np.ndarray) -> DeviceArray:
-        array = DeviceArray(self._memory, (place.length,), np.dtype(np.uint8), reused=False)
-        if place.length:
-            self._memory.upload(array.address, place.bytes_in(file))
-        self._held[place] = array
+    def _brought(self, places: tuple[Place, ...], files: dict[Path, np.ndarray]) -> DeviceArray:
+        size = sum(place.length for place in places)
+        array, at = DeviceArray(self._memory, (size,), np.dtype(np.uint8), reused=False), 0
+        for place in places:
+            if place.file not in files:
+                files[place.file] = mapped(place.file)
+            if place.length:
+                self._memory.upload(array.address + at, place.bytes_in(files[place.file]))
+            at += place.length
+        self._held[places] = array
         return array
 
     def _value(self, array: DeviceArray, onnx_type: int, shape: tuple[int, ...]) -> Any:

@@ -18,6 +18,7 @@ import bagel_rt
 
 ROOT = Path(__file__).parents[3]
 FOLDER = os.environ.get("BAGEL_RT_CUDA_STANDIN", "")  # with `site` (onnxruntime-gpu) and `libraries`
+NANO = Path(bagel_rt.__file__).parent / "models" / "bagel-nano"
 OF_SHAPES = {"Squeeze", "Div", "Mul", "Concat", "Reshape"}  # nodes on a few numbers of shapes
 pytestmark = [
     pytest.mark.cuda_standin,
@@ -27,12 +28,16 @@ pytestmark = [
 
 def ran(artefact: Path) -> dict[str, dict]:
     """What came of each graph, by name."""
+    return {one["graph"]: one for one in told("run_graphs.py", artefact)}
+
+
+def told(script: str, *words: object) -> list[dict]:
+    """The JSON lines of a script of tests/cuda_standin."""
     path = os.pathsep.join([f"{FOLDER}/site", *(str(ROOT / part) for part in ("", "engines", "export"))])
     env = {**os.environ, "PYTHONPATH": path, "LD_LIBRARY_PATH": f"{FOLDER}/libraries"}
-    command = [sys.executable, ROOT / "tests/cuda_standin/run_graphs.py", artefact]
-    told = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
-    found = (json.loads(line) for line in told.splitlines() if line.startswith("{"))
-    return {one["graph"]: one for one in found}
+    command = [sys.executable, ROOT / "tests/cuda_standin" / script, *words]
+    lines = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    return [json.loads(line) for line in lines.splitlines() if line.startswith("{")]
 
 
 def check(artefact: Path) -> dict[str, dict]:
@@ -46,7 +51,7 @@ def check(artefact: Path) -> dict[str, dict]:
 
 
 def test_bagel_nano_as_shipped_runs_and_unpacks_no_weights_for_a_product():
-    products = check(Path(bagel_rt.__file__).parent / "models" / "bagel-nano")
+    products = check(NANO)
     assert products["gen_step"]["nodes"] == {"MatMulNBits": 84}
     assert products["und_step"]["nodes"] == {"MatMulNBits": 42}
 
@@ -54,6 +59,45 @@ def test_bagel_nano_as_shipped_runs_and_unpacks_no_weights_for_a_product():
 def test_float32_and_bfloat16_run(small_artefact, bf16_artefact):
     for artefact in (small_artefact, bf16_artefact):
         assert check(artefact)["gen_step"]["nodes"] == {"Gemm": 28}
+
+
+def check_calls(artefact: Path) -> None:
+    for words in ([], ["graphs"]):
+        (found,) = told("run_calls.py", artefact, *words)
+        assert set(found["calls"]) == {"generate", "edit", "ask", "session"}
+        assert not any(call["forbidden"] for call in found["calls"].values())
+        assert all(call.get("play", 0) > 0 for name, call in found["calls"].items() if words and name != "ask")
+        assert found["held"] > 0
+        assert found["refused"] == "OutOfDeviceMemoryError"
+        assert found["left"] == 0
+
+
+def test_calls_run_to_their_end_and_a_closed_model_leaves_nothing_behind(bf16_artefact):
+    """With CUDA graphs and without, and after a call that failed for want of memory."""
+    check_calls(bf16_artefact)
+    check_calls(NANO)
+
+
+def test_calls_of_quantised_artefacts_run_to_their_end(quantised_artefacts):
+    for word in ("int8", "int4"):
+        check_calls(quantised_artefacts / word)
+
+
+def test_all_sessions_read_one_copy_of_the_weights(bf16_artefact):
+    """All graphs, und_step for both kinds of masks: four sets of und weights without sharing."""
+    own, shared = (told("weights_held.py", bf16_artefact, *words)[0]["held"] for words in ([], ["shared"]))
+    in_file = (bf16_artefact / "weights.safetensors").stat().st_size
+    assert shared < 1.13 * in_file < own  # small tensors take whole pages
+
+
+def test_a_step_takes_fewer_launches_than_the_portable_one(bf16_artefact):
+    """Two layers, both experts in gen_step, one row in und_step."""
+    found = {(one["graph"], one["form"]): one["whole"] for one in told("count_layers.py", bf16_artefact)}
+    for graph, products, copies in (("gen_step", 2 * 10, 0), ("und_step", 2 * 5, 6)):
+        fused, portable = found[graph, "fused"], found[graph, "portable"]
+        assert fused["product"] == products < portable["product"]
+        assert fused["kernel"] < 0.7 * portable["kernel"]
+        assert fused.get("copy D2D", 0) <= copies
 
 
 def test_quantised_artefacts_run_and_unpack_no_weights_for_a_product(quantised_artefacts):

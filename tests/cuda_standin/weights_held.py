@@ -1,0 +1,36 @@
+"""Loads every graph over the stand-in and tells what is held on the device that is not there: one JSON line.
+
+weights_held.py ARTEFACT [shared]      shared: as in run_calls.py
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import bindings
+
+from bagel_engines import open_engine
+from bagel_engines.onnxruntime.masked_runner import ALL, MaskedRunner
+from bagel_engines.onnxruntime.shared_weights import SharedWeights
+from bagel_engines.settings import Settings
+from bagel_rt.artefact.contract import TASK_GRAPHS
+from bagel_rt.artefact.manifest import read_manifest
+
+
+def main(artefact: str, *words: str) -> None:
+    bindings.install()
+    if "shared" in words:
+        SharedWeights._read_in_place = lambda self: True
+    manifest = read_manifest(Path(artefact))
+    engine = open_engine("onnxruntime", "cuda", Settings(stated=manifest.arithmetic))
+    runners = [engine.load(Path(artefact) / f"{name}.onnx") for name in TASK_GRAPHS[manifest.task]]
+    for runner in runners:
+        if isinstance(runner, MaskedRunner):
+            runner.of_kind(ALL)
+    print(json.dumps({"held": bindings.held(), "shared": engine.shared_bytes}))  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
