@@ -125,7 +125,8 @@ def written(hub: Hub, streams: list[Any]) -> Work:
         with closing(hub.watched(stream)) as events:
             for event in events:
                 if isinstance(event, TextPiece):
-                    if hub.meters.tokens.inc() or event.done == 1:
+                    hub.meters.tokens.inc()
+                    if event.done == 1:
                         hub.meters.first_token.observe(time.monotonic() - began)
                     yield Words(event.stage, event.text)
                 elif isinstance(event, Done):

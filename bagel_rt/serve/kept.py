@@ -25,6 +25,7 @@ class Kept:
     id: str = field(default_factory=lambda: f"sess_{secrets.token_urlsafe(18)}")
     created: int = field(default_factory=lambda: int(time.time()))
     used: float = field(default_factory=time.monotonic)
+    forgotten: bool = False
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     @contextlib.contextmanager
@@ -77,6 +78,7 @@ class Sessions:
         with self._lock:
             self._kept.pop(name, None)
             self._show()
+        kept.forgotten = True
         kept.session.close()
 
     def sweep(self) -> None:

@@ -25,7 +25,10 @@ class Meters:
         self.cancelled = Counter("bagel_rt_cancelled", "requests whose client went away", registry=here)
         self.queued = Histogram("bagel_rt_queue_seconds", "waiting for a worker", buckets=SECONDS, registry=here)
         self.first_token = Histogram(
-            "bagel_rt_first_token_seconds", "to an answer's first token", buckets=SECONDS, registry=here
+            "bagel_rt_first_token_seconds",
+            "from the beginning of an answer's work to its first token",
+            buckets=SECONDS,
+            registry=here,
         )
         self.tokens = Counter("bagel_rt_tokens", "tokens written", registry=here)
         self.steps = Counter("bagel_rt_steps", "denoising steps taken", registry=here)

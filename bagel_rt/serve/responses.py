@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from bagel_rt.conversation.marks import Mark
 from bagel_rt.conversation.session import Session
+from bagel_rt.errors import BagelError
 from bagel_rt.options import checks
 from bagel_rt.results import TextResult
 from bagel_rt.serve import documents
@@ -57,11 +58,19 @@ class Want:
     store: bool
     stream: bool
 
+    @property
+    def output(self) -> str:
+        return "image" if self.draws else "text"
 
-class Places:
-    """The ends of earlier responses, by their ids, the newest of them."""
+    def pictures_before(self, place: Place | None) -> bool:
+        return place is not None and place.pictures
 
-    def __init__(self) -> None:
+
+class Memory:
+    """The ends of earlier responses, by their ids, the newest of them, and the sessions in which they are."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self.sessions = sessions
         self._found: dict[str, Place] = {}
 
     def add(self, name: str, place: Place) -> None:
@@ -79,16 +88,16 @@ class Places:
 
 def routes(hub: Hub, sessions: Sessions) -> APIRouter:
     """The route, for a hub and its kept conversations."""
-    router, places = APIRouter(tags=["responses"]), Places()
+    router, kept = APIRouter(tags=["responses"]), Memory(sessions)
 
     @router.post("/v1/responses", openapi_extra=documents.RESPONSE, responses=documents.ERRORS)
     async def create(request: Request) -> Response:
         """Answer in words, or draw where the image_generation tool is named."""
         want = _want(await json_body(request), hub)
-        before = None if want.previous is None else places.find(want.previous)
+        before = None if want.previous is None else kept.find(want.previous)
         job = hub.job()
         reply = Reply(hub.name, want.draws, want.form, want.previous, want.store)
-        await job.begin(lambda: _work(hub, sessions, places, want, before, reply))
+        await job.begin(lambda: _work(hub, kept, want, before, reply))
         if want.stream:
             return EventStream(job, _events(job, reply), want.asked.headers)
         await collected(request, job)
@@ -97,7 +106,7 @@ def routes(hub: Hub, sessions: Sessions) -> APIRouter:
     @router.delete("/v1/responses/{name}", responses=documents.ERRORS)
     async def delete(name: str) -> Response:
         """Forget an answer: nothing goes on from it any more."""
-        place = places.find(name)
+        place = kept.find(name)
         await anyio.to_thread.run_sync(lambda: sessions.forget(place.session))
         return JSONResponse({"id": name, "object": "response", "deleted": True})
 
@@ -120,64 +129,97 @@ def _want(body: dict[str, Any], hub: Hub) -> Want:
     return Want(asked, draws, form_of(own), previous, **flags)
 
 
-def _work(hub: Hub, sessions: Sessions, places: Places, want: Want, before: Place | None, reply: Reply) -> Work:
+def _work(hub: Hub, kept: Memory, want: Want, before: Place | None, reply: Reply) -> Work:
     """On a thread: pictures are opened, options checked; then the turn, behind the earlier one where there is one."""
     reader, own, options = PictureReader(hub.settings), want.asked.own, dict(want.asked.options)
     items = inputs_of(own.get("input"), reader)
     if not items:
         raise refused("input holds no text and no picture", "input")
-    pictures = (before is not None and before.pictures) or not all(isinstance(one, str) for one in items)
-    seed, think = options.pop("seed", None), options.pop("think", False)
-    checks.whole("seed", seed, least=None, optional=True)
-    checks.flag("think", think)
-    system = options.pop("system", own.get("instructions"))
-    output = "image" if want.draws else "text"
-    values = session_options(output, preset_of(own), options, pictures)
+    beginning = _beginning(want, options)
+    pictures = want.pictures_before(before) or not all(isinstance(one, str) for one in items)
+    values = session_options(want.output, preset_of(own), options, pictures)
     if own.get("mask") is not None:
         values["mask"] = reader.mask(own["mask"], "mask")
-    kind = output if think else None
-    opened = lambda: _session(hub, sessions, before, seed, kind, system)  # noqa: E731  it waits for a step
-    return _turn(hub, sessions, places, want, before, reply, items, values, opened)
+    return Exchange(hub, kept, want, before, reply).run(items, values, beginning)
 
 
-def _session(
-    hub: Hub, sessions: Sessions, before: Place | None, seed: int | None, think: Any, system: str | None
-) -> Session:
-    if before is None:
-        return hub.bagel.session(seed, think, system=system)
-    kept = sessions.find(before.session)
-    if think is not None and think != kept.session.think:
-        raise refused("thinking is chosen when a conversation begins; leave it out, or begin another", "reasoning")
-    session = kept.session.fork(seed)
-    session.rollback(before.mark)
-    return session
+@dataclass(frozen=True)
+class Beginning:
+    """What is chosen when a conversation begins, and the seed, which may begin afresh later."""
+
+    seed: int | None
+    think: Any
+    system: str | None
 
 
-def _turn(hub, sessions, places, want, before, reply, items, values, opened) -> Work:
-    """The turn itself; at its end the reply is whole, and its place is kept."""
-    session, output, last = opened(), "image" if want.draws else "text", None
-    try:
-        for item in turn(
-            hub, Kept(session), items, lambda one: made(hub, events_of(one, output, values), output, want.form)
-        ):
+def _beginning(want: Want, options: dict[str, Any]) -> Beginning:
+    """Taken out of the options of a turn."""
+    seed = checks.whole("seed", options.pop("seed", None), least=None, optional=True)
+    think = checks.flag("think", options.pop("think", False))
+    return Beginning(seed, want.output if think else None, options.pop("system", want.asked.own.get("instructions")))
+
+
+class Exchange:
+    """One response: a session of its own, which begins or goes on from an earlier one's end, and a turn in it."""
+
+    def __init__(self, hub: Hub, kept: Memory, want: Want, before: Place | None, reply: Reply):
+        self._hub, self._kept, self._want, self._before, self._reply = hub, kept, want, before, reply
+
+    def run(self, items: list[Any], values: dict[str, Any], beginning: Beginning) -> Work:
+        """The turn; at its end the reply is whole, and its place is kept."""
+        session = self._session(beginning)
+        try:
+            last = yield from self._turn(session, items, values)
+            tokens = self._finish(last, items)
+            if self._want.store:
+                self._keep(session, items, tokens)
+            else:
+                session.close()
+        except BaseException:
+            session.close()
+            raise
+
+    def _session(self, beginning: Beginning) -> Session:
+        if self._before is None:
+            return self._hub.bagel.session(beginning.seed, beginning.think, system=beginning.system)
+        earlier = self._kept.sessions.find(self._before.session).session
+        if beginning.think is not None and beginning.think != earlier.think:
+            raise refused("thinking is chosen when a conversation begins; leave it out, or begin another", "reasoning")
+        session = earlier.fork(beginning.seed)
+        session.rollback(self._before.mark if beginning.seed is None else self._before.mark.with_seed(beginning.seed))
+        return session
+
+    def _turn(
+        self, session: Session, items: list[Any], values: dict[str, Any]
+    ) -> Generator[Any, None, TextResult | Picture]:
+        hub, output, last = self._hub, self._want.output, None
+
+        def making(one: Session) -> Work:
+            return made(hub, events_of(one, output, values), output, self._want.form)
+
+        for item in turn(hub, Kept(session), items, making):
             last = item if isinstance(item, TextResult | Picture) else last
             yield item
-        cached = 0 if before is None else before.tokens
-        tokens = sum(hub.counter.inputs(items, hub.bagel.manifest.task == "full"))  # a session may draw later
-        written, thought = _counted(hub, last)
-        reply.finish(last, tokens, cached, written, thought)
-        if not want.store:
-            session.close()
-            return
-        pictures = want.draws or (before is not None and before.pictures) or not all(isinstance(i, str) for i in items)
-        place = Place(sessions.keep(session).id, session.mark(), pictures, cached + tokens + written)
-        places.add(reply.id, place)
-    except BaseException:
-        session.close()
-        raise
+        if last is None:
+            raise BagelError("the model made nothing")
+        return last
+
+    def _finish(self, last: TextResult | Picture, items: list[Any]) -> int:
+        """Complete the reply; returns the tokens of the conversation so far."""
+        counter = self._hub.counter
+        cached = 0 if self._before is None else self._before.tokens
+        read = sum(counter.inputs(items, self._hub.bagel.manifest.task == "full"))  # a session may draw later
+        written, plan = _counted(self._hub, last)
+        self._reply.finish(last, read, cached, written, plan)
+        return cached + read + written
+
+    def _keep(self, session: Session, items: list[Any], tokens: int) -> None:
+        shown = self._want.pictures_before(self._before) or not all(isinstance(one, str) for one in items)
+        place = Place(self._kept.sessions.keep(session).id, session.mark(), shown or self._want.draws, tokens)
+        self._kept.add(self._reply.id, place)
 
 
-def _counted(hub: Hub, made: Any) -> tuple[int, int]:
+def _counted(hub: Hub, made: TextResult | Picture) -> tuple[int, int]:
     """(tokens written or drawn, those of them that are a picture's plan)."""
     if isinstance(made, TextResult):
         return len(made.token_ids) - 1, 0

@@ -7,9 +7,11 @@ from dataclasses import fields
 from typing import Any
 
 from bagel_rt.conversation.session import Session
+from bagel_rt.errors import BagelError
 from bagel_rt.events import Event
 from bagel_rt.options import defaults, presets
 from bagel_rt.options.defaults import with_values
+from bagel_rt.serve.failures import ApiError
 from bagel_rt.serve.hub import Hub
 from bagel_rt.serve.kept import Kept
 from bagel_rt.serve.work import Work
@@ -28,8 +30,11 @@ def turn(hub: Hub, kept: Kept, items: Sequence[Any], making: Callable[[Session],
                 yield None  # where a cancelled turn ends
             if making is not None:
                 yield from making(session)
-        except BaseException:
-            session.rollback(before)
+        except BaseException as error:
+            if kept.forgotten and isinstance(error, BagelError):
+                raise ApiError(404, f"session {kept.id} was deleted in the middle of this turn", param="id") from None
+            if not kept.forgotten:
+                session.rollback(before)
             raise
         kept.before.append(before)
 

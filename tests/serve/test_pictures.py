@@ -127,6 +127,14 @@ def test_masks_of_both_conventions_keep_every_other_pixel(live, circle, field, a
     assert not np.array_equal(drawn[:, :32], before[:, :32])
 
 
+def test_a_mask_is_of_the_first_of_several_pictures(live, circle):
+    Image.new("RGB", (64, 64), "blue").save(stream := io.BytesIO(), "PNG")
+    files = [("image[]", circle), ("image[]", stream.getvalue()), ("mask", masked(circle, True))]
+    answer = live.post("/v1/images/edits", data={"prompt": "both", "num_timesteps": str(STEPS)}, files=files)
+    drawn = np.asarray(opened(answer.json()["data"][0]["b64_json"]).convert("RGB"))
+    assert np.array_equal(drawn[:, 32:], np.asarray(Image.open(io.BytesIO(circle)).convert("RGB"))[:, 32:])
+
+
 def test_mask_image_is_white_even_where_the_file_has_transparency(live, circle):
     """vLLM-Omni's convention: all of this mask is black, whatever is transparent in it."""
     black = Image.new("RGBA", (64, 64), (0, 0, 0, 0))

@@ -78,6 +78,17 @@ def test_a_turn_that_is_cancelled_or_refused_leaves_the_session_as_it_was(live, 
     assert live.get(session).json()["turns"] == 1
 
 
+def test_a_session_that_is_deleted_in_the_middle_of_a_turn_ends_it(live):
+    session = f"/v1/sessions/{live.post('/v1/sessions', {}).json()['id']}"
+    body = {"text": "x", "output": "image", "num_timesteps": 1000, "stream": True, "progress": True}
+    with live.http.stream("POST", f"{session}/turns", json=body) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        assert live.http.delete(session).json()["deleted"]
+        assert "was deleted in the middle" in "".join(lines)
+    assert live.rests()
+
+
 def test_a_session_may_plan_its_pictures(live):
     made = live.post("/v1/sessions", {"think": "image", "seed": 3}).json()
     session = f"/v1/sessions/{made['id']}"
