@@ -189,6 +189,16 @@ def quality():
 
 
 @table
+def packings():
+    """What a form loses, what a reader that forgot its scales would draw, and what it takes to unpack."""
+    yield "form", "weights", "latents", "latents, scales forgotten", "bytes a weight", "7B unpacked in", "memory"
+    for form, row in read("packings-cpu.json")["results"].items():
+        forgotten = f"{row['latents_without_scales']:.1e}" if "latents_without_scales" in row else ""
+        apart = f"{row['weights']:.1e}", f"{row['latents']:.1e}", forgotten
+        yield form, *apart, f"{row['bytes_per_weight']:.2f}", f"{row['seconds_7b']} s", f"{row['peak_mib']} MiB"
+
+
+@table
 def shortcuts():
     """Ways of drawing by bagel-nano; the last column is Euler's at as many evaluations."""
     yield "way", "evaluations", "right", "difference (95 %)", "latents, relative L2", "plain steps there"

@@ -16,6 +16,7 @@ from bagel_export.checkpoint.packings.packed import Stored
 from bagel_export.checkpoint.parts import (
     GENERATION_ROOTS,
     TOKENIZER_FILES,
+    WHOLE_HINT,
     Weights,
     folder_with,
     read_configs,
@@ -75,11 +76,11 @@ def open_checkpoint(ckpt: str | Path | Asked, task: str = "full", lora: Loras | 
     CheckpointError naming file and key.
     """
     source = find_source(ckpt)
+    weights, vae = read_weights_of(source)  # first: a model of another kind is called by its name, not by its configs
     llm, vit = read_configs(source)
     tokenizer = folder_with(source, TOKENIZER_FILES)
-    check_tokenizer_present(tokenizer)
+    check_tokenizer_present(tokenizer, "" if source.base else WHOLE_HINT)
     vae_rule, vit_rule = read_transforms(folder_with(source, ["preprocessor_config.json"]), vit)
-    weights, vae = read_weights_of(source)
     hint = "" if source.base else BASE_HINT
     if task == "full" and vae is None:
         raise CheckpointError(f"{source.folder / VAE_WEIGHTS}: file not found; {UNDERSTAND_HINT}{hint}")
@@ -146,12 +147,12 @@ def load_for_training(
     return config, {k: _source(k, t, wanted[k]) for k, t in stored.items() if k in wanted}, sorted(unmatched)
 
 
-def check_tokenizer_present(folder: Path) -> None:
+def check_tokenizer_present(folder: Path, hint: str = "") -> None:
     if (folder / "tokenizer.json").is_file():
         read_json(folder / "tokenizer.json")
         return
     if not ((folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()):
-        raise CheckpointError(f"{folder}: no tokenizer: tokenizer.json, or vocab.json with merges.txt, is needed")
+        raise CheckpointError(f"{folder}: no tokenizer: tokenizer.json, or vocab.json with merges.txt, is needed{hint}")
     read_json(folder / "vocab.json")
 
 

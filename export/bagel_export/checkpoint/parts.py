@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 from bagel_export.checkpoint.key_roots import without_root
 from bagel_export.checkpoint.packings import comfyui
@@ -13,12 +14,14 @@ from bagel_export.checkpoint.packings.unpack import read_unpacked
 from bagel_export.checkpoint.shards import VAE_WEIGHTS
 from bagel_export.checkpoint.sources import Source
 from bagel_export.config import LLMConfig, ViTConfig, read_model_configs
+from bagel_rt.errors import CheckpointError
 
 GENERATION_ROOTS = ("time_embedder.", "vae2llm.", "llm2vae.", "latent_pos_embed.")
 ROOTS = ("language_model.", "vit_model.", "connector.", "vit_pos_embed.", *GENERATION_ROOTS)
 VAE_ROOTS = ("encoder.", "decoder.")
 VAE_HOLDERS = ("vae.", "vae_model.", "first_stage_model.")  # before the VAE's names in a file that holds all parts
 MODEL_CONFIGS = ("llm_config.json", "vit_config.json", "config.json")
+WHOLE_HINT = ", or name a whole checkpoint that has it with --base"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 
 
@@ -74,9 +77,16 @@ def read_configs(source: Source) -> tuple[LLMConfig, ViTConfig]:
     tensors fill in for those that are not there. Raises CheckpointError."""
     own = _own_configs(source)
     if source.base is None:
-        return own or read_model_configs(source.folder)  # which says what is missing
+        return own or _refuse_without_configs(source)
     below = read_configs(source.base)
     return (replace(own[0], layer_module=below[0].layer_module), own[1]) if own else below
+
+
+def _refuse_without_configs(source: Source) -> NoReturn:
+    raise CheckpointError(
+        f"{source.folder / MODEL_CONFIGS[0]}: file not found; a BAGEL checkpoint has {MODEL_CONFIGS[0]} and"
+        f" {MODEL_CONFIGS[1]}{WHOLE_HINT}"
+    )
 
 
 def _own_configs(source: Source) -> tuple[LLMConfig, ViTConfig] | None:

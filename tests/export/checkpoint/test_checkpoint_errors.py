@@ -313,10 +313,10 @@ def test_sizes_that_do_not_go_together_are_named_with_their_file(copy, refused, 
 
 def test_json_nested_without_end_is_refused(copy, refused):
     deep = b"[" * 100_000
-    replace(copy / "ema.safetensors", len(deep).to_bytes(8, "little") + deep)
-    refused(copy, "ema.safetensors", "not JSON")
     replace(copy / "vit_config.json", deep)
     refused(copy, "vit_config.json", "not readable as JSON")
+    replace(copy / "ema.safetensors", len(deep).to_bytes(8, "little") + deep)
+    refused(copy, "ema.safetensors", "not JSON")
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ def same_tensors(found, wanted, packed: dict[str, np.ndarray], exact: bool = Fal
     for name, tensor in wanted.items():
         got = found[name].array()
         if name in packed:
+            np.testing.assert_array_equal(np.concatenate([*found[name].chunks(1000)]), got.reshape(-1))  # part by part
             np.testing.assert_allclose(got, packed[name].reshape(got.shape), rtol=0 if exact else 1e-6, err_msg=name)
         else:
             np.testing.assert_array_equal(got, tensor.array(), err_msg=name)
@@ -131,6 +132,7 @@ BAD = [
     ("NF4", f"{MODULE}.SCB", torch.ones(64), ["8-bit form", "--precision int8"]),
     ("NF4", "language_model.model.layers.0.encoded_exponent", torch.ones(1), ["DFloat11", "the very same numbers"]),
     ("NF4", "vit_model.blocks.0.attn.qkv.weight", torch.ones(1), ["Lance", "checkpoint of BAGEL itself"]),
+    ("NF4", "llm2vae.weight", torch.ones(48, 64), ["Lance", "Wan 2.2"]),
     ("NF4", f"{MODULE}.weight_packed", torch.ones(1), ["compressed-tensors"]),
 ]
 
@@ -208,6 +210,15 @@ def test_a_gguf_file_that_is_cut_off_or_none_is_named(gguf_file, golden_checkpoi
     refused(Asked(gguf_file, base=golden_checkpoint), "bagel.gguf", "not a GGUF file, or cut off")
     gguf_file.write_bytes(b"no such thing, but as long as a header has to be")
     refused(Asked(gguf_file, base=golden_checkpoint), "bagel.gguf", "not a GGUF file")
+
+
+def test_a_gguf_file_without_a_base_says_that_it_needs_one(gguf_file):
+    refused(gguf_file, "llm_config.json: file not found", "with --base")
+
+
+def test_another_model_is_called_by_its_name_even_without_configs(tmp_path):
+    save_file({"llm2vae.weight": torch.ones(48, 64)}, tmp_path / "model.safetensors")
+    refused(tmp_path, "Lance", "use a checkpoint of BAGEL itself")
 
 
 def test_a_gguf_file_with_a_foreign_name_is_refused(golden_checkpoint, tmp_path):

@@ -19,6 +19,10 @@ class Foreign:
     instead: str
 
 
+LANCE = "Lance or another relative of BAGEL with another ViT and VAE (Qwen2.5-VL's, Wan 2.2's), which is another model"
+USE_BAGEL = "use a checkpoint of BAGEL itself, or one fine-tuned from it"
+# rows of a layer that makes latents: 48 channels of Wan 2.2's VAE, where BAGEL has 2 x 2 patches of 16
+HEAD, WAN = re.compile(r"(.*\.)?llm2vae\.weight"), 48
 BF16 = "use the bf16 weights that it was made from"
 FOREIGN = (
     Foreign(
@@ -28,8 +32,8 @@ FOREIGN = (
     ),
     Foreign(
         re.compile(r"(.*\.)?(visual|vit_model)\.(blocks|merger|patch_embed)\..+"),
-        "Lance or another relative of BAGEL with Qwen2.5-VL's ViT, which is another model",
-        "use a checkpoint of BAGEL itself, or one fine-tuned from it",
+        LANCE,
+        USE_BAGEL,
     ),
     Foreign(
         re.compile(r".+\.SCB"),
@@ -48,8 +52,12 @@ FOREIGN = (
 def check_known(stored: Mapping[str, Stored]) -> None:
     """Raise CheckpointError for a form that is known and not read."""
     for key, tensor in stored.items():
+        if HEAD.fullmatch(key) and tensor.shape[:1] == (WAN,):
+            raise _refusal(tensor, key, LANCE, USE_BAGEL)
         for form in FOREIGN:
             if form.keys.fullmatch(key):
-                raise CheckpointError(
-                    f"{tensor.file}: tensor '{key}' shows that this is {form.what}: it is not read; {form.instead}"
-                )
+                raise _refusal(tensor, key, form.what, form.instead)
+
+
+def _refusal(tensor: Stored, key: str, what: str, instead: str) -> CheckpointError:
+    return CheckpointError(f"{tensor.file}: tensor '{key}' shows that this is {what}: it is not read; {instead}")
