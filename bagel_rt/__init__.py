@@ -21,6 +21,8 @@ from bagel_rt.errors import (
     NotFiniteError,
     OutOfDeviceMemoryError,
     OutputError,
+    QueueFull,
+    QueueTimeout,
 )
 from bagel_rt.remarks import BagelWarning
 from bagel_rt.version import __version__
@@ -64,6 +66,8 @@ __all__ = [
     "OutOfDeviceMemoryError",
     "OutputError",
     "Progress",
+    "QueueFull",
+    "QueueTimeout",
     "ReasonResult",
     "Session",
     "Step",

@@ -22,15 +22,16 @@ from bagel_rt.conversation.reason import (
     request_for,
 )
 from bagel_rt.conversation.reason import rehearsal as reason_rehearsal
-from bagel_rt.conversation.scheduler import TEXT_SHARE, Priority, Scheduler
+from bagel_rt.conversation.scheduler import TEXT_SHARE, Priority, Queue
 from bagel_rt.conversation.session import Session
 from bagel_rt.conversation.streaming import drain, stream
 from bagel_rt.errors import EngineUnavailableError, InputError
 from bagel_rt.estimate.admission import Admission, limit_of
 from bagel_rt.estimate.choice import resolved
 from bagel_rt.events import Event, OnProgress, Step
+from bagel_rt.generation.needs import Need
 from bagel_rt.generation.reader import Item, open_items
-from bagel_rt.generation.turns import Turns
+from bagel_rt.generation.turns import Rehearsal, Turns
 from bagel_rt.inputs.masks import with_mask_opened
 from bagel_rt.inputs.pictures import ImageInput, open_images
 from bagel_rt.kv_cache.page_pool import CACHE_TOKENS
@@ -41,7 +42,7 @@ from bagel_rt.options.defaults import with_values
 from bagel_rt.options.fields import explains
 from bagel_rt.options.image_options import ImageKeywords, ImageOptions
 from bagel_rt.options.seeds import draw_seed, seeds_of
-from bagel_rt.options.text_options import TextKeywords, TextOptions
+from bagel_rt.options.text_options import TextKeywords
 from bagel_rt.options.without_effect import remark_on_idle
 from bagel_rt.results import ImageResult, ReasonResult, TextResult
 from bagel_rt.styles.files import GENERIC, Named, style_in, style_named
@@ -69,6 +70,8 @@ def load(
     packed_weights: bool = False,
     max_memory: float | None = None,
     priority: Priority = "tokens",
+    queue_length: int | None = None,
+    queue_seconds: float | None = None,
 ) -> Bagel:
     """Open an artefact folder on an engine; use it in a `with` block, or close() it.
 
@@ -95,6 +98,9 @@ def load(
     priority: who comes first where calls of several threads run at once: "tokens" (texts, which have half of the time
     while pictures are drawn), "pictures" (a denoising step after each token), or "arrival" (likewise, in the order of
     coming).
+    queue_length: how many requests may wait, before their first event, until those under way leave them room in the
+    cache and in memory; one more is refused with QueueFull. None: nobody waits, every request begins at once.
+    queue_seconds: how long one waits before it ends with QueueTimeout, None: without end.
 
     Raises ArtefactError for the folder, EngineUnavailableError for the engine, InputError for an option.
     """
@@ -107,6 +113,8 @@ def load(
     packed_weights = checks.flag("packed_weights", packed_weights)
     max_memory = checks.positive("max_memory", max_memory, optional=True)
     priority = checks.choice("priority", priority, tuple(TEXT_SHARE))
+    queue_length = checks.whole("queue_length", queue_length, least=0, optional=True)
+    queue_seconds = checks.positive("queue_seconds", queue_seconds, optional=True)
     manifest = read_manifest(model_folder(checks.path("artefact_dir", artefact_dir)))
     check_rounding(manifest, arithmetic)
     try:
@@ -127,8 +135,10 @@ def load(
     except EngineFailure as error:
         raise EngineUnavailableError(str(error)) from error
     vocabulary = Vocabulary.of(manifest)
-    admission = Admission(manifest, engine, limit_of(max_memory), cache_tokens, low_memory, vocabulary)
-    return Bagel(manifest, Graphs(manifest, engine, low_memory), cache_tokens, admission, vocabulary, priority)
+    counts = queue_length is not None
+    admission = Admission(manifest, engine, limit_of(max_memory), cache_tokens, low_memory, vocabulary, counts)
+    queue = Queue(queue_length, queue_seconds, priority)
+    return Bagel(manifest, Graphs(manifest, engine, low_memory), cache_tokens, admission, vocabulary, queue)
 
 
 class Bagel:
@@ -146,14 +156,15 @@ class Bagel:
         cache_tokens: int = CACHE_TOKENS,
         admission: Admission | None = None,
         vocabulary: Vocabulary | None = None,
-        priority: Priority = "tokens",
+        queue: Queue | None = None,
     ):
         self.manifest, self.graphs, self._admission = manifest, graphs, admission
         self._turns = Turns(manifest, graphs, cache_tokens, vocabulary)
         self._calls = Calls(self._turns)
         self._gate = Gate()
         self._own_style = style_in(manifest)
-        self._scheduler = Scheduler(self._gate, priority)
+        limit = admission.limit.size if admission is not None else None
+        self._scheduler = (queue or Queue()).scheduler(self._gate, lambda: self.free_tokens, limit)
 
     def __enter__(self) -> Bagel:
         return self
@@ -352,9 +363,8 @@ class Bagel:
         asked, opened = checks.text("prompt", prompt), open_images(images)
         first = draw_seed(checks.whole("seed", seed, least=None, optional=True))
         request = request_for(self._turns, self._style(style), max_pictures, max_tokens, system, options)
-        if self._admission is not None:
-            self._admission.check(reason_rehearsal(asked, opened, request), checked_options(request))
-        return stream(self._scheduler, reason(self._turns, asked, opened, request, first))
+        need = self._need(reason_rehearsal(asked, opened, request), checked_options(request))
+        return stream(self._scheduler, reason(self._turns, asked, opened, request, first), need=need)
 
     @property
     def style(self) -> Style | None:
@@ -394,12 +404,12 @@ class Bagel:
         self._gate.check_open()
         opts = with_values(defaults, values)
         remark_on_idle(opts, defaults, values, _pictures(items))
-        self._check_memory(items, opts)
-        return stream(self._scheduler, self._calls.answer(items, opts, draw_seed(opts.seed)), writes=True)
+        need = self._need(rehearsal(items), opts)
+        return stream(self._scheduler, self._calls.answer(items, opts, draw_seed(opts.seed)), writes=True, need=need)
 
-    def _check_memory(self, items: list, opts: ImageOptions | TextOptions) -> None:
-        if self._admission is not None:
-            self._admission.check(rehearsal(items), opts)
+    def _need(self, request: Rehearsal, opts: Any) -> Need | None:
+        """What a request needs, where that is known. Raises InputError when it is more than is allowed."""
+        return None if self._admission is None else self._admission.check(request, opts)
 
     def _image(self, items: list, defaults: ImageOptions, values: dict[str, Any]) -> Generator[Event, None, None]:
         self._gate.check_open()
@@ -410,14 +420,14 @@ class Bagel:
         self._turns.check_draws()
         self._turns.sizes.check_asked(opts)
         remark_on_idle(opts, defaults, values, _pictures(items))
-        self._check_memory(items, opts)
+        need = self._need(rehearsal(items), opts)
         if seeds is None:
-            return stream(self._scheduler, self._calls.draw_one(items, opts, draw_seed(opts.seed)))
+            return stream(self._scheduler, self._calls.draw_one(items, opts, draw_seed(opts.seed)), need=need)
         if opts.noise is not None and len(seeds) > 1:
             raise InputError("noise is given, so every picture would be the same; leave images and the seeds out")
         if opts.vae_seed is None and opts.vae_sample and len(items) > 1:
             opts = replace(opts, vae_seed=seeds[0])
-        return stream(self._scheduler, self._calls.draw(items, opts, seeds))
+        return stream(self._scheduler, self._calls.draw(items, opts, seeds), need=need)
 
 
 def _pictures(items: list) -> bool:

@@ -25,6 +25,14 @@ class ArtefactError(BagelError, ValueError):
     exit_code = 2
 
 
+class QueueFull(BagelError):
+    """As many requests as are allowed wait already (load's queue_length). Nothing was begun; try again later."""
+
+
+class QueueTimeout(QueueFull):
+    """A request waited as long as is allowed (load's queue_seconds). Nothing was begun; try again later."""
+
+
 class CacheFullError(BagelError, MemoryError):
     """The page pool has fewer free tokens than a context needs."""
 

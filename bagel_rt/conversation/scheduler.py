@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from threading import get_ident
 from typing import Any, Literal
 
 from bagel_rt.asks import TextRows
 from bagel_rt.conversation.gate import Gate
+from bagel_rt.conversation.waiting_line import WaitingLine
 from bagel_rt.events import Event, ImageReady, TextPiece, Turn
 
 Priority = Literal["tokens", "pictures", "arrival"]
@@ -23,6 +26,11 @@ Priority = Literal["tokens", "pictures", "arrival"]
 TEXT_SHARE: dict[str, float] = {"tokens": 0.5, "pictures": 0.0, "arrival": 0.0}
 # a leader waits for those who read a token just now, and will ask for the next: a share of the last call's time
 PATIENCE, LEAST_PATIENCE, MOST_PATIENCE = 0.25, 0.001, 0.05
+
+
+def rank(priority: Priority, writes: bool) -> int:
+    """Of an answer, or a picture: the lowest comes first."""
+    return 0 if priority == "arrival" else int(writes != (priority == "tokens"))
 
 
 @dataclass(frozen=True)
@@ -81,11 +89,12 @@ class Seat:
 
 
 class Scheduler:
-    """The turns of one model. `gate` is its lock."""
+    """The turns of one model. `gate` is its lock; in `line` requests wait that have no room yet."""
 
-    def __init__(self, gate: Gate, priority: Priority = "tokens"):
-        self.gate = gate
-        self._priority, self._share = priority, TEXT_SHARE[priority]
+    def __init__(self, gate: Gate, priority: Priority = "tokens", line: WaitingLine | None = None):
+        self.gate, self.line = gate, line or WaitingLine(lambda: 0)
+        self._priority: Priority = priority
+        self._share = TEXT_SHARE[priority]
         self._mutex = threading.Lock()  # never waited for inside the gate
         self._back = threading.Condition(self._mutex)
         self._led = False
@@ -206,8 +215,7 @@ class Scheduler:
         works = [seat for seat in self._here if not seat.texts]
         if time.perf_counter() < self._texts_until and (len(works) < len(self._here) or self._away):
             works = [seat for seat in works if seat.writes]
-        if self._priority != "arrival":
-            works.sort(key=lambda seat: seat.writes != (self._priority == "tokens"))
+        works.sort(key=lambda seat: rank(self._priority, seat.writes))
         return works[0] if works else None
 
     def _work(self, seat: Seat) -> None:
@@ -240,3 +248,17 @@ class Scheduler:
                 self._away.add(seat)
             if seat.thread != get_ident():
                 seat.woken.release()
+
+
+@dataclass(frozen=True)
+class Queue:
+    """Who waits, and who comes first; see api.load."""
+
+    length: int | None = None
+    seconds: float | None = None
+    priority: Priority = "tokens"
+
+    def scheduler(self, gate: Gate, free: Callable[[], int], memory: int | None) -> Scheduler:
+        """free, memory: see WaitingLine."""
+        line = WaitingLine(free, self.length, self.seconds, memory, partial(rank, self.priority))
+        return Scheduler(gate, self.priority, line)

@@ -18,6 +18,7 @@ from bagel_rt.conversation.scheduler import Scheduler
 from bagel_rt.conversation.streaming import drain, stream
 from bagel_rt.errors import BagelError, InputError
 from bagel_rt.events import Event, ImageReady, OnProgress, Turn, finished
+from bagel_rt.generation.needs import Need
 from bagel_rt.generation.reader import Reading
 from bagel_rt.generation.reasoning import Reasoning, Request
 from bagel_rt.generation.turn_seeds import OneStream
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 
 # called with a turn and its options before the turn begins; raises InputError where memory will not suffice
-Admit = Callable[[Rehearsal, Any], None]
+Admit = Callable[[Rehearsal, Any], Need | None]
 
 
 class Session:
@@ -149,8 +150,8 @@ class Session:
         _refuse(options, "seed", "think", "system")
         opts = with_values(defaults.ANSWER, options)
         remark_on_idle(opts, defaults.ANSWER, options, self._has_pictures)
-        self._check_memory(lambda session, opts: finished(session._answer(opts)), opts)
-        return self._stream(self._answer(opts), writes=True)
+        need = self._check_memory(lambda session, opts: finished(session._answer(opts)), opts)
+        return self._stream(self._answer(opts), need, writes=True)
 
     @bare_errors
     @explains(defaults.INTERLEAVE, without=("seed", "vae_seed", "system"))
@@ -165,8 +166,8 @@ class Session:
         self._turns.check_draws()
         self._turns.sizes.check_asked(opts)
         remark_on_idle(opts, defaults.INTERLEAVE, options, self._has_pictures, encodes=True)
-        self._check_memory(lambda session, opts: finished(session._draw(opts)), opts)
-        return self._stream(self._draw(opts))
+        need = self._check_memory(lambda session, opts: finished(session._draw(opts)), opts)
+        return self._stream(self._draw(opts), need)
 
     @bare_errors
     def reason(
@@ -208,11 +209,11 @@ class Session:
         used = style_named(style) if style is not None else self._style or style_named(GENERIC)
         request = request_for(self._turns, used, max_pictures, max_tokens, system, options)
         short = shortened(request)
-        self._check_memory(
+        need = self._check_memory(
             lambda session, opts: finished(session._reason(asked, opened, steps_of(short, opts))),
             checked_options(request),
         )
-        return self._stream(self._reason(asked, opened, request))
+        return self._stream(self._reason(asked, opened, request), need)
 
     def mark(self) -> Mark:
         """Where the session stands now, for rollback()."""
@@ -303,8 +304,8 @@ class Session:
         self._lease.close()
         self._lease, self._mark = lease, mark
 
-    def _stream(self, turn: Turn, writes: bool = False) -> Generator[Event, None, None]:
-        return stream(self._scheduler, self._guarded(turn), writes)
+    def _stream(self, turn: Turn, need: Need | None, writes: bool = False) -> Generator[Event, None, None]:
+        return stream(self._scheduler, self._guarded(turn), writes, need)
 
     def _guarded(self, turn: Turn) -> Turn:
         """Run the turn; until it ends, no other turn of this session may begin."""
@@ -341,12 +342,12 @@ class Session:
         self._lease.close()
         self._mark = replace(self._mark, reading=Reading(), drawn=None)
 
-    def _check_memory(self, take: Callable[[Session, Any], object], opts: Any) -> None:
-        """Raise InputError when the turn `take`, with all that was read before, will need more memory than is
+    def _check_memory(self, take: Callable[[Session, Any], object], opts: Any) -> Need | None:
+        """What the turn `take` needs, with all that was read before. Raises InputError when it is more than is
         allowed."""
         self._gate.check_open()
-        if self._admit is not None:
-            self._admit(rehearsal(self._mark, take), opts)
+        need = self._admit(rehearsal(self._mark, take), opts) if self._admit is not None else None
+        return None if need is None else replace(need, keeps=True)
 
     def _check_free(self) -> None:
         self._check_open()

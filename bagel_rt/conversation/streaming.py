@@ -13,10 +13,16 @@ from bagel_rt.bare_errors import bare
 from bagel_rt.conversation.scheduler import Failed, Finished, Scheduler, Seat
 from bagel_rt.errors import InputError
 from bagel_rt.events import Done, Event, ImageReady, OnProgress, Turn
+from bagel_rt.generation.needs import Need
 
 
-def stream(scheduler: Scheduler, turn: Turn, writes: bool = False) -> Generator[Event, None, None]:
-    """The turn's events, then Done with its result. writes: it is an answer, not a picture.
+def stream(
+    scheduler: Scheduler, turn: Turn, writes: bool = False, need: Need | None = None
+) -> Generator[Event, None, None]:
+    """The turn's events, then Done with its result.
+
+    writes: it is an answer, not a picture. need: until there is room for so much it waits before its first event; None:
+    it begins at once.
 
     Between two events the model is free for other calls. Closing the generator, or an error in whoever reads it, ends
     the turn where it is, and everything it held is given back.
@@ -24,8 +30,9 @@ def stream(scheduler: Scheduler, turn: Turn, writes: bool = False) -> Generator[
     gate, seat = scheduler.gate, Seat(turn, writes)
     gate.admit(turn, Generator.close)
     try:
-        while not isinstance(event := scheduler.outcome(seat), Finished | Failed):
-            yield event
+        with scheduler.line.place(need, writes, gate.check_open):
+            while not isinstance(event := scheduler.outcome(seat), Finished | Failed):
+                yield event
         if isinstance(event, Failed):
             raise event.error
     except BaseException as error:

@@ -13,6 +13,7 @@ from bagel_rt.errors import BagelError, InputError
 from bagel_rt.estimate.free_memory import free_memory
 from bagel_rt.estimate.memory import memory
 from bagel_rt.estimate.workload import Workload, workload
+from bagel_rt.generation.needs import Need
 from bagel_rt.options.image_options import ImageOptions
 from bagel_rt.options.text_options import TextOptions
 
@@ -57,23 +58,29 @@ class Admission:
         room: int,
         low_memory: bool = False,
         vocabulary: Vocabulary | None = None,
+        counts: bool = False,
     ):
-        """vocabulary: of the open model; None opens it for each request."""
+        """vocabulary: of the open model; None opens it for each request. counts: what a request needs is said also
+        where memory is not known."""
+        self._counts = counts
         self._manifest, self._engine, self._room, self._low_memory = manifest, engine, room, low_memory
         self.limit, self._vocabulary = limit, vocabulary
 
-    def check(self, request: Rehearsal, opts: Options) -> None:
-        """Raise InputError for a request that will take more than the limit."""
+    def check(self, request: Rehearsal, opts: Options) -> Need | None:
+        """What a request needs, None where it was not counted. Raises InputError when it is more than the limit."""
         needs, widths = self._engine.needs, self._manifest.widths
-        if needs is None or widths is None:
-            return
+        known = needs is not None and widths is not None
+        if not known and not self._counts:
+            return None
         try:
             work = self._counted(request, opts)
         except BagelError:  # a faulty request: it raises this error itself when it is made
-            return
+            return None
+        if needs is None or widths is None:
+            return Need(work.tokens)
         found = memory(self._manifest, widths, work, needs, self._low_memory)
         if found.total <= self.limit.size:
-            return
+            return Need(work.tokens, found.context, found.total - found.context)
         parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in found.parts.items())
         instead = "; ".join(self.alternatives(request, opts, needs)) or "take a machine with more memory"
         raise InputError(

@@ -27,6 +27,11 @@ class Memory:
     def total(self) -> int:
         return sum(self.parts.values())
 
+    @property
+    def context(self) -> int:
+        """Of the request's own keys and values; requests at once have the rest in common."""
+        return sum(size for name, size in self.parts.items() if name.startswith("context"))
+
 
 def memory(manifest: Manifest, widths: Widths, work: Workload, needs: Needs, low_memory: bool = False) -> Memory:
     """Memory at the peak of a workload.

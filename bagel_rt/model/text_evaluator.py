@@ -10,7 +10,6 @@ import numpy as np
 from bagel_engines import Tensor
 from bagel_rt.artefact import contract
 from bagel_rt.asks import TextRows
-from bagel_rt.errors import BagelError
 from bagel_rt.kv_cache.page_pool import PagePool
 from bagel_rt.model.block_mask import block_mask
 from bagel_rt.model.graphs import Graphs
@@ -82,9 +81,11 @@ class TextEvaluator:
                 raise _NotFinite
             self._pool.write(np.concatenate(slots), new_kv)
             return self._answers(pieces, out)
-        except (BagelError, _NotFinite):
+        except BaseException as error:
             for piece, length in zip(pieces, lengths, strict=True):
                 self._pool.truncate(piece.ask.sequence, length)
+            if not isinstance(error, Exception):
+                raise
             return None
 
     def _called(self, pieces: list[Piece], lengths: list[int]) -> tuple[np.ndarray, Tensor]:

@@ -95,3 +95,11 @@ def test_the_benchmark_of_the_start_maps_at_the_second_what_the_first_packed():
     report = json.loads(done.stdout.strip().splitlines()[-1])
     assert set(report["results"]) == {"openvino, int8", "onnxruntime, int8"}
     assert report["packed_gb"] > 0
+
+
+def test_the_benchmark_of_many_users_runs_in_its_small_form():
+    results = small_form("serving", "--backends", "onnxruntime")["results"]
+    (rows,) = results["tokens, bagel-nano"].values()
+    assert rows["8"]["calls"] < rows["8"]["tokens"] / 2
+    assert set(results) == {"tokens, bagel-nano", "tokens, one layer", "drawing", "overhead", "mix"}
+    assert results["mix"]["edit, 2 at once"]["pictures_per_s"] > 0
