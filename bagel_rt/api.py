@@ -11,6 +11,7 @@ from bagel_engines import EngineFailure, Settings, open_engine
 from bagel_rt.artefact.folders import model_folder
 from bagel_rt.artefact.manifest import Manifest, read_manifest
 from bagel_rt.artefact.precision import check_rounding, spelled_out
+from bagel_rt.artefact.trust import check_trust
 from bagel_rt.bare_errors import bare_errors
 from bagel_rt.conversation.calls import Calls, rehearsal
 from bagel_rt.conversation.gate import Gate
@@ -72,6 +73,8 @@ def load(
     priority: Priority = "tokens",
     queue_length: int | None = None,
     queue_seconds: float | None = None,
+    verify: bool = False,
+    key: str | Path | None = None,
 ) -> Bagel:
     """Open an artefact folder on an engine; use it in a `with` block, or close() it.
 
@@ -101,6 +104,8 @@ def load(
     queue_length: how many requests may wait, before their first event, until those under way leave them room in the
     cache and in memory; one more is refused with QueueFull. None: nobody waits, every request begins at once.
     queue_seconds: how long one waits before it ends with QueueTimeout, None: without end.
+    verify: compare every byte of the artefact with the manifest's hashes first, which reads all of it. key: the file of
+    a public key; what was not signed with its private half (`bagel-rt sign`) is refused, and every byte is compared.
 
     Raises ArtefactError for the folder, EngineUnavailableError for the engine, InputError for an option.
     """
@@ -116,6 +121,7 @@ def load(
     queue_length = checks.whole("queue_length", queue_length, least=0, optional=True)
     queue_seconds = checks.positive("queue_seconds", queue_seconds, optional=True)
     manifest = read_manifest(model_folder(checks.path("artefact_dir", artefact_dir)))
+    check_trust(manifest, checks.flag("verify", verify), None if key is None else checks.path("key", key))
     check_rounding(manifest, arithmetic)
     try:
         backend, arithmetic = resolved(manifest, backend, device, arithmetic, threads, packed_weights)

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from bagel_engines.number_formats import KEPT_AS
+from bagel_rt.artefact import bounds
 from bagel_rt.artefact.contract import CONTRACT_VERSION, FORMAT_VERSION, TASK_GRAPHS, ModelDims
+from bagel_rt.artefact.graph_files import check_graph
 from bagel_rt.artefact.stamps import Stamp, check_unchanged, stamp
 from bagel_rt.errors import ArtefactError
-from bagel_rt.files.text_files import read_json
+from bagel_rt.files.text_files import json_of, read_bytes
 
 MANIFEST = "bagel_rt.json"
+MOST_MANIFEST = 1 << 26  # bytes; that of the released model has some hundred thousand
 SPECIAL_TOKENS = {
     "im_start": "<|im_start|>",
     "im_end": "<|im_end|>",
@@ -76,6 +79,7 @@ class Manifest:
     files: Mapping[str, Mapping[str, Any]]
     raw: Mapping[str, Any]
     found: Mapping[str, Stamp]  # each file as it was when the manifest was read
+    digest: str  # sha256 of the manifest's bytes, in hex: what a signature signs
 
     @property
     def name(self) -> str:
@@ -108,7 +112,15 @@ class Manifest:
         return self.raw.get("extra_graphs", {})
 
     def graph_file(self, name: str) -> Path:
-        return self.folder / self._entry(name)["file"]
+        """A graph's file, for an engine. Raises ArtefactError for one that bagel-rt would not write (graph_files)."""
+        path = self.folder / self._entry(name)["file"]
+        check_graph(path, stamp(path), {name: entry["size"] for name, entry in self.files.items()})
+        return path
+
+    def check_graphs(self) -> None:
+        """Look at every graph file, as graph_file does."""
+        for name in (*self.graphs, *self.extras):
+            self.graph_file(name)
 
     def weights_of(self, graph: str) -> int:
         """Bytes of weights that a graph reads."""
@@ -147,11 +159,14 @@ def read_manifest(folder: str | Path) -> Manifest:
         hint = " (this is a checkpoint: run bagel-rt export first)" if (folder / "ema.safetensors").exists() else ""
         raise ArtefactError(f"{folder}: not a bagel-rt artefact, {MANIFEST} is missing{hint}")
     found = {MANIFEST: stamp(path)}
-    raw = read_json(path, ArtefactError, "; export the model again")
+    if found[MANIFEST].size > MOST_MANIFEST:
+        raise ArtefactError(f"{path}: {found[MANIFEST].size} bytes; a manifest has at most {MOST_MANIFEST}")
+    data = read_bytes(path, ArtefactError)
+    raw = json_of(path, data, ArtefactError, "; export the model again")
     _check_version(path, raw, "format_version", FORMAT_VERSION)
     _check_version(path, raw, "contract_version", CONTRACT_VERSION)
     try:
-        manifest = _parse(folder, raw, found)
+        manifest = _parse(folder, raw, found, hashlib.sha256(data).hexdigest())
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtefactError(f"{path}: key missing or malformed: {error}; export the model again") from None
     return replace(manifest, found={**found, **_check_files(manifest)})
@@ -166,7 +181,7 @@ def _check_version(path: Path, raw: Any, key: str, known: int) -> None:
         raise ArtefactError(f"{path}: {key} is {seen}, this version reads {known}: {what}")
 
 
-def _parse(folder: Path, raw: Mapping[str, Any], found: Mapping[str, Stamp]) -> Manifest:
+def _parse(folder: Path, raw: Mapping[str, Any], found: Mapping[str, Stamp], digest: str) -> Manifest:
     if raw["task"] not in TASK_GRAPHS:
         raise ValueError(f"task {raw['task']!r}, allowed: {', '.join(TASK_GRAPHS)}")
     missing = [g for g in TASK_GRAPHS[raw["task"]] if g not in raw["graphs"]]
@@ -179,6 +194,7 @@ def _parse(folder: Path, raw: Mapping[str, Any], found: Mapping[str, Stamp]) -> 
         raise ValueError(f"arithmetic {raw['arithmetic']!r}, allowed: {', '.join(KEPT_AS)}")
     if not isinstance(raw.get("system_prompt", ""), str):
         raise ValueError(f"system_prompt {raw['system_prompt']!r}, a text is expected")
+    _check_bounds(raw)
     table = raw["embeddings"]
     return Manifest(
         folder=folder,
@@ -195,7 +211,27 @@ def _parse(folder: Path, raw: Mapping[str, Any], found: Mapping[str, Stamp]) -> 
         files=raw["files"],
         raw=raw,
         found=found,
+        digest=digest,
     )
+
+
+def _check_bounds(raw: Mapping[str, Any]) -> None:
+    """Names and sizes, before any is used (bounds.py). Raises ValueError naming the key."""
+    bounds.check_files(raw["files"])
+    bounds.check_graphs("graphs", raw["graphs"])
+    bounds.check_graphs("extra_graphs", raw.get("extra_graphs", {}))
+    bounds.check_dims(bounds.mapping("model", raw["model"]))
+    if raw.get("widths") is not None:
+        bounds.check_widths(bounds.mapping("widths", raw["widths"]), [f.name for f in fields(Widths)])
+    for name in ("vae", "vit"):
+        bounds.check_resizing(name, raw["transforms"][name])
+    table, tokenizer = raw["embeddings"], bounds.plain_name("tokenizer.file", raw["tokenizer"]["file"])
+    itemsize = KEPT_AS[table["dtype"]].itemsize if table["dtype"] in KEPT_AS else 1  # said by what reads the table
+    bounds.check_table(table, raw["model"]["hidden_size"], itemsize, raw["files"])
+    if tokenizer in raw["files"]:
+        bounds.whole(f"files.{tokenizer}.size", raw["files"][tokenizer]["size"], 0, bounds.MOST_TOKENIZER)
+    for name in SPECIAL_TOKENS:
+        bounds.whole(f"tokenizer.special_ids.{name}", raw["tokenizer"]["special_ids"][name], 0, table["shape"][0] - 1)
 
 
 def _check_files(manifest: Manifest) -> dict[str, Stamp]:

@@ -54,6 +54,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model", metavar="DIR", help="artefact, or bagel-nano (default: BAGEL_RT_MODEL, `bagel-rt use`, the bundled)"
     )
+    group.add_argument(
+        "--key",
+        type=path_argument,
+        metavar="FILE",
+        help="public key: refuse an artefact not signed with its other half",
+    )
     group.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino or tensorrt (default: auto)")
     group.add_argument("--device", default="cpu", help="cpu, or cuda or cuda:N with onnxruntime (default: cpu)")
     group.add_argument("--threads", type=int, metavar="N", help="engine threads (default: the engine's choice)")
@@ -126,6 +132,7 @@ def open_model(args: argparse.Namespace) -> Bagel:
         packed_weights=args.packed_weights,
         max_memory=args.max_memory,
         priority=getattr(args, "priority", "tokens"),
+        key=args.key,
     )
     print(f"bagel-rt: {bagel.manifest.name} in {found.folder} ({found.why}) on {bagel.engine}", file=sys.stderr)
     return bagel

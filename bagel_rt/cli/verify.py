@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from bagel_rt.artefact.manifest import Manifest
+from bagel_rt.artefact.folders import find_model
+from bagel_rt.artefact.manifest import Manifest, read_manifest
 from bagel_rt.cli.arguments import add_model_arguments, open_model
 from bagel_rt.cli.export import add_checkpoint_arguments, asked_checkpoint, chosen_lora, require_exporter
-from bagel_rt.cli.progress import Bars
-from bagel_rt.errors import ArtefactError, InputError
+from bagel_rt.cli.sign import compare_files
+from bagel_rt.errors import InputError
 from bagel_rt.files.output_files import check_file, write_bytes
 from bagel_rt.files.typed_paths import typed_path
 from bagel_rt.version import __version__
@@ -28,13 +29,15 @@ def register(commands) -> None:
     verify = commands.add_parser(
         "verify",
         help="check an artefact: its files, its graphs, and every stage against the checkpoint",
-        description="Compare every file with its stored hash and open every graph on the engine. With --backend"
+        description="Compare every file with its stored hash and open every graph on the engine; with --hash, only the"
+        " former; with --key, the signature first (see `bagel-rt sign`). With --backend"
         " tensorrt, compare every plan with ONNX Runtime first and keep the finding beside it. With --ckpt, also run"
         " every stage in PyTorch and compare; with --record, compare with a recorded run of the official code. Exit"
         " code 1 when a stage differs.",
     )
     add_model_arguments(verify)
     add_checkpoint_arguments(verify, required=False)
+    verify.add_argument("--hash", action="store_true", help="compare the files' bytes alone, without an engine")
     verify.add_argument("--layers", action="store_true", help="stream a checkpoint larger than memory layer by layer")
     verify.add_argument("--record", type=Path, metavar="FILE.npz", help="a run recorded by bagel_export.proof.record")
     verify.add_argument("--json", type=Path, metavar="FILE", help="write the findings here too")
@@ -46,11 +49,18 @@ def run_verify(args: argparse.Namespace) -> int:
         raise InputError(
             "--layers, --lora, --base and --weights-file say how to read a checkpoint: name it with --ckpt PATH"
         )
+    if args.hash and (args.ckpt or args.record or args.json):
+        raise InputError("--hash compares files alone: leave out --ckpt, --record and --json, or --hash")
     if args.json is not None:
         args.json = typed_path(args.json)
         check_file(args.json)
+    manifest = read_manifest(find_model(args.model).folder)
+    _check_trust(manifest, args.key)
+    if args.hash:
+        print(f"{manifest.folder}: {len(manifest.files)} files as stored")
+        return 0
+    args.key = None  # done, and the files with it
     with open_model(args) as bagel:
-        _check_hashes(bagel.manifest)
         plans = _check_plans(bagel, args.cache_tokens) if args.backend == "tensorrt" else []
         if not all(plan.passed for plan in plans):  # the engine refuses such a plan: no stage below could run
             _write_json(args, bagel, plans=[plan.facts() for plan in plans], same=False)
@@ -127,16 +137,11 @@ def _write_json(args: argparse.Namespace, bagel: Bagel, **findings: Any) -> None
         write_bytes(args.json, (json.dumps({**about, **findings}, indent=1) + "\n").encode())
 
 
-def _check_hashes(manifest: Manifest) -> None:
-    from bagel_rt.artefact.manifest import sha256
-    from bagel_rt.events import Progress
+def _check_trust(manifest: Manifest, key: Path | None) -> None:
+    """The signature where a key is given, the kind of the graphs, and every byte."""
+    if key is not None:
+        from bagel_rt.artefact.signatures import check_signature
 
-    with Bars(bytes_in=tuple(manifest.files)) as bars:
-        for name, stated in manifest.files.items():
-            for part in sha256(manifest.folder / name):
-                if isinstance(part, int):
-                    bars(Progress(name, part, stated["size"]))
-                elif part != stated["sha256"]:
-                    raise ArtefactError(
-                        f"{manifest.folder / name}: its sha256 is not the manifest's: the file is damaged; export again"
-                    )
+        print(f"{manifest.folder}: signed with the key {check_signature(manifest, key)}")
+    manifest.check_graphs()
+    compare_files(manifest)

@@ -27,12 +27,21 @@ def read_text(path: Path, error: type[BagelError] = InputError) -> str:
 
     Lines end with "\\n" or "\\r\\n" as stored: split them by "\\n", a prompt may hold U+2028 and other ends of lines.
     """
+    return decoded(path, read_bytes(path, error), error)
+
+
+def read_bytes(path: Path, error: type[BagelError] = InputError) -> bytes:
+    """A file's bytes. Raises `error` naming the file."""
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise error(f"{path}: file not found") from None
     except OSError as seen:
         raise error(f"{path}: not readable: {seen.strerror}") from None
+
+
+def decoded(path: Path, data: bytes, error: type[BagelError] = InputError) -> str:
+    """The text that a file's bytes are, as read_text."""
     try:
         return data.decode(_encoding(data))
     except UnicodeDecodeError as seen:
@@ -57,7 +66,12 @@ def _encoding(data: bytes) -> str:
 
 def read_json(path: Path, error: type[BagelError] = InputError, hint: str = "") -> Any:
     """A JSON file's value. Raises `error` naming the file and where it breaks; `hint` says what to do then."""
-    text = read_text(path, error)
+    return json_of(path, read_bytes(path, error), error, hint)
+
+
+def json_of(path: Path, data: bytes, error: type[BagelError] = InputError, hint: str = "") -> Any:
+    """The value that the bytes of a JSON file are, as read_json."""
+    text = decoded(path, data, error)
     try:
         return parse_json(text)
     except InputError as seen:
