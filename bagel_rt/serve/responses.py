@@ -10,7 +10,6 @@ import anyio.to_thread
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from bagel_rt.conversation.marks import Mark
 from bagel_rt.conversation.session import Session
 from bagel_rt.errors import BagelError
 from bagel_rt.options import checks
@@ -39,10 +38,9 @@ MOST = 1000  # answers that can be gone on from; their sessions are bounded by t
 
 @dataclass(frozen=True)
 class Place:
-    """Where a later response goes on: a kept session, at the end of this one's turn."""
+    """Where a later response goes on: in a fork of this one's session, which stays as it is."""
 
     session: str
-    mark: Mark
     pictures: bool
     tokens: int
 
@@ -185,9 +183,7 @@ class Exchange:
         earlier = self._kept.sessions.find(self._before.session).session
         if beginning.think is not None and beginning.think != earlier.think:
             raise refused("thinking is chosen when a conversation begins; leave it out, or begin another", "reasoning")
-        session = earlier.fork(beginning.seed)
-        session.rollback(self._before.mark if beginning.seed is None else self._before.mark.with_seed(beginning.seed))
-        return session
+        return earlier.fork(beginning.seed)
 
     def _turn(
         self, session: Session, items: list[Any], values: dict[str, Any]
@@ -215,7 +211,7 @@ class Exchange:
 
     def _keep(self, session: Session, items: list[Any], tokens: int) -> None:
         shown = self._want.pictures_before(self._before) or not all(isinstance(one, str) for one in items)
-        place = Place(self._kept.sessions.keep(session).id, session.mark(), shown or self._want.draws, tokens)
+        place = Place(self._kept.sessions.keep(session).id, shown or self._want.draws, tokens)
         self._kept.add(self._reply.id, place)
 
 

@@ -188,7 +188,7 @@ HEAD = b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\n"
 
 def test_headers_and_bodies_that_do_not_arrive_are_given_up(narrow):
     began = time.monotonic()
-    headers = [raw(narrow, HEAD + b"X: y") for _ in range(20)]
+    headers = [raw(narrow, sent) for sent in (b"", HEAD + b"X: y") for _ in range(10)]
     bodies = [raw(narrow, HEAD + b"Content-Length: 100\r\n\r\n{") for _ in range(20)]
     again = raw(narrow, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert b"200" in again.recv(20)

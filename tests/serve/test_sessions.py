@@ -66,6 +66,7 @@ def test_a_turn_is_streamed(live, session):
 
 def test_a_turn_that_is_cancelled_or_refused_leaves_the_session_as_it_was(live, session):
     turn(live, session, text="a red ring")
+    same = f"/v1/sessions/{live.post(f'{session}/fork', {}).json()['id']}"
     with live.http.stream("POST", f"{session}/turns", json={"text": "x", "output": "image", "num_timesteps": 1000,
                                                             "stream": True, "progress": True}) as answer:  # fmt: skip
         lines = answer.iter_lines()
@@ -76,6 +77,8 @@ def test_a_turn_that_is_cancelled_or_refused_leaves_the_session_as_it_was(live, 
     assert live.post(f"{session}/turns", {"text": "x", "output": "image", "seed": 1}).status_code == 400
     assert live.post(f"{session}/turns", {}).status_code == 400
     assert live.get(session).json()["turns"] == 1
+    drawn = [turn(live, one, output="image", num_timesteps=STEPS)["image"]["b64_json"] for one in (session, same)]
+    assert drawn[0] == drawn[1]
 
 
 def test_a_session_that_is_deleted_in_the_middle_of_a_turn_ends_it(live):

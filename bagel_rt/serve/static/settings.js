@@ -31,7 +31,6 @@ function setKnobs(record) {
   byId("prompt").value = record.prompt ?? "";
   byId("preset").value = "notebook";
   for (const [id, name] of Object.entries(NUMBERS)) byId(id).value = options[name] ?? "";
-  byId("seed").value = record.seed ?? "";
   byId("negative").value = options.negative_prompt ?? "";
   byId("think").checked = options.think === true;
 }
