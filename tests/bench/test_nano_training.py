@@ -10,6 +10,7 @@ import pytest
 import torch
 from golden_cases import distance
 from PIL import Image
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 import bagel_rt
@@ -18,7 +19,7 @@ from bagel_export.reference.masks import from_splits
 from bagel_export.reference.vae import SCALE, SHIFT, AutoEncoder
 from bagel_export.training.unified import BagelForUnifiedMultimodal
 from bagel_rt.artefact.manifest import ResizeRule
-from bench.nano import plot, train, train_vae
+from bench.nano import finetune, plot, train, train_vae
 from bench.nano.pack import DROP, ROUND, Packer, Stored, dropped
 from bench.nano.render import render
 from bench.nano.snapshot import write_snapshot
@@ -125,6 +126,36 @@ def test_copies_of_a_drawn_picture_stand_at_one_position_with_noise_of_their_own
     assert times[0, 0] != times[1, 0]
     (mask,) = from_splits(batch["sample_lens"], batch["split_lens"], batch["attn_modes"])
     assert not mask[starts[2] : starts[3], starts[1] : starts[2]].any()
+
+
+def test_what_is_drawn_is_read_from_where_it_was_drawn_as_a_model_that_reasons_reads_it(packer):
+    twice = Packer(packer.tokenizer, packer.config, packer.vit_rule, draws=2)
+    rng = random.Random(4)
+    while True:
+        batch = twice.pack([stored("left", rng)], rng)
+        if batch["attn_modes"][:2] == ["causal", "full"]:  # nothing was dropped
+            break
+    modes, starts = batch["attn_modes"], np.cumsum([0, *batch["split_lens"]])
+    first = [batch["packed_position_ids"].tolist()[at] for at in starts[:-1]]
+    drawn = modes.index("noise")
+    assert modes[drawn : drawn + 4] == ["noise", "noise", "full", "full"]
+    assert first[drawn] == first[drawn + 1] == first[drawn + 2] == first[drawn + 3] - 1
+    labels = batch["packed_label_ids"].tolist()
+    assert packer.tokenizer.decode(labels).endswith("</answer>")
+
+
+def test_a_task_more_is_taught_from_a_checkpoint_and_the_run_goes_on_where_it_was(state, tmp_path):
+    checkpoint, folder = tmp_path / "checkpoint", tmp_path / "state"
+    write_snapshot(state, checkpoint, CONFIG)
+    mix = {"draw": 2, "edit": 1, "ask": 1, "left": 2, "left in words": 2}
+    config = {**CONFIG, "counting": {"steps": 4, "decay_steps": 2, "warmup": 1, "first_fill": 4, "mix": mix}}
+    finetune.run(config, folder, checkpoint, steps=1)
+    finetune.run(config, folder, checkpoint)
+    assert torch.load(folder / "model.pt", weights_only=False)["step"] == 4
+    write_snapshot(folder, tmp_path / "taught", CONFIG)
+    before, after = (load_file(path / "ema.safetensors") for path in (checkpoint, tmp_path / "taught"))
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
 def test_conditions_are_dropped_as_often_as_the_paper_drops_them():

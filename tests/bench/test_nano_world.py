@@ -11,12 +11,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.nano import words
+from bagel_rt.styles.files import read_style
+from bench.nano import score_left, words
 from bench.nano.cases import DRAWING, Case, all_cases
 from bench.nano.checker import fulfils, look, shows
 from bench.nano.render import render
 from bench.nano.score import edited, is_right, paired, wilson
-from bench.nano.tasks import TASKS, any_edit, any_question, any_wish, caption, caption_order
+from bench.nano.tasks import (
+    DRAW,
+    DRAW_THEN_ANSWER,
+    TASKS,
+    answered,
+    any_edit,
+    any_left,
+    any_question,
+    any_wish,
+    caption,
+    caption_order,
+)
 from bench.nano.world import (
     BACKGROUNDS,
     COLOURS,
@@ -216,3 +228,30 @@ def test_paired_differences_see_what_changed_case_by_case():
     better = paired([1] * 100, [1] * 80 + [0] * 20)
     assert better["difference"] == pytest.approx(0.2)
     assert better["low"] > 0.1
+
+
+def test_what_is_left_of_a_scene_is_what_the_question_asks_for_and_never_nothing_nor_all():
+    rng = random.Random(9)
+    for _ in range(300):
+        left = any_left(rng)
+        gone = [placed for placed in left.before.placed if left.gone.fits(placed.thing)]
+        assert gone
+        assert len(left.after.placed) == len(left.before.placed) - len(gone) >= 1
+        assert left.answer == words.NUMBERS[len(left.after.placed)]
+        assert words.noun(left.gone, 2) in left.text
+        assert words.noun(left.gone, 2) in left.plan
+
+
+def test_the_scenes_that_are_scored_are_never_trained_on():
+    assert all(scene_held_out(case.before) for case in score_left.cases(40))
+    rng = random.Random(3)
+    for _ in range(60):
+        scenes = [part.scene for part in TASKS["left"](rng) if part.scene is not None]
+        assert not any(map(scene_held_out, scenes))
+
+
+def test_the_style_of_bagel_nano_says_what_it_was_taught():
+    style = read_style(score_left.STYLE)
+    assert style.system == DRAW_THEN_ANSWER
+    assert style.turns.picture_tag == DRAW
+    assert style.answer_in(answered("two")) == "two"
