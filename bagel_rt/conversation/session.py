@@ -280,6 +280,7 @@ class Session:
             loop = Reasoning(self._turns, contexts, request, seeds, here.reading)
             loop.read(prompt, images)
             why = yield from loop.run()
+            yield ALONE
             drawn = None if loop.unread is None else Drawn(loop.unread, loop.viewer.how)
             self._move_to(replace(here, reading=loop.views.pictures, noise=noise, drawn=drawn))
             return reasoned(loop, why, prompt, self.seed)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bagel_rt.artefact.manifest import Manifest, ResizeRule
+from bagel_rt.asks import ALONE
 from bagel_rt.errors import BagelError
 from bagel_rt.events import ImageReady, Turn
 from bagel_rt.generation.next_turn import ANSWERED, PICTURE, PICTURES, TEXT, TURNS, Decider
@@ -114,6 +115,7 @@ class Reasoning:
 
     def _text(self) -> Turn[Written]:
         """The next text, which enters the contexts."""
+        yield ALONE
         self.read_own_picture()
         rules, turn = self.style.turns, self._next_turn()
         history = self.views.texts.histories.cond
