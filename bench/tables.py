@@ -258,6 +258,19 @@ def nano_scores():
 
 
 @table
+def left():
+    """Questions of what is left of a scene, answered by bagel-nano after its second lesson in three ways."""
+    result = read("nano-left.json")
+    over = {"described first": "drawn over described", "at once": "drawn over at once"}
+    yield "what is left is", "cases", "right", "95 %", "drawn first is better by", "95 %"
+    for name, row in result["scores"].items():
+        low, high = row["interval"]
+        pair = result[over[name]] if name in over else None
+        better = (f"{pair['difference']:+.2f}", f"{pair['low']:+.2f} to {pair['high']:+.2f}") if pair else ("", "")
+        yield name, str(row["n"]), f"{row['share']:.2f}", f"{low:.2f} to {high:.2f}", *better
+
+
+@table
 def recorded():
     yield "engine", "latents, relative L2, worst", "with the step cache, worst", "pixels apart, most", "texts the same"
     for engine, row in read("recorded-cpu.json")["engines"].items():
