@@ -13,7 +13,7 @@ import numpy as np
 
 from bagel_rt.errors import InputError
 from bagel_rt.files import picture_records
-from bagel_rt.files.output_files import check_file, replacing, write_to_free
+from bagel_rt.files.output_files import check_file, write_by, write_to_free
 from bagel_rt.files.typed_paths import typed_path
 from bagel_rt.remarks import remark
 from bagel_rt.version import __version__
@@ -54,8 +54,7 @@ class ImageResult:
         path = typed_path(path)
         check_image_target(path)
         extra = self._settings(path, metadata)
-        with replacing(path) as partial:
-            self.image.save(partial, **extra)
+        write_by(path, lambda partial: self.image.save(partial, **extra))
 
     def save_to_free(self, names: Iterator[Path], metadata: bool = True) -> Path:
         """As save, to the first of the names that nothing has, whoever else looks for one now; returns that name."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bagel_rt.artefact.manifest import MANIFEST, read_manifest
 from bagel_rt.errors import InputError
-from bagel_rt.files.output_files import write_bytes
+from bagel_rt.files.output_files import make_folder, write_bytes
 from bagel_rt.files.typed_paths import typed_path
 
 BUNDLED = Path(__file__).parent.parent / "models" / "bagel-nano"
@@ -75,7 +75,7 @@ def use_model(named: str | Path) -> Path:
     """
     folder = model_folder(named)
     read_manifest(folder)
-    home().mkdir(parents=True, exist_ok=True)
+    make_folder(home(), parents=True)
     # the bundled one by its name: another environment has it elsewhere
     recorded = BUNDLED.name if folder == BUNDLED else folder.resolve()
     write_bytes(home() / DEFAULT, os.fsencode(recorded) + b"\n")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bagel_engines import disk
 from bagel_rt.cli.jsonl_requests import DIGEST_FORM, Request, hash_of
 from bagel_rt.conversation.streaming import drain
 from bagel_rt.errors import BagelError, InputError
@@ -77,7 +78,7 @@ class Batch:
                 saved.append(self._folder / name)
         except BaseException:
             for path in saved:
-                path.unlink(missing_ok=True)
+                disk.remove(path)
             raise
 
     def _names(self, stored: dict[str, dict[str, Any]], kept: dict[str, dict[str, Any]]) -> dict[str, list[str]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bagel_rt.artefact.folders import BUNDLED
 from bagel_rt.cli.contact_sheet import Card, contact_sheet
 from bagel_rt.cli.progress import Bars
-from bagel_rt.files.output_files import replacing
+from bagel_rt.files.output_files import write_by
 from bagel_rt.files.output_folder import output_folder
 from bagel_rt.files.typed_paths import typed_path
 
@@ -57,8 +57,7 @@ def run_demo(args: argparse.Namespace) -> None:
             for line, card in _shown(bagel, out, bars):
                 print(line)
                 cards.append(card)
-        with replacing(out / SHEET) as partial:
-            contact_sheet(cards, COLUMNS).save(partial)
+        write_by(out / SHEET, contact_sheet(cards, COLUMNS).save)
     print(f"all of it: {out / SHEET}")
     model = f"--model {BUNDLED.name}"
     print(f"again:     bagel-rt generate {model} --prompt {DRAWN[0]!r} --seed {SEED} --out again.png")

@@ -14,6 +14,7 @@ from bagel_rt.cli.arguments import SYSTEM
 from bagel_rt.cli.interrupt import Interrupts
 from bagel_rt.cli.progress import Bars
 from bagel_rt.errors import InputError
+from bagel_rt.files.output_files import make_folder
 from bagel_rt.files.typed_paths import typed_path
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def run_export(args: argparse.Namespace) -> None:
     if out is None:
         # opened first: a bad checkpoint leaves not even the folder above the artefact
         out = default_export_folder(open_checkpoint(ckpt, args.task, lora).name)
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(out.parent, parents=True)
     with Interrupts() as interrupts, Bars(bytes_in=("weights", "hashing")) as bars:
         for event in export(
             ckpt,

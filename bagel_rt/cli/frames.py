@@ -19,7 +19,7 @@ from bagel_rt.cli.arguments import (
 from bagel_rt.cli.progress import show
 from bagel_rt.errors import InputError
 from bagel_rt.files import picture_records
-from bagel_rt.files.output_files import replacing
+from bagel_rt.files.output_files import write_by
 from bagel_rt.files.output_folder import output_folder
 from bagel_rt.files.typed_paths import typed_path
 from bagel_rt.inputs.pictures import open_image
@@ -98,5 +98,4 @@ def _animate(first: Image, results: list[ImageResult], path: Path, duration: int
     frames = [picture if picture.size == size else picture.resize(size) for picture in pictures]
     settings = picture_records.arguments(path, {**results[0].metadata(), "frames": len(results)})
     how = {"duration": duration, "loop": 0, "quality": 90, **settings}
-    with replacing(path) as partial:
-        frames[0].save(partial, save_all=True, append_images=frames[1:], **how)
+    write_by(path, lambda partial: frames[0].save(partial, save_all=True, append_images=frames[1:], **how))

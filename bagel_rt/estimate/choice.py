@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bagel_engines.claims import unique
+from bagel_engines import disk
 from bagel_engines.diagnosis import packages
 from bagel_engines.host_cpus import own_cpus
 from bagel_engines.onnxruntime.packed_weights import processor
 from bagel_rt.artefact.contract import LAYER
 from bagel_rt.artefact.folders import cache
 from bagel_rt.artefact.manifest import Manifest
+from bagel_rt.errors import OutputError
 from bagel_rt.estimate.calibration import Measured, calibrate, fastest
 from bagel_rt.estimate.ways import Way, offered, quantised
 from bagel_rt.remarks import remark
@@ -82,15 +82,28 @@ def measure(manifest: Manifest, backend: str = AUTO, threads: int | None = None)
     found = calibrate(manifest, offered(manifest, backend), threads)
     choice = Choice(fastest(found).way, False, tuple(_as_json(one) for one in found))
     facts = {"key": _key(threads), "way": str(choice.way), "measured": choice.measured}
-    _write(_file(manifest, backend), facts)
+    try:
+        _write(_file(manifest, backend), facts)
+    except OSError as error:  # what was measured is good for this load
+        remark(
+            f"the choice cannot be kept, and is measured again next time: {error}; BAGEL_RT_CACHE names another folder"
+        )
     remark(f"{manifest.folder.name} runs with {choice}; 'bagel-rt ways' measures again, pins another or clears it")
     return choice
 
 
 def pin(manifest: Manifest, way: Way) -> None:
-    """Run the artefact this way from now on wherever engine and arithmetic are left open. EngineFailure: it cannot."""
+    """Run the artefact this way from now on wherever engine and arithmetic are left open. EngineFailure: it cannot.
+
+    Raises OutputError where that cannot be kept."""
     way.open(manifest)
-    _write(_file(manifest, "pinned"), {"way": str(way)})
+    file = _file(manifest, "pinned")
+    try:
+        _write(file, {"way": str(way)})
+    except OSError as error:
+        raise OutputError(
+            f"{file}: cannot be written, {error.strerror}; BAGEL_RT_CACHE names another folder"
+        ) from error
 
 
 def _pinned(manifest: Manifest, backend: str) -> Way | None:
@@ -104,7 +117,7 @@ def clear(manifest: Manifest) -> int:
     """Forget what was chosen and pinned; returns how many choices there were."""
     files = list(_folder(manifest).glob("*.json"))
     for file in files:
-        file.unlink(missing_ok=True)
+        disk.remove(file)
     return len(files)
 
 
@@ -133,10 +146,8 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _write(file: Path, facts: dict[str, Any]) -> None:
     """Whole or not at all: another process may be reading."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = unique(file.parent, file.name)
-    partial.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, file)
+    disk.make_folder(file.parent, exist_ok=True, parents=True)
+    disk.write_whole(file, json.dumps(facts, indent=1).encode() + b"\n")
 
 
 def _as_json(one: Measured) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from bagel_engines import disk
 from bagel_rt.errors import InputError, OutputError
 
 REASONS = {
@@ -35,24 +36,24 @@ def check_file(path: Path) -> None:
     if os.path.exists(path) and not os.access(path, os.W_OK):
         raise InputError(f"{path}: is there and may not be written; choose another name")
     if not _is_device(path):
-        _try(path, _touch, Path.unlink)
+        _try(path, disk.reserve, disk.remove)
 
 
 def check_folder(path: Path) -> None:
     """Refuse, before any work, a folder that could not be made, or not be written into. Makes nothing that stays."""
     if os.path.isdir(path):
-        _try(path / "file", _touch, Path.unlink, named=path)
+        _try(path / "file", disk.reserve, disk.remove, named=path)
         return
     _check_folder_above(path)
     if os.path.lexists(path):
         raise InputError(f"{path}: exists and is not a folder; choose another")
-    _try(path, Path.mkdir, Path.rmdir)
+    _try(path, disk.make_folder, disk.remove_folder)
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder where there is none. Raises OutputError."""
+def make_folder(path: Path, parents: bool = False) -> None:
+    """Make a folder where there is none, and those above it if `parents`. Raises OutputError."""
     with _named(path):
-        path.mkdir(exist_ok=True)
+        disk.make_folder(path, exist_ok=True, parents=parents)
 
 
 @contextlib.contextmanager
@@ -67,22 +68,25 @@ def replacing(path: Path) -> Iterator[Path]:
             return
         with _hidden(path) as partial:
             yield partial
-            _sync(partial)
-            os.replace(partial, path)
+            disk.sync(partial)
+            disk.replace(partial, path)
+
+
+def write_by(path: Path, make: Callable[[Path], object]) -> None:
+    """Let `make` write a whole file, as replacing()."""
+    with replacing(path) as partial:
+        disk.write_by(partial, make)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file, as replacing()."""
-    with replacing(path) as partial:
-        partial.write_bytes(data)
+    write_by(path, lambda partial: partial.write_bytes(data))
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file that grows, and let the disk have it. Raises OutputError."""
-    with _named(path), path.open("a", encoding="utf-8", newline="\n") as stream:
-        stream.write(line + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    """Add a line to a file that grows, and let the disk have it: all of it, or nothing. Raises OutputError."""
+    with _named(path):
+        disk.append(path, (line + "\n").encode("utf-8"))
 
 
 def write_to_free(names: Iterable[Path], write: Callable[[Path], object]) -> Path:
@@ -93,8 +97,8 @@ def write_to_free(names: Iterable[Path], write: Callable[[Path], object]) -> Pat
     names = iter(names)
     path = next(names)
     with _named(path), _hidden(path) as partial:
-        write(partial)
-        _sync(partial)
+        disk.write_by(partial, write)
+        disk.sync(partial)
         while not _took(partial, path):
             path = next(names)
     return path
@@ -103,7 +107,7 @@ def write_to_free(names: Iterable[Path], write: Callable[[Path], object]) -> Pat
 def _took(partial: Path, path: Path) -> bool:
     """Rename a finished file to `path`; False where another file has that name already."""
     try:
-        os.link(partial, path)
+        disk.link(partial, path)
         return True
     except FileExistsError:
         return False
@@ -111,10 +115,10 @@ def _took(partial: Path, path: Path) -> bool:
         if error.errno not in NO_LINKS:
             raise
     try:  # a file system without hard links: an empty file reserves the name until it is replaced
-        _touch(path)
+        disk.reserve(path)
     except FileExistsError:
         return False
-    os.replace(partial, path)
+    disk.replace(partial, path)
     return True
 
 
@@ -156,7 +160,7 @@ def _hidden(path: Path) -> Iterator[Path]:
     try:
         yield partial
     finally:
-        partial.unlink(missing_ok=True)
+        disk.remove(partial)
 
 
 @contextlib.contextmanager
@@ -168,12 +172,3 @@ def _named(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise OutputError(f"{path}: cannot be written, {_reason(error)}") from error
-
-
-def _touch(path: Path) -> None:
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as stream:
-        os.fsync(stream.fileno())

@@ -7,8 +7,9 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
+from bagel_engines import disk
 from bagel_rt.errors import InputError
 from bagel_rt.files.output_files import check_folder, make_folder
 
@@ -31,7 +32,7 @@ def output_folder(folder: Path) -> Iterator[None]:
     finally:
         if made:
             with contextlib.suppress(OSError):  # it holds results
-                folder.rmdir()
+                disk.remove_folder(folder)
 
 
 @contextlib.contextmanager
@@ -42,17 +43,17 @@ def sole_writer(folder: Path) -> Iterator[None]:
     """
     path = folder / LOCK
     with contextlib.ExitStack() as stack:
-        stream = stack.enter_context(path.open("a"))
+        stream = stack.enter_context(disk.opened(path, "ab"))
         while not _taken(stream, folder, path):
-            stream = stack.enter_context(path.open("a"))
+            stream = stack.enter_context(disk.opened(path, "ab"))
         try:
             yield
         finally:
             with contextlib.suppress(OSError):  # on Windows an open file stays
-                path.unlink()
+                disk.remove(path)
 
 
-def _taken(stream: TextIO, folder: Path, path: Path) -> bool:
+def _taken(stream: IO[bytes], folder: Path, path: Path) -> bool:
     """Whether the lock is ours; False where its last holder took the file away before we had it."""
     try:
         _lock(stream.fileno())

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bagel_engines.disk import mapped
 from bagel_engines.number_formats import KEPT_AS, widened
 from bagel_rt.artefact.manifest import Manifest
 from bagel_rt.errors import ArtefactError
@@ -19,7 +20,11 @@ class TokenEmbeddings:
                 f"{table.file}: the embedding table is {table.dtype}; this version reads {', '.join(KEPT_AS)}"
             )
         path = manifest.folder / table.file
-        self._table, self._dtype = np.memmap(path, KEPT_AS[table.dtype], "r", table.offset, table.shape), table.dtype
+        try:
+            self._table = mapped(path, KEPT_AS[table.dtype], table.offset, table.shape)
+        except OSError as error:
+            raise ArtefactError(f"{path}: cannot be mapped into memory: {error.strerror or error}") from error
+        self._dtype = table.dtype
         ids = manifest.special_ids
         self.markers = self.rows((ids["vision_start"], ids["vision_end"]))  # (2, hidden)
 

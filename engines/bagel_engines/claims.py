@@ -9,14 +9,15 @@ from __future__ import annotations
 import io
 import os
 import platform
-import shutil
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import IO
+
+from bagel_engines import disk
+from bagel_engines.disk import unique
 
 try:
     import fcntl
@@ -28,16 +29,11 @@ CHANGING = ".changing"
 STALE = 24 * 3600.0  # seconds without a change
 
 
-def unique(folder: Path, prefix: str) -> Path:
-    """A hidden name that nobody else takes."""
-    return folder / f".{prefix}-{uuid.uuid4().hex}"
-
-
 def claim(folder: Path) -> IO[bytes]:
     """Say that a folder is used, until what is returned is closed. Raises FileNotFoundError when it is not there."""
     path = folder / IN_USE
     try:
-        stream = path.open("ab")
+        stream = disk.opened(path, "ab")
     except PermissionError:  # a folder that others made, to be read only
         stream = path.open("rb")
     if fcntl is not None:
@@ -47,7 +43,7 @@ def claim(folder: Path) -> IO[bytes]:
         stream.close()
         raise FileNotFoundError(f"{folder} was just removed")
     if stream.writable() and here() not in path.read_bytes().splitlines():
-        stream.write(here() + b"\n")
+        disk.write(stream, here() + b"\n")
         stream.flush()
     if fcntl is None:  # an open file would keep its folder from being renamed
         stream.close()
@@ -61,7 +57,7 @@ def alone(folder: Path) -> Iterator[None]:
 
     On a file system without locks everybody is let in.
     """
-    with (folder / CHANGING).open("ab") as stream:
+    with disk.opened(folder / CHANGING, "ab") as stream:
         if fcntl is not None:
             with suppress(OSError):
                 fcntl.flock(stream, fcntl.LOCK_EX)
@@ -119,8 +115,8 @@ def _is_old(folder: Path) -> bool:
 def _remove(folder: Path) -> bool:
     gone = unique(folder.parent, "gone")
     try:
-        os.rename(folder, gone)  # in one step: nobody finds half of it
+        disk.rename(folder, gone)  # in one step: nobody finds half of it
     except OSError:
         return False
-    shutil.rmtree(gone, ignore_errors=True)
+    disk.remove_tree(gone)
     return True

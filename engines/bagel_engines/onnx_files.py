@@ -3,7 +3,6 @@ without."""
 
 from __future__ import annotations
 
-import mmap
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bagel_engines import disk
 from bagel_engines.protocol import EngineFailure
 
 
@@ -105,9 +105,11 @@ def values_of(tensor: Any, folder: Path) -> np.ndarray:
 
 
 def mapped(path: Path) -> np.ndarray:
-    """A file's bytes, memory-mapped: nothing is read until it is used."""
-    with path.open("rb") as stream:
-        return np.frombuffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    """A file's bytes, memory-mapped: nothing is read until it is used. Raises EngineFailure."""
+    try:
+        return disk.mapped(path)
+    except OSError as error:
+        raise EngineFailure(f"{path}: cannot be mapped into memory: {error.strerror or error}") from error
 
 
 def _stated(graph: Path) -> Any:

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from bagel_engines.claims import IN_USE, claim, remove_if_abandoned, unique
+from bagel_engines import disk
+from bagel_engines.claims import IN_USE, claim, remove_if_abandoned
+from bagel_engines.disk import unique
 from bagel_engines.protocol import EngineFailure
 from bagel_engines.store_key import Key
 
@@ -83,7 +84,22 @@ class PackedStore:
 
         The entry appears whole or not at all. Raises EngineFailure where the disk has too little room.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._explained():
+            return self._make(key, write)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What the disk refuses inside becomes an EngineFailure with what to do."""
+        try:
+            yield
+        except OSError as error:
+            raise EngineFailure(
+                f"packed weights cannot be kept in {self.folder}: {error.strerror or error}; set BAGEL_RT_CACHE to"
+                " another disk, or go without packed weights"
+            ) from error
+
+    def _make(self, key: PackedKey, write: Callable[[Path], object]) -> Path:
+        disk.make_folder(self.folder, exist_ok=True, parents=True)
         need, free = int(ROOM * self.sizes.get(key.graph, 0)), shutil.disk_usage(self.folder).free
         if need > free:
             raise EngineFailure(
@@ -93,15 +109,15 @@ class PackedStore:
         for left in self.folder.glob(f".{key.graph}-*"):
             remove_if_abandoned(left)
         entry, partial = self.folder / key.name, unique(self.folder, key.name)
-        partial.mkdir()
+        disk.make_folder(partial)
         try:
             with claim(partial):
-                write(partial / GRAPH)
+                disk.write_by(partial / GRAPH, write)
                 record = {"key": key.facts(), "files": _files(partial)}
-                (partial / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+                disk.write_whole(partial / RECORD, json.dumps(record, indent=1).encode() + b"\n")
                 self._place(partial, entry, key)
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            disk.remove_tree(partial)
         self._remove_others(key)
         return entry / GRAPH
 
@@ -139,7 +155,7 @@ class PackedStore:
         """Take away what is no whole entry; a process that has it open keeps what it mapped."""
         aside = unique(self.folder, entry.name)
         with suppress(FileNotFoundError):
-            os.rename(entry, aside)
+            disk.rename(entry, aside)
             remove_if_abandoned(aside)
 
     def _remove_others(self, key: PackedKey) -> None:
@@ -151,7 +167,7 @@ class PackedStore:
 
 def _renamed(partial: Path, entry: Path) -> bool:
     try:
-        os.rename(partial, entry)
+        disk.rename(partial, entry)
     except OSError:
         if not entry.exists():
             raise

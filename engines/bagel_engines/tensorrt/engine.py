@@ -5,7 +5,6 @@ One backend, two flavours with the same API: TensorRT 11 and TensorRT-RTX. Not e
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bagel_engines import disk
 from bagel_engines.device import cuda
 from bagel_engines.device.arrays import DeviceArray, DeviceCache, HostStream, Memory, Stream, on_device
 from bagel_engines.device.recorded_runs import Recording, Repeats
@@ -51,7 +51,7 @@ def plan_file(found: Flavour, graph: Path, plans: Plans, target: Target, archite
     key = key_for(plans.model, graph, found, target, settings)
     if (path := store.find(key)) is not None:
         return path
-    plans.folder.mkdir(parents=True, exist_ok=True)
+    store.make_folder()
     report = plans.on_step
     on_step = None if report is None else lambda phase, done, total: report(graph.stem, phase, done, total)
     plan = plan_builder.build(found, graph, settings, plans.folder / TIMING_CACHE, on_step)
@@ -280,7 +280,7 @@ class TensorRtEngine:
         return plan_file(self._found, graph, self._plans, self._target)
 
     def _opened(self, graph: Path, path: Path, ran: Callable[[], None] | None = None) -> TensorRtRunner:
-        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as plan:
+        with disk.mapping(path) as plan:
             engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise EngineFailure(f"tensorrt cannot load {path}; remove it and it is built again")

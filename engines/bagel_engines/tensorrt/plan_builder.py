@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bagel_engines.claims import unique
+from bagel_engines import disk
 from bagel_engines.onnx_files import mapped, places, readable
 from bagel_engines.protocol import EngineFailure
 
@@ -89,7 +89,7 @@ def build(
         hint = f"; {NO_FP8}" if "fp8" in reason else ""
         raise EngineFailure(f"{found.name} {found.version} cannot build {graph}: {reason}{hint}")
     if cache is not None and timing_cache is not None:
-        _keep(timing_cache, bytes(memoryview(cache.serialize())))
+        disk.write_whole(timing_cache, bytes(memoryview(cache.serialize())))
     return plan
 
 
@@ -143,12 +143,6 @@ def _attach_timing_cache(config: Any, path: Path | None) -> Any:
     cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
     config.set_timing_cache(cache, ignore_mismatch=False)
     return cache
-
-
-def _keep(path: Path, data: bytes) -> None:
-    partial = unique(path.parent, path.name)
-    partial.write_bytes(data)
-    partial.replace(path)
 
 
 @contextmanager

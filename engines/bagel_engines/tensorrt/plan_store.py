@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bagel_engines.claims import alone, unique
+from bagel_engines import disk
+from bagel_engines.claims import alone
 from bagel_engines.device import cuda
+from bagel_engines.disk import unique
+from bagel_engines.protocol import EngineFailure
 from bagel_engines.store_key import Key
 from bagel_engines.tensorrt.plan_builder import RECIPE, BuildSettings, Flavour
 
@@ -119,21 +122,41 @@ class PlanStore:
     def save(self, key: PlanKey, plan: Any, notes: Mapping[str, Any] | None = None) -> Path:
         """Write a plan and its record; either appears whole. `plan` is any buffer.
 
-        Where another process has built the same plan meanwhile, that one stays: it may be in use.
+        Where another process has built the same plan meanwhile, that one stays: it may be in use. Raises EngineFailure
+        where the disk does not take it.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.make_folder()
+        with self._explained():
+            return self._save(key, plan, notes)
+
+    def make_folder(self) -> None:
+        with self._explained():
+            disk.make_folder(self.folder, exist_ok=True, parents=True)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What the disk refuses inside becomes an EngineFailure with what to do."""
+        try:
+            yield
+        except OSError as error:
+            raise EngineFailure(
+                f"the plan cannot be kept in {self.folder}: {error.strerror or error}; make room there"
+            ) from error
+
+    def _save(self, key: PlanKey, plan: Any, notes: Mapping[str, Any] | None) -> Path:
         data, path = memoryview(plan), self.path(key)
         partial = unique(path.parent, path.name)
         try:
-            with partial.open("wb") as stream:
-                stream.write(data)
+            with disk.opened(partial, "wb") as stream:
+                disk.write(stream, data)
+            disk.sync(partial)
             with alone(self.folder):
                 if self.find(key) is None:
-                    os.replace(partial, path)
+                    disk.replace(partial, path)
                     facts = {"key": key.facts(), "bytes": data.nbytes, "executed": False}
                     self._write_record(key, {**facts, **(notes or {})})
         finally:
-            partial.unlink(missing_ok=True)
+            disk.remove(partial)
         return path
 
     def note(self, key: PlanKey, **facts: Any) -> None:
@@ -149,6 +172,4 @@ class PlanStore:
 
     def _write_record(self, key: PlanKey, record: dict[str, Any]) -> None:
         path = self.path(key).with_suffix(".json")
-        partial = unique(path.parent, path.name)
-        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        disk.write_whole(path, json.dumps(record, indent=1).encode() + b"\n")

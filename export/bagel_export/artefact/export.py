@@ -13,6 +13,7 @@ import onnx_ir as ir
 import torch
 from tokenizers import Tokenizer
 
+from bagel_engines import disk
 from bagel_engines.claims import IN_USE
 from bagel_export.artefact import parity
 from bagel_export.artefact.publish import check_room, check_target, publishing
@@ -43,6 +44,7 @@ from bagel_rt.artefact.contract import (
 )
 from bagel_rt.artefact.manifest import MANIFEST, Widths, model_section, sha256
 from bagel_rt.errors import ExportError
+from bagel_rt.files.typed_paths import typed_path
 from bagel_rt.model.vae_strips import WHOLE_UP_TO
 from bagel_rt.remarks import remark
 from bagel_rt.styles.files import read_values, style_path
@@ -126,7 +128,7 @@ def export(
     complete; an existing artefact is replaced only with `overwrite`, and is intact until then. Raises CheckpointError,
     or ExportError for the target, the disk, or a graph that does not compute what the reference computes.
     """
-    out = Path(out).absolute()
+    out = typed_path(out).absolute()
     if task not in TASK_GRAPHS:
         raise ExportError(f"task {task!r} is unknown; allowed: {', '.join(TASK_GRAPHS)}")
     if weights not in WEIGHTS:
@@ -149,7 +151,7 @@ def export(
         ranges = yield from _calibration(checkpoint, tokenizer, special_ids, texts)
         recipe = calibrated(recipe, checkpoint.tensors, ranges, checkpoint.config.llm.num_hidden_layers)
     with publishing(out, overwrite) as folder:
-        tokenizer.save(str(folder / TOKENIZER_FILE))
+        disk.write_by(folder / TOKENIZER_FILE, lambda path: tokenizer.save(str(path)))
         linked = link_weights(in_place, folder, recipe)
         offsets = yield from _weights(copied, folder, recipe)
         names = (*TASK_GRAPHS[task], *_extras(checkpoint))
@@ -164,7 +166,7 @@ def export(
         if reasons is not None:
             manifest["style"] = reasons
         manifest["files"] = yield from _files(folder)
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        disk.write_whole(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode("utf-8") + b"\n")
 
 
 def _extras(checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import glob
 import os
@@ -12,12 +11,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from bagel_engines.claims import IN_USE, claim, remove_if_abandoned, unique
+from bagel_engines import disk
+from bagel_engines.claims import IN_USE, claim, remove_if_abandoned
+from bagel_engines.disk import exchange, unique
 from bagel_rt.artefact.manifest import MANIFEST
-from bagel_rt.errors import ExportError, InputError
+from bagel_rt.errors import ExportError, InputError, OutputError
 from bagel_rt.files.output_files import check_folder
-
-RENAME_EXCHANGE = 2  # renameat2's flag, from linux/fs.h
 
 
 def check_target(out: Path, overwrite: bool) -> None:
@@ -64,19 +63,24 @@ def remove_leftovers(out: Path) -> None:
 def publishing(out: Path, overwrite: bool = False) -> Iterator[Path]:
     """Yield a hidden folder beside `out`; on a clean end it becomes `out` in one rename, on any error it is removed.
 
-    Raises ExportError when something else came there meanwhile that is not to be replaced.
+    Raises ExportError when something else came there meanwhile that is not to be replaced, OutputError naming `out`
+    when the disk does not take it.
     """
     remove_leftovers(out)
     partial = unique(out.parent, f"{out.name}.partial")
-    partial.mkdir()
     try:
+        disk.make_folder(partial)
         with claim(partial):
             yield partial
             _sync(partial)
             _replace(partial, out, overwrite)
-        (out / IN_USE).unlink(missing_ok=True)  # until now: a kill leaves nothing that the next export takes for used
+        disk.remove(out / IN_USE)  # until now: a kill leaves nothing that the next export takes for used
+    except OSError as error:
+        raise OutputError(
+            f"{out}: cannot be written, {error.strerror or error}; what was there before stays"
+        ) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)  # the unfinished one, or the old one after the exchange
+        disk.remove_tree(partial)  # the unfinished one, or the old one after the exchange
 
 
 def _replace(new: Path, out: Path, overwrite: bool) -> None:
@@ -84,7 +88,7 @@ def _replace(new: Path, out: Path, overwrite: bool) -> None:
     while not _moved(new, out):
         check_target(out, overwrite)
         with _marked(out):
-            if _exchange(new, out):
+            if exchange(new, out):
                 _check_replaced(new, out)
                 return
             _set_aside(out)
@@ -105,9 +109,9 @@ def _marked(old: Path) -> Iterator[None]:
 def _moved(new: Path, out: Path) -> bool:
     """Rename to where nothing is, or an empty folder; False when something is there."""
     if sys.platform == "win32" and out.is_dir() and not any(out.iterdir()):
-        out.rmdir()
+        disk.remove_folder(out)
     try:
-        os.rename(new, out)  # rename(2) replaces an empty folder
+        disk.rename(new, out)  # rename(2) replaces an empty folder
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EACCES) and os.path.lexists(out):
             return False
@@ -120,8 +124,8 @@ def _check_replaced(old: Path, out: Path) -> None:
     try:
         check_target(old, True)
     except ExportError:
-        _exchange(old, out)
-        (out / IN_USE).unlink(missing_ok=True)
+        exchange(old, out)
+        disk.remove(out / IN_USE)
         raise
 
 
@@ -129,26 +133,10 @@ def _set_aside(out: Path) -> None:
     """Where two folders cannot be exchanged: the old one goes, and for a moment neither is there."""
     old = unique(out.parent, f"{out.name}.partial-old")
     with contextlib.suppress(FileNotFoundError):  # another export did so
-        os.rename(out, old)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _exchange(a: Path, b: Path) -> bool:
-    """Swap two paths atomically where the kernel and file system can."""
-    if not sys.platform.startswith("linux"):
-        return False
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "renameat2"):
-        return False
-    at_cwd = -100
-    if libc.renameat2(at_cwd, os.fsencode(a), at_cwd, os.fsencode(b), RENAME_EXCHANGE) == 0:
-        return True
-    if ctypes.get_errno() in (errno.EINVAL, errno.ENOSYS, errno.ENOENT):  # not here; or another one just took it away
-        return False
-    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(b))
+        disk.rename(out, old)
+        disk.remove_tree(old)
 
 
 def _sync(folder: Path) -> None:
     for path in folder.iterdir():
-        with path.open("rb") as stream:
-            os.fsync(stream.fileno())
+        disk.sync(path)

@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 import ml_dtypes
 import numpy as np
 
+from bagel_engines.disk import mapped
 from bagel_rt.errors import CheckpointError
 
 DTYPES: dict[str, np.dtype] = {
@@ -61,7 +62,10 @@ class StoredTensor:
         """What is stored, mapped from the file, packed numbers included: one of the types SIZED."""
         if not self.count:
             return np.zeros(self.shape, SIZED[self.dtype])
-        return np.memmap(self.file, SIZED[self.dtype], "r", self.offset, self.shape)
+        try:
+            return mapped(self.file, SIZED[self.dtype], self.offset, self.shape)
+        except OSError as error:
+            raise CheckpointError(f"{self.file}: cannot be mapped into memory: {error.strerror or error}") from None
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:

@@ -17,6 +17,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from bagel_engines import disk
 from bagel_export.onnx.quantized_nodes import Rewriter
 from bagel_export.weights.write import WEIGHT_FILE, Placed, QuantizedTensor
 from bagel_rt.artefact.contract import GraphSpec, TensorSpec, input_shapes
@@ -97,7 +98,7 @@ def finish(model: ir.Model, spec: GraphSpec, path: Path) -> None:
         node.doc_string = None
         for value in node.outputs:
             value.metadata_props.clear()
-    ir.save(model, path)
+    disk.write_by(path, lambda place: ir.save(model, place))
 
 
 @contextlib.contextmanager
@@ -118,7 +119,7 @@ def _mapped_weights(model: ir.Model) -> Iterator[None]:
 def _mapped(place: ir.ExternalTensor) -> ir.Tensor:
     shape = tuple(int(n) for n in place.shape)  # type: ignore[arg-type]
     file = Path(place.base_dir) / place.location
-    values = np.memmap(file, np.uint8, "r", place.offset or 0, (place.length or 0,)).view(place.dtype.numpy())
+    values = disk.mapped(file, np.uint8, place.offset or 0, (place.length or 0,)).view(place.dtype.numpy())
     return ir.Tensor(values.reshape(shape), dtype=place.dtype)
 
 

@@ -23,7 +23,7 @@ from bagel_export.proof.cases import picture
 from bagel_export.proof.official import check_official_config, load_official
 from bagel_export.proof.recorder import Recorder
 from bagel_rt.errors import BagelError, InputError
-from bagel_rt.files.output_files import check_file, replacing
+from bagel_rt.files.output_files import check_file, write_by
 from bagel_rt.inputs.pictures import open_image
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -115,8 +115,8 @@ def _seed(seed: int) -> None:
 
 
 def _write(out: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-    with replacing(out) as partial:
-        np.savez_compressed(partial, **arrays, meta=np.array(json.dumps(meta)))  # pyright: ignore[reportArgumentType]
+    meta_text = np.array(json.dumps(meta))
+    write_by(out, lambda path: np.savez_compressed(path, **arrays, meta=meta_text))  # pyright: ignore[reportArgumentType]
 
 
 def _commit(checkout: Path) -> str:

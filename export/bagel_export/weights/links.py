@@ -7,13 +7,13 @@ merged into it. The rest goes into the artefact's weight file as ever.
 from __future__ import annotations
 
 import errno
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import onnx_ir as ir
 
+from bagel_engines import disk
 from bagel_export.checkpoint.packings.packed import PackedTensor
 from bagel_export.checkpoint.safetensors_file import DTYPES, StoredTensor
 from bagel_export.checkpoint.tensors import SourceTensor
@@ -96,7 +96,7 @@ def link_weights(tensors: Mapping[str, SourceTensor], folder: Path, recipe: Reci
 
 def _link(file: Path, target: Path) -> None:
     try:
-        os.link(file.resolve(), target)  # a hub snapshot's files are symbolic links; the file itself is wanted
+        disk.link(file.resolve(), target)  # a hub snapshot's files are symbolic links; the file itself is wanted
     except OSError as error:
         why = WHY.get(error.errno or 0, error.strerror or str(error))
         raise ExportError(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from bagel_engines import disk
 from bagel_export.checkpoint.open import SourceTensor
 from bagel_export.quantization.formats import FORMATS
 from bagel_export.quantization.quantize import KEPT_AS, Layout, packed, packed_bytes, quantize
@@ -85,11 +86,11 @@ def write_weights(
         position += part.nbytes
     text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
-    with path.open("wb") as stream:
-        stream.write(len(text).to_bytes(8, "little") + text)
+    with disk.opened(path, "wb") as stream:
+        disk.write(stream, len(text).to_bytes(8, "little") + text)
         for tensor in tensors.values():
             for data in _pieces(tensor, recipe[tensor.name]):
-                stream.write(data.data)
+                disk.write(stream, data.data)
                 yield data.nbytes
     return {name: 8 + len(text) + entry["data_offsets"][0] for name, entry in header.items()}
 
