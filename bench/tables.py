@@ -242,7 +242,8 @@ def _taken(found: dict[str, Any], work: str) -> tuple[str, ...]:
 @table
 def planned():
     yield "model", "engine", "least planned / taken", "most", "rows"
-    for model, rows in read("memory-cpu.json")["results"].items():
+    results = {**read("memory-nano.json")["results"], **read("memory-cpu.json")["results"]}
+    for model, rows in results.items():
         for engine in ("openvino", "onnxruntime"):
             ratios = [row["ratio"] for row in rows if row["engine"] == engine]
             yield model, engine, f"{min(ratios):.2f}", f"{max(ratios):.2f}", str(len(ratios))

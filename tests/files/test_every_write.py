@@ -150,13 +150,11 @@ def read_plan(folder: Path) -> str | None:
 
 def artefact(weights: str) -> Callable[[Path, str], None]:
     def write(folder: Path, word: str) -> None:
-        source = folder / "checkpoint"
-        source.exists() or shutil.copytree(CHECKPOINT[0], source)
         (folder / "artefacts").mkdir(exist_ok=True)
         WORD[0] = word
         out = folder / "artefacts" / "artefact"
         with warnings.catch_warnings(action="ignore"):
-            list(exporting.export(source, out, overwrite=True, verify=False, weights=weights))
+            list(exporting.export(CHECKPOINT[0], out, overwrite=True, verify=False, weights=weights))
 
     return write
 

@@ -48,13 +48,12 @@ def _cut(path: Path, before: int) -> None:
 
 
 def telling(calls: list[tuple[str, Path]]) -> list[int]:
-    """Of many writes in a row to one file, or many mappings, the first and the last; of everything else each."""
-    last = len(calls) - 1
-
-    def inside(i: int) -> bool:
-        return 0 < i < last and calls[i][0] in ("write", "map") and calls[i - 1] == calls[i] == calls[i + 1]
-
-    return [i for i in range(len(calls)) if not inside(i)]
+    """Of the many writes to one file, and of its mappings, the first and the last; of everything else each."""
+    often: dict[tuple[str, Path], list[int]] = {}
+    for i, call in enumerate(calls):
+        often.setdefault(call, []).append(i)
+    ends = {i for found in often.values() for i in (found[0], found[-1])}
+    return [i for i, (what, _) in enumerate(calls) if i in ends or what not in ("write", "map")]
 
 
 def use(monkeypatch: Any, faulty: FailingDisk) -> None:
