@@ -55,7 +55,7 @@ def test_overwrite_replaces_the_artefact_and_leaves_nothing_else(quick, old):
 
 
 def test_overwrite_works_where_folders_cannot_be_exchanged(quick, old, monkeypatch):
-    monkeypatch.setattr(publish, "_exchange", lambda a, b: False)
+    monkeypatch.setattr(publish, "exchange", lambda a, b: False)
     list(export(out=old, overwrite=True, **quick))
     assert read_manifest(old).task == "understand"
     assert os.listdir(old.parent) == ["model"]
@@ -268,7 +268,7 @@ def test_of_two_exports_at_once_the_first_stays_and_the_second_is_told(tmp_path)
 @pytest.mark.parametrize("exchanged", [True, False])
 def test_of_two_exports_with_overwrite_the_last_stays_whole(tmp_path, monkeypatch, exchanged):
     if not exchanged:
-        monkeypatch.setattr(publish, "_exchange", lambda a, b: False)
+        monkeypatch.setattr(publish, "exchange", lambda a, b: False)
     out = tmp_path / "model"
     with publish.publishing(out, overwrite=True) as last:
         artefact_in(last, "last")
