@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 PIP = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint docs cuda-standin
+.PHONY: demo test lint docs cuda-standin gpu-pack
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/bagel-rt demo
@@ -18,6 +18,11 @@ cuda-standin: $(VENV)/.dev
 	test -d $(STANDIN)/site || $(VENV)/bin/pip install --quiet --no-deps --target $(STANDIN)/site onnxruntime-gpu==1.31.1
 	$(VENV)/bin/python tests/cuda_standin/build.py $(STANDIN)/site/onnxruntime $(STANDIN)/libraries
 	BAGEL_RT_CUDA_STANDIN=$(STANDIN) $(VENV)/bin/python -m pytest -m cuda_standin tests/engines/onnxruntime
+
+# one folder of at most 64 MiB for a machine with a CUDA card and no network
+GPU_PACK = gpu-pack
+gpu-pack: $(VENV)/.dev
+	PYTHONPATH=$(CURDIR):$(CURDIR)/export:$(CURDIR)/engines $(VENV)/bin/python bench/gpu_pack.py $(GPU_PACK)
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/pyright && $(VENV)/bin/lint-imports

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import statistics
 import sys
@@ -36,6 +37,7 @@ from bagel_export.reference.vae import AutoEncoder
 from bagel_rt.artefact import contract
 from bagel_rt.artefact.contract import ModelDims, graph_specs, input_shapes
 from bagel_rt.artefact.manifest import ResizeRule
+from bench.card_forms import forms_part
 from bench.timing import machine
 
 DEVIATION = 0.02  # standard deviation of the random weights
@@ -67,14 +69,20 @@ def scale(small: bool, layers: int) -> Scale:
 class Report:
     """Results by name, on disk after each."""
 
-    def __init__(self, path: Path | None, facts: dict[str, Any]):
+    def __init__(self, path: Path | None, facts: dict[str, Any], seconds: float = math.inf):
+        """seconds: nothing is begun later than so many after now."""
         self.path, self.values = path, {"bench": "gpu", **facts, "results": {}}
+        self._until = time.monotonic() + seconds
+
+    @property
+    def late(self) -> bool:
+        return time.monotonic() > self._until
 
     def add(self, name: str, make: Callable[[], Any]) -> Any:
-        """Measure; a failure is a result too."""
+        """Measure; a failure is a result too, and so is what there was no time for."""
         start = time.monotonic()
         try:
-            value = make()
+            value = {"skipped": "no time left"} if self.late else make()
         except Exception as error:
             told = traceback.format_exc().strip().splitlines()[-1]
             value = {"failed": told[:400], "kind": type(error).__name__}
@@ -332,7 +340,8 @@ def precision_part(report: Report, device: str, checkpoints: list[Path], folder:
 def facts(args: argparse.Namespace) -> dict[str, Any]:
     import onnxruntime
 
-    device = "CPU" if args.device == "cpu" else torch.cuda.get_device_name(args.device)
+    seen = args.device != "cpu" and torch.cuda.is_available()
+    device = torch.cuda.get_device_name(args.device) if seen else "CPU" if args.device == "cpu" else "no card"
     versions = {"python": platform.python_version(), "torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
     return {
         "machine": f"{machine()['machine']}, {device}",
@@ -352,11 +361,19 @@ def main() -> None:
     parser.add_argument("--ort-site", type=Path, help="folder of an unpacked onnxruntime-gpu, with ort_gpu_env.py")
     parser.add_argument("--checkpoint", type=Path, action="append", default=[], help="for bf16 against float32")
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--artefact", type=Path, action="append", default=[], help="its forms are compared first")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin nothing later than this")
+    parser.add_argument("--only-forms", action="store_true", help="nothing else: without PyTorch on the device")
     args = parser.parse_args()
     if args.ort_site:
         sys.path.insert(0, str(args.ort_site))
         import ort_gpu_env  # type: ignore[import-not-found]  # noqa: F401
-    report, sizes = Report(args.out, facts(args)), scale(args.small, args.layers)
+    report, sizes = Report(args.out, facts(args), args.seconds), scale(args.small, args.layers)
+    for artefact in args.artefact:
+        forms_part(report.add, artefact, args.device)
+    if args.only_forms or report.late:
+        print(json.dumps(report.values, default=str))
+        return
     clock = Clock(torch.device(args.device))
     rates = report.add("roof", lambda: roof(clock, args.small))
     model, vae = random_model(sizes, clock.device)
@@ -368,6 +385,9 @@ def main() -> None:
     if clock.device.type == "cuda":
         torch.cuda.empty_cache()
     precision = "fp32" if args.device == "cpu" else "bf16"
+    if report.late:
+        print(json.dumps(report.values, default=str))
+        return
     for _ in export(checkpoint, args.work / "model", overwrite=True, verify=False, precision=precision):
         pass
     for played in (False, True):

@@ -1,0 +1,42 @@
+"""The folder for a machine with a CUDA card: what is in it unpacks to what was put in, and it is never too large."""
+
+from __future__ import annotations
+
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from bench import gpu_pack
+
+ROOT = Path(gpu_pack.__file__).parents[1]
+
+
+@pytest.fixture
+def few(monkeypatch, tmp_path) -> Path:
+    """Only bench/ of the project, and an artefact of two files."""
+    monkeypatch.setattr(gpu_pack, "PACKED", ("bench/gpu.py", "bench/timing.py"))
+    folder = tmp_path / "fp16"
+    folder.mkdir()
+    for name in ("bagel_rt.json", "weights.safetensors"):
+        (folder / name).write_bytes(name.encode() * 100)
+    return folder
+
+
+def test_the_folder_unpacks_to_the_project_and_the_artefacts_and_its_script_is_one(few, tmp_path):
+    size = gpu_pack.pack(tmp_path / "out", [few])
+    assert 0 < size < 1 << 20
+    for name in ("project", "artefacts"):
+        with tarfile.open(tmp_path / "out" / f"{name}.tar.xz") as archive:
+            archive.extractall(tmp_path / "there", filter="data")
+    assert (tmp_path / "there/bench/gpu.py").read_bytes() == (ROOT / "bench/gpu.py").read_bytes()
+    assert (tmp_path / "there/artefacts/fp16/weights.safetensors").stat().st_size == 1900
+    subprocess.run(["sh", "-n", tmp_path / "out" / "run.sh"], check=True)
+
+
+def test_a_folder_that_is_too_large_is_refused_and_not_left_behind(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_pack, "MOST", 1000)
+    with pytest.raises(SystemExit, match="fewer --artefact"):
+        gpu_pack.pack(tmp_path / "out", [few])
+    assert not (tmp_path / "out").exists()
