@@ -215,7 +215,8 @@ class Scheduler:
         works = [seat for seat in self._here if not seat.texts]
         if time.perf_counter() < self._texts_until and (len(works) < len(self._here) or self._away):
             works = [seat for seat in works if seat.writes]
-        works.sort(key=lambda seat: rank(self._priority, seat.writes))
+        if self._priority == "tokens":  # else in order of arrival: an answer must begin some time
+            works.sort(key=lambda seat: not seat.writes)
         return works[0] if works else None
 
     def _work(self, seat: Seat) -> None:
