@@ -55,9 +55,9 @@ def done(bagel: Any) -> dict[str, dict[str, int]]:
 
 def refused(bagel: Any) -> str:
     """A call for which there is too little memory: its error."""
-    os.environ["CUDA_STANDIN_BYTES"] = str(bindings.held() + (64 << 10))
+    os.environ["CUDA_STANDIN_BYTES"] = str(bindings.held() + (16 << 10))
     try:
-        bagel.generate("a blue cube on a large table", seed=2, height=128, width=128, num_timesteps=3)
+        bagel.generate("a blue cube on a large table, " * 20, seed=2, **SIZE)
     except Exception as error:
         return type(error).__name__
     finally:
