@@ -77,6 +77,20 @@ class _Section:
 
 
 @dataclass(frozen=True)
+class SparseExperts:
+    """A generation expert whose MLPs are in pieces, some of them picked for each row by a router.
+
+    layers: which have one; count: pieces; top_k: how many are picked; piece, shared: inner widths, shared 0 for none.
+    """
+
+    layers: tuple[int, ...]
+    count: int
+    top_k: int
+    piece: int
+    shared: int
+
+
+@dataclass(frozen=True)
 class LLMConfig:
     """The Qwen2 decoder; field names are llm_config.json's."""
 
@@ -92,6 +106,8 @@ class LLMConfig:
     layer_module: DecoderForm = "Qwen2MoTDecoderLayer"
     qk_norm: bool = True
     tie_word_embeddings: bool = False
+    top_k: int | None = None  # with `sparse`; other configs may have a key of that name for sampling
+    sparse: SparseExperts | None = None  # as the stored tensors have it (checkpoint/sparse.py)
 
     def __post_init__(self) -> None:
         _divides(self.num_attention_heads, self.hidden_size, "num_attention_heads", "hidden_size")
@@ -123,6 +139,7 @@ class LLMConfig:
             layer_module=get.choice("layer_module", DECODER_FORMS, "Qwen2MoTDecoderLayer"),
             qk_norm=get.flag("qk_norm", True),
             tie_word_embeddings=get.flag("tie_word_embeddings", False),
+            top_k=get.values.get("top_k"),
         )
         stated = get.values.get("head_dim")
         if stated is not None and stated != config.head_dim:

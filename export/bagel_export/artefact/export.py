@@ -142,6 +142,11 @@ def export(
         remark(risk)
     check_target(out, overwrite)
     checkpoint = open_checkpoint(ckpt, task, lora)
+    if stored.needs_calibration and checkpoint.config.llm.sparse:
+        raise ExportError(
+            f"precision {stored.name!r} is calibrated, and a generation expert in pieces is not (a piece that no prompt"
+            " picks has no range): use --precision balanced, bf16 or fp16"
+        )
     recipe = recipe_for(checkpoint.tensors, stored)
     in_place = linkable(checkpoint.tensors, recipe) if weights == "link" else {}
     copied = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in in_place}

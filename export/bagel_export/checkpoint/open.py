@@ -25,6 +25,7 @@ from bagel_export.checkpoint.parts import (
 from bagel_export.checkpoint.safetensors_file import DTYPES
 from bagel_export.checkpoint.shards import VAE_WEIGHTS
 from bagel_export.checkpoint.sources import Asked, find_source
+from bagel_export.checkpoint.sparse import with_sparse_experts
 from bagel_export.checkpoint.tensors import SourceTensor
 from bagel_export.config import BagelConfig, LLMConfig, ViTConfig, read_json
 from bagel_export.reference.bagel import BagelModel
@@ -189,9 +190,9 @@ def _complete_config(
             f"{path}: tensor 'vit_pos_embed.pos_embed' holds {vit_grid} x {vit_grid} places, vit_config.json's"
             f" image_size / patch_size gives {vit.grid} x {vit.grid}"
         )
-    llm = _stored_vocabulary(llm, stored)
+    llm = with_sparse_experts(path, path.parent, _stored_vocabulary(llm, stored), stored)
     if task == "understand":  # without the generation expert a layer is an ordinary Qwen2 layer, the dense form
-        llm = replace(llm, layer_module="Qwen2DecoderLayer")
+        llm = replace(llm, layer_module="Qwen2DecoderLayer", sparse=None)
         return BagelConfig(llm, vit, vit_max_num_patch_per_side=vit_grid, visual_gen=False)
     side = _table_side(path, stored, "latent_pos_embed.pos_embed", f"; {UNDERSTAND_HINT}{hint}")
     return BagelConfig(llm, vit, max_latent_size=side, vit_max_num_patch_per_side=vit_grid)

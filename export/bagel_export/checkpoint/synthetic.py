@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -116,11 +117,22 @@ def write_checkpoint(folder: Path, shape: Shape | None = None) -> Path:
 
 def write_configs(folder: Path, llm: LLMConfig, vit: ViTConfig, for_vae: ResizeRule, for_vit: ResizeRule) -> None:
     """llm_config.json, vit_config.json and preprocessor_config.json as an official checkpoint has them."""
-    _write_json(folder / "llm_config.json", {"model_type": "qwen2", "hidden_act": "silu", **asdict(llm)})
+    _write_json(folder / "llm_config.json", {"model_type": "qwen2", "hidden_act": "silu", **_stated(llm)})
     _write_json(folder / "vit_config.json", {"model_type": "siglip_vision_model", **asdict(vit)})
     rules = {"vae_transform": for_vae, "vit_transform": for_vit}
     sizes = ("max_size", "min_size", "stride")
     _write_json(folder / "preprocessor_config.json", {k: {s: getattr(r, s) for s in sizes} for k, r in rules.items()})
+
+
+def _stated(llm: LLMConfig) -> dict[str, Any]:
+    """The config as files state it: of experts in pieces, the keys that LLM-Drop's checkpoints have."""
+    values, sparse = asdict(llm), llm.sparse
+    del values["sparse"], values["top_k"]
+    if sparse is None:
+        return values
+    layers = [i in sparse.layers for i in range(llm.num_hidden_layers)]
+    counts = {"num_experts": sparse.count, "num_shared_experts": int(bool(sparse.shared)), "top_k": sparse.top_k}
+    return {**values, "transformed_gen": layers, "transformed_und": False, **counts}
 
 
 def byte_tokenizer(vocab_size: int) -> Tokenizer:

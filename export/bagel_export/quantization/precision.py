@@ -12,6 +12,7 @@ from bagel_rt.errors import ExportError, InputError
 GEN = "_moe_gen"
 LAYERS = "language_model.model.layers."
 VIT = ("vit_model.", "connector.")
+ROUTERS = (".gate.weight", ".gate_shared.weight")  # of experts in pieces
 HEAD = "language_model.lm_head."
 
 ROUNDED_ROWS = ("w8a8", "fp8")  # forms that round what they multiply, and so need to know its range
@@ -77,6 +78,8 @@ def part_of(tensor: str) -> str | None:
 
     In decoder forms where both experts share a tensor, it counts as the understanding expert's.
     """
+    if tensor.endswith(ROUTERS):
+        return None  # a rounded router picks other pieces
     if tensor.startswith(LAYERS):
         return "gen" if GEN in tensor else "und"
     if tensor.startswith(VIT):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bagel_export.config import LLMConfig
+from bagel_export.reference.mlp import MLP, SparseMLP
 
 GEN = "_moe_gen"
 Rope = tuple[Tensor, Tensor]  # cos, sin: (rows, head_dim) each
@@ -119,22 +120,11 @@ class Attention(nn.Module):
         return self.get_submodule("o_proj" + suffix)(x)
 
 
-class MLP(nn.Module):
-    def __init__(self, hidden: int, inner: int):
-        super().__init__()
-        self.gate_proj = nn.Linear(hidden, inner, bias=False)
-        self.up_proj = nn.Linear(hidden, inner, bias=False)
-        self.down_proj = nn.Linear(inner, hidden, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-
-
 class DecoderLayer(nn.Module):
     """One layer in any of the three forms (config.layer_module). A form without generation tensors of its own uses the
     shared ones for latents, too."""
 
-    def __init__(self, config: LLMConfig):
+    def __init__(self, config: LLMConfig, number: int = 0):
         super().__init__()
         mot = config.layer_module == "Qwen2MoTDecoderLayer"
         dense = config.layer_module == "Qwen2DecoderLayer"
@@ -146,7 +136,9 @@ class DecoderLayer(nn.Module):
             self.add_module("input_layernorm" + s, RMSNorm(config.hidden_size, config.rms_norm_eps))
             self.add_module("post_attention_layernorm" + s, RMSNorm(config.hidden_size, config.rms_norm_eps))
         for s in alone if dense else both:
-            self.add_module("mlp" + s, MLP(config.hidden_size, config.intermediate_size))
+            sparse = config.sparse if s == GEN and config.sparse and number in config.sparse.layers else None
+            inner, hidden = config.intermediate_size, config.hidden_size
+            self.add_module("mlp" + s, SparseMLP(hidden, sparse) if sparse else MLP(hidden, inner))
 
     def _qkv(self, x: Tensor, rope: Rope, gen: bool) -> QKV:
         s = self.gen_attention if gen else ""
@@ -197,7 +189,7 @@ class DecoderStack(nn.Module):
     def __init__(self, config: LLMConfig):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.gen_norm = "norm" if config.layer_module == "Qwen2DecoderLayer" else "norm" + GEN
         if self.gen_norm != "norm":
