@@ -132,6 +132,8 @@ def open_model(args: argparse.Namespace) -> Bagel:
         packed_weights=args.packed_weights,
         max_memory=args.max_memory,
         priority=getattr(args, "priority", "tokens"),
+        queue_length=getattr(args, "queue_length", None),
+        queue_seconds=getattr(args, "queue_seconds", None),
         key=args.key,
     )
     print(f"bagel-rt: {bagel.manifest.name} in {found.folder} ({found.why}) on {bagel.engine}", file=sys.stderr)

@@ -26,6 +26,7 @@ LIMITS = (  # fields of ServeSettings, and what they are
     ("session_idle", float, "SECONDS", "after which a conversation that rests is given back"),
     ("drain_seconds", float, "SECONDS", "that running requests get when the server is told to stop"),
 )
+WAITING_SECONDS = 120.0  # for room in the cache; then the answer is 429
 
 
 def register(commands) -> None:
@@ -67,6 +68,8 @@ def run_serve(args: argparse.Namespace) -> None:
             f"serve needs the package {error.name}, which is not installed: pip install 'bagel-rt[serve]'"
         ) from None
     settings = _settings(args)
+    # what is computed at once may need more pages than there are: then some of it waits, rather than fails
+    args.queue_length, args.queue_seconds = settings.workers, WAITING_SECONDS
 
     def listening(address: str) -> None:
         who = "with an API key" if settings.keys else "this machine alone: there is no API key"

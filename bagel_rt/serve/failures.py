@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from bagel_rt.errors import BagelError, CacheFullError, EngineError, InputError, OutOfDeviceMemoryError
+from bagel_rt.errors import BagelError, CacheFullError, EngineError, InputError, OutOfDeviceMemoryError, QueueFull
 from bagel_rt.options.image_options import ImageOptions
 from bagel_rt.options.text_options import TextOptions
 
@@ -45,6 +45,8 @@ def as_api_error(error: BaseException) -> ApiError:
     """The answer to whatever went wrong. Of errors that are not ours nothing is told: they may hold anything."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, QueueFull):
+        return ApiError(429, str(error), code="queue_full", headers={"Retry-After": "10"})
     if isinstance(error, CacheFullError | OutOfDeviceMemoryError):
         return ApiError(503, str(error), code="out_of_memory", headers={"Retry-After": "10"})
     if isinstance(error, InputError):

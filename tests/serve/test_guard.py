@@ -21,11 +21,18 @@ from live_server import STEPS, Lent, data_url, serving, soon
 
 import bagel_rt
 from bagel_rt.cli import main
-from bagel_rt.errors import EngineError
+from bagel_rt.errors import EngineError, QueueTimeout
 from bagel_rt.events import Step
+from bagel_rt.serve.failures import as_api_error
 
 DRAW = {"prompt": "a red circle", "seed": 3, "num_timesteps": STEPS}
 LONG = {"prompt": "a red circle", "seed": 3, "num_timesteps": 1000}
+
+
+def test_a_request_that_the_model_has_no_room_for_beside_others_is_told_to_come_again():
+    answer = as_api_error(QueueTimeout("waited for 2 s"))
+    assert (answer.status, answer.body["error"]["code"]) == (429, "queue_full")
+    assert int(answer.headers["Retry-After"]) >= 1
 
 
 def test_a_queue_that_is_full_answers_429_and_says_when_to_come_again(nano):
