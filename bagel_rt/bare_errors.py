@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
 from functools import wraps
+from inspect import CO_GENERATOR
+from types import FrameType
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -19,8 +20,26 @@ def bare(error: BaseException) -> None:
         one = waiting.pop()
         if one is not None and id(one) not in seen:
             seen.add(id(one))
-            traceback.clear_frames(one.__traceback__)
+            place = one.__traceback__
+            while place is not None:
+                _clear(place.tb_frame)
+                place = place.tb_next
             waiting += [one.__cause__, one.__context__]
+
+
+def _clear(frame: FrameType | None) -> None:
+    """Forget a finished frame's variables, and those of its callers that are finished: a frame keeps them, too, where
+    the error was caught and raised again elsewhere.
+
+    Callers that are generators are left alone: a waiting one, of a neighbour's stream, would be closed.
+    """
+    first = frame
+    while frame is not None and (frame is first or not frame.f_code.co_flags & CO_GENERATOR):
+        try:
+            frame.clear()
+        except RuntimeError:  # it is running
+            return
+        frame = frame.f_back
 
 
 def bare_errors(call: Callable[P, R]) -> Callable[P, R]:

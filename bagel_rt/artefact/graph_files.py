@@ -20,10 +20,11 @@ MOST_GRAPH = 1 << 28  # bytes: weights lie elsewhere, and the largest graph of t
 _ARITHMETIC = "Abs Add Cos Div Exp Max Mul Neg Sigmoid Sin Sub Sqrt ReduceMax ReduceMean ReduceSum"
 _LAYERS = """Attention Cast Conv DequantizeLinear Gelu Gemm GroupNormalization LayerNormalization MatMul QuantizeLinear
 RMSNormalization Resize"""
-_SHAPES = "Concat Gather Identity Pad Reshape Shape Slice Squeeze Transpose Unsqueeze"
+_SHAPES = "Concat Expand Gather Identity Pad Reshape Shape Slice Squeeze Transpose Unsqueeze"
+_CHOICE = "CumSum GatherElements NonZero ScatterElements TopK"  # which rows a piece of an expert computes
 # by domain; "ai.onnx" is the same domain as ""
 OPERATORS = {
-    "": frozenset(_ARITHMETIC.split() + _LAYERS.split() + _SHAPES.split()),
+    "": frozenset(_ARITHMETIC.split() + _LAYERS.split() + _SHAPES.split() + _CHOICE.split()),
 }
 OPERATORS["ai.onnx"] = OPERATORS[""]
 # bits of one number, by TensorProto.DataType; texts and complex numbers are not among them

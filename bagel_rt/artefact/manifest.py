@@ -113,8 +113,11 @@ class Manifest:
 
     def graph_file(self, name: str) -> Path:
         """A graph's file, for an engine. Raises ArtefactError for one that bagel-rt would not write (graph_files)."""
-        path = self.folder / self._entry(name)["file"]
-        check_graph(path, stamp(path), {name: entry["size"] for name, entry in self.files.items()})
+        file = self._entry(name)["file"]
+        path, known = self.folder / file, self.found.get(file)
+        if known is not None:
+            check_unchanged(self.folder, {file: known})
+        check_graph(path, known or stamp(path), {name: entry["size"] for name, entry in self.files.items()})
         return path
 
     def check_graphs(self) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bagel_engines import disk
 from bagel_rt.artefact.bounds import mapping
 from bagel_rt.artefact.manifest import MANIFEST, Manifest
 from bagel_rt.artefact.stamps import stamp
@@ -175,10 +176,6 @@ def _library() -> Any:
 def _write_new(path: Path, data: bytes, mode: int) -> None:
     """Write a file that is not there yet, with these rights from its first moment. Raises InputError."""
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
+        disk.write_new(path, data, mode)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())

@@ -81,7 +81,9 @@ class Seat:
         except StopIteration as end:
             self.yielded, self.outcome = None, Finished(end.value)
         except BaseException as failure:
-            self.yielded, self.outcome = None, Failed(failure)
+            # without this frame, whose callers lead for others and may run for long
+            place = failure.__traceback__
+            self.yielded, self.outcome = None, Failed(failure.with_traceback(place and place.tb_next))
         else:
             self.yielded = item
             if isinstance(item, Event):

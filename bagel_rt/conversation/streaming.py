@@ -25,8 +25,18 @@ def stream(
     it begins at once.
 
     Between two events the model is free for other calls. Closing the generator, or an error in whoever reads it, ends
-    the turn where it is, and everything it held is given back.
+    the turn where it is, and everything it held is given back. An error holds nothing of the turn.
     """
+    events = _advanced(scheduler, turn, writes, need)
+    del scheduler, turn, need
+    try:
+        yield from events
+    except BaseException as error:
+        bare(error)
+        raise
+
+
+def _advanced(scheduler: Scheduler, turn: Turn, writes: bool, need: Need | None) -> Generator[Event, None, None]:
     gate, seat = scheduler.gate, Seat(turn, writes)
     gate.admit(turn, Generator.close)
     try:
@@ -35,11 +45,8 @@ def stream(
                 yield event
         if isinstance(event, Failed):
             raise event.error
-    except BaseException as error:
-        bare(error)
-        seat.outcome = event = None
-        raise
     finally:
+        seat.outcome = None
         scheduler.leave(seat)
         gate.leave(turn.close)
     yield Done(event.result)

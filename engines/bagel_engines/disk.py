@@ -107,10 +107,23 @@ def remove_folder(path: Path) -> None:
     attempted("remove", path, path.rmdir)
 
 
-def remove_tree(path: Path) -> None:
-    """Remove a folder with all that is in it, as far as that is possible. Raises nothing."""
+def remove_tree(path: Path, last: str = "") -> None:
+    """Remove a folder with all that is in it, as far as that is possible, and the file `last` after the others: what it
+    says of the folder holds until then. Raises nothing."""
     with suppress(OSError):
-        attempted("remove", path, lambda: shutil.rmtree(path, ignore_errors=True))
+        attempted("remove", path, lambda: _remove_tree(path, last))
+
+
+def write_new(path: Path, data: bytes, mode: int) -> None:
+    """A file where nothing is, with these rights from its first moment. Raises FileExistsError."""
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+    with attempted("create", path, lambda: os.fdopen(os.open(path, flags, mode), "wb", buffering=0)) as stream:
+        try:
+            attempted("write", path, lambda: _write_all(stream, data))
+            sync(path)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -144,6 +157,13 @@ def mapping(path: Path) -> Iterator[mmap.mmap]:
 def _sync(path: Path) -> None:
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
+
+
+def _remove_tree(path: Path, last: str) -> None:
+    for one in path.iterdir():
+        if one.name != last:
+            shutil.rmtree(one, ignore_errors=True) if one.is_dir() and not one.is_symlink() else one.unlink()
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _write_all(stream: FileIO, data: bytes) -> None:

@@ -117,7 +117,7 @@ class PackedStore:
                 disk.write_whole(partial / RECORD, json.dumps(record, indent=1).encode() + b"\n")
                 self._place(partial, entry, key)
         finally:
-            disk.remove_tree(partial)
+            disk.remove_tree(partial, last=IN_USE)
         self._remove_others(key)
         return entry / GRAPH
 

@@ -14,7 +14,7 @@ from bagel_engines.host_cache import HostCache, NarrowCache
 from bagel_engines.memory_needs import openvino_needs
 from bagel_engines.number_formats import narrowed
 from bagel_engines.onnx_files import has_links, with_weights_at_addresses
-from bagel_engines.openvino.arithmetic import HINTS, arithmetic_here
+from bagel_engines.openvino.arithmetic import HINTS, ROUNDED, arithmetic_here
 from bagel_engines.openvino.executed import differing, products
 from bagel_engines.openvino.fuse_upsampling import upsample_at_once
 from bagel_engines.openvino.share_kv_heads import share_keys
@@ -112,7 +112,10 @@ class OpenVinoEngine:
     @property
     def info(self) -> EngineInfo:
         """What it was opened for, and where graphs that were loaded run something else."""
-        remarks = (self._claimed.remark, differing(self._ran, self._claimed.arithmetic))
+        # where kernels round rows, they name the format that rows come in
+        claimed = self._claimed.arithmetic
+        differ = differing(self._ran, claimed, *([self._arithmetic] if claimed == ROUNDED else []))
+        remarks = (self._claimed.remark, differ)
         return replace(self._claimed, remark=", ".join(filter(None, remarks)))
 
     def load(self, graph: Path, prime: Arrays | None = None) -> Runner:

@@ -12,7 +12,8 @@ def products(compiled: Any) -> Counter[str]:
     """How many products with weights (FullyConnected nodes) a model computes in which format.
 
     The kernel's name ends in it: "brgemm_avx512_amx_bf16", "brgemm_avx512_i8", "undef_f32". What the model calls a
-    node's precision is that of its weights where those are compressed.
+    node's precision is that of its weights where those are compressed. Rows that a kernel rounds by itself (dynamic
+    quantisation) do not show here: the name ends in the format they come in (arithmetic.rounds_rows tells).
     """
     found: Counter[str] = Counter()
     for node in compiled.get_runtime_model().get_ordered_ops():
@@ -23,9 +24,9 @@ def products(compiled: Any) -> Counter[str]:
     return found
 
 
-def differing(found: Counter[str], claimed: str) -> str:
-    """In words, how many products run in another format than the claimed one; empty where none does."""
-    others = {name: count for name, count in sorted(found.items()) if name != claimed}
+def differing(found: Counter[str], *claimed: str) -> str:
+    """In words, how many products run in another format than the claimed ones; empty where none does."""
+    others = {name: count for name, count in sorted(found.items()) if name not in claimed}
     told = " and ".join(f"{count} in {name}" for name, count in others.items())
     return f"of {found.total()} products {told}" if others else ""
 

@@ -138,9 +138,9 @@ def export(
     stored = precision_named(precision, arithmetic)
     texts = PROMPTS if prompts is None else read_prompts(prompts)
     reasons = None if style is None else read_values(style_path(style))
+    check_target(out, overwrite)
     if risk := risk_to_pictures(stored, task):
         remark(risk)
-    check_target(out, overwrite)
     checkpoint = open_checkpoint(ckpt, task, lora)
     if stored.needs_calibration and checkpoint.config.llm.sparse:
         raise ExportError(

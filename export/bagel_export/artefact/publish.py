@@ -80,7 +80,7 @@ def publishing(out: Path, overwrite: bool = False) -> Iterator[Path]:
             f"{out}: cannot be written, {error.strerror or error}; what was there before stays"
         ) from error
     finally:
-        disk.remove_tree(partial)  # the unfinished one, or the old one after the exchange
+        disk.remove_tree(partial, last=IN_USE)  # the unfinished one, or the old one after the exchange
 
 
 def _replace(new: Path, out: Path, overwrite: bool) -> None:

@@ -25,7 +25,7 @@ class Qwen2Config(SimpleNamespace):
 class Qwen2ForCausalLM(LanguageModel):
     def __init__(self, config: Qwen2Config):
         names = LLMConfig.__dataclass_fields__
-        super().__init__(LLMConfig(**{name: vars(config)[name] for name in names}))
+        super().__init__(LLMConfig(**{name: value for name, value in vars(config).items() if name in names}))
         self.llm = config
 
     def forward_inference(
