@@ -198,22 +198,54 @@ def packings():
         yield form, *apart, f"{row['bytes_per_weight']:.2f}", f"{row['seconds_7b']} s", f"{row['peak_mib']} MiB"
 
 
-@table
-def shortcuts():
-    """Ways of drawing by bagel-nano; the last column is Euler's at as many evaluations."""
-    yield "way", "evaluations", "right", "difference (95 %)", "latents, relative L2", "plain steps there"
-    for row in read("nano-shortcuts.json")["rows"]:
-        pair, latents, plain = row["paired"], row["latents_relative_l2"], row.get("plain_there")
+def _ways(rows: list[dict[str, Any]], ruler: str, groups: Sequence[str]) -> Iterable[Sequence[str]]:
+    """Rows of bench/nano/shortcuts.py of some groups: shares, and distances by a ruler beside plain steps."""
+    yield "way", "evaluations", "time", "right", "difference (95 %)", "distance", "plain steps there"
+    for row in (one for one in rows if one["group"] in groups):
+        pair, far, plain = row["paired"], row[ruler], row.get("plain_there")
         yield (
             row["way"],
             f"{row['evaluations']:.0f}",
+            duration(1000 * row["processor_seconds"]),
             f"{row['right']:.2f}",
             f"{pair['difference']:+.2f} ({pair['low']:+.2f} to {pair['high']:+.2f})",
-            "" if latents is None else f"{latents:.1e}",
-            f"{plain['latents_relative_l2']:.1e}{': ' + ('better' if row['beats_plain'] else 'worse')}"
-            if plain
-            else "",
+            "" if far is None else f"{far:.1e}",
+            f"{plain[ruler]:.1e}: {'better' if row['beats_plain'] else 'worse'}" if plain else "",
         )
+
+
+def _shortcuts(key: str, ruler: str, *groups: str) -> Iterable[Sequence[str]]:
+    return _ways(read("nano-shortcuts.json")[key], ruler, groups)
+
+
+@table
+def caches():
+    return _shortcuts("rows", "from_default", "plain", "cache")
+
+
+@table
+def solvers():
+    return _shortcuts("rows", "from_end", "plain", "solver")
+
+
+@table
+def solvers_guided():
+    return _shortcuts("rows", "from_end", "solver, guidance always")
+
+
+@table
+def guidance_rules():
+    return _shortcuts("rows", "from_default", "guidance", "size")
+
+
+@table
+def edits_shortened():
+    return _shortcuts("edit_rows", "from_default", "plain", "cache")
+
+
+@table
+def edits_solved():
+    return _shortcuts("edit_rows", "from_end", "solver")
 
 
 @table
