@@ -272,6 +272,17 @@ def _taken(found: dict[str, Any], work: str) -> tuple[str, ...]:
 
 
 @table
+def sparse_layer():
+    """A layer whose generation expert is in pieces, beside the dense one."""
+    found = read("sparse-layer-cpu.json")
+    yield "generation expert", "ONNX Runtime", "OpenVINO"
+    for form, ms in found["ms"].items():
+        ratios = found["ratio_to_dense"][form]
+        cells = ({"ms": ms[engine], "ratio": ratios[engine]} for engine in ("onnxruntime", "openvino"))
+        yield form, *(timed(cell, base=form == "dense") for cell in cells)
+
+
+@table
 def planned():
     yield "model", "engine", "least planned / taken", "most", "rows"
     results = {**read("memory-nano.json")["results"], **read("memory-cpu.json")["results"]}

@@ -67,6 +67,12 @@ def small_form(name: str, *options: str) -> dict:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def test_the_benchmark_of_a_layer_in_pieces_runs_in_its_small_form():
+    report = small_form("sparse_layer", "--rounds", "1")
+    assert set(report["ratio_to_dense"]) == {"dense", "16to8", "32to16"}
+    assert report["ratio_to_dense"]["dense"] == {"onnxruntime": 1.0, "openvino": 1.0}
+
+
 def test_the_benchmark_of_vit_and_vae_runs_in_its_small_form():
     results = small_form("encoders", "--rounds", "1", "--precisions", "fp32")["results"]
     assert set(results) == {"vit", "vae_decoder", "vae_encoder"}
