@@ -253,9 +253,8 @@ def check_together(opts: ImageOptions) -> None:
 explains(ImageOptions())(ImageOptions)
 
 
-@explains(ImageOptions(), without=("seed", "vae_seed", "system"))
-class ImageTurnKeywords(TypedDict, total=False):
-    """Options of a picture in a session, which has its own seed and system prompt."""
+class DrawingKeywords(TypedDict, total=False):
+    """Options that pictures have in a turn of their own and in a loop of words and pictures; see ImageOptions."""
 
     height: int | None
     width: int | None
@@ -279,18 +278,24 @@ class ImageTurnKeywords(TypedDict, total=False):
     first_pass: float | None
     second_pass_strength: float
     stretch_positions: bool
-    think: bool
-    max_think_tokens: int
     do_sample: bool
     text_temperature: float
     prompt_lookup: int
     vae_sample: bool
+    negative_prompt: str | None
+
+
+@explains(ImageOptions(), without=("seed", "vae_seed", "system"))
+class ImageTurnKeywords(DrawingKeywords, total=False):
+    """Options of a picture in a session, which has its own seed and system prompt."""
+
+    think: bool
+    max_think_tokens: int
     vit_raw: bool
     vit_min_size: int | None
     vit_max_pixels: int | None
     strength: float | None
     mask: Any
-    negative_prompt: str | None
     cfg_text_system: bool
     cfg_img_thought: bool
     noise: np.ndarray | None

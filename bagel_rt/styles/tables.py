@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 from bagel_rt.errors import InputError
 from bagel_rt.options.defaults import EDIT, GENERATE, with_values
-from bagel_rt.options.image_options import ImageOptions
+from bagel_rt.options.image_options import DrawingKeywords, ImageOptions
 from bagel_rt.options.names import did_you_mean
 from bagel_rt.options.text_options import TextOptions
 
@@ -20,39 +20,12 @@ IMAGE = (
 )  # fmt: skip
 
 
-class ReasonKeywords(TypedDict, total=False):
+class ReasonKeywords(DrawingKeywords, total=False):
     """Options of a loop's texts and pictures, in place of the style's; each is explained with TextOptions and
     ImageOptions."""
 
-    do_sample: bool
-    text_temperature: float
     top_k: int | None
     top_p: float | None
-    prompt_lookup: int
-    height: int | None
-    width: int | None
-    cfg_text_scale: float
-    cfg_img_scale: float
-    cfg_interval: tuple[float, float]
-    cfg_renorm_min: float
-    cfg_renorm_type: Literal["global", "channel", "text_channel"]
-    cfg_rule: Literal["cfg", "cfg_zero_star", "apg"]
-    cfg_zero_steps: int
-    cfg_stop_similarity: float | None
-    apg_eta: float
-    apg_momentum: float
-    apg_norm_threshold: float
-    timestep_shift: float
-    num_timesteps: int
-    solver: Literal["euler", "heun", "dpm++2m", "unipc"]
-    step_cache: Literal["taylorseer", "easycache", "polynomial", "exponential"] | None
-    step_cache_threshold: float
-    step_mask: str | None
-    first_pass: float | None
-    second_pass_strength: float
-    stretch_positions: bool
-    vae_sample: bool
-    negative_prompt: str | None
 
 
 def text_defaults(values: Mapping[str, Any]) -> TextOptions:

@@ -11,8 +11,8 @@ import hashlib
 import json
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -20,11 +20,13 @@ from typing import TypeVar
 from bagel_engines import disk
 from bagel_engines.claims import IN_USE, claim, remove_if_abandoned
 from bagel_engines.disk import unique
+from bagel_engines.kept_files import explained
 from bagel_engines.protocol import EngineFailure
 from bagel_engines.store_key import Key
 
 Opened = TypeVar("Opened")
 TRIES = 5
+ADVICE = "set BAGEL_RT_CACHE to another disk, or go without packed weights"
 GRAPH, RECORD = "graph.onnx", "record.json"
 WEIGHTS = "packed.bin"
 SAVING = {
@@ -84,19 +86,8 @@ class PackedStore:
 
         The entry appears whole or not at all. Raises EngineFailure where the disk has too little room.
         """
-        with self._explained():
+        with explained("packed weights", self.folder, ADVICE):
             return self._make(key, write)
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """What the disk refuses inside becomes an EngineFailure with what to do."""
-        try:
-            yield
-        except OSError as error:
-            raise EngineFailure(
-                f"packed weights cannot be kept in {self.folder}: {error.strerror or error}; set BAGEL_RT_CACHE to"
-                " another disk, or go without packed weights"
-            ) from error
 
     def _make(self, key: PackedKey, write: Callable[[Path], object]) -> Path:
         disk.make_folder(self.folder, exist_ok=True, parents=True)

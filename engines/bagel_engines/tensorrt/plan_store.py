@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,12 @@ from bagel_engines import disk
 from bagel_engines.claims import alone
 from bagel_engines.device import cuda
 from bagel_engines.disk import unique
-from bagel_engines.protocol import EngineFailure
+from bagel_engines.kept_files import explained
 from bagel_engines.store_key import Key
 from bagel_engines.tensorrt.plan_builder import RECIPE, BuildSettings, Flavour
 
 SUFFIX = ".plan"
+ADVICE = "make room there"  # where the disk refuses one
 
 
 @dataclass(frozen=True)
@@ -126,22 +126,12 @@ class PlanStore:
         where the disk does not take it.
         """
         self.make_folder()
-        with self._explained():
+        with explained("the plan", self.folder, ADVICE):
             return self._save(key, plan, notes)
 
     def make_folder(self) -> None:
-        with self._explained():
+        with explained("the plan", self.folder, ADVICE):
             disk.make_folder(self.folder, exist_ok=True, parents=True)
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """What the disk refuses inside becomes an EngineFailure with what to do."""
-        try:
-            yield
-        except OSError as error:
-            raise EngineFailure(
-                f"the plan cannot be kept in {self.folder}: {error.strerror or error}; make room there"
-            ) from error
 
     def _save(self, key: PlanKey, plan: Any, notes: Mapping[str, Any] | None) -> Path:
         data, path = memoryview(plan), self.path(key)
