@@ -18,8 +18,8 @@ from bagel_rt.files.output_files import make_folder
 from bagel_rt.files.typed_paths import typed_path
 
 if TYPE_CHECKING:
-    from bagel_export.checkpoint.lora import Lora
     from bagel_export.checkpoint.sources import Asked
+    from bagel_rt.adapters.read import Lora
 
 
 def register(commands) -> None:
@@ -95,7 +95,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, required: bool) ->
 
 def chosen_lora(args: argparse.Namespace) -> list[Lora]:
     """The adapters of add_checkpoint_arguments; needs the exporter."""
-    from bagel_export.checkpoint.lora import Lora
+    from bagel_rt.adapters.read import Lora
 
     paths, scales = args.lora or [], args.lora_scale or []
     if scales and not paths:

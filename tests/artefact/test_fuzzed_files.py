@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nano_copy import nano_copy
 
-from bagel_export.checkpoint.safetensors_file import read_header
 from bagel_rt.artefact.folders import BUNDLED
 from bagel_rt.artefact.manifest import MANIFEST, read_manifest
 from bagel_rt.cli.jsonl_requests import read_requests
 from bagel_rt.errors import ArtefactError, CheckpointError, InputError
+from bagel_rt.files.safetensors_file import read_header
 
 SOON = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 STATED = json.loads((BUNDLED / MANIFEST).read_text(encoding="utf-8"))

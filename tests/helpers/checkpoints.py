@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from bagel_export.checkpoint.lora import Lora
+from bagel_rt.adapters.read import Lora
 
 RANK, ALPHA = 3, 8.0
 LAYER = "language_model.model.layers.0"

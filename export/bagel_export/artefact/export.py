@@ -17,7 +17,6 @@ from bagel_engines import disk
 from bagel_engines.claims import IN_USE
 from bagel_export.artefact import parity
 from bagel_export.artefact.publish import check_room, check_target, publishing
-from bagel_export.checkpoint.lora import Loras
 from bagel_export.checkpoint.open import EMBEDDING, VAE_PREFIX, Checkpoint, open_checkpoint
 from bagel_export.checkpoint.sources import Asked
 from bagel_export.checkpoint.tensors import SourceTensor
@@ -30,6 +29,7 @@ from bagel_export.quantization.smoothing import calibrated
 from bagel_export.reference.vae import DOWNSAMPLE, SCALE, SHIFT
 from bagel_export.weights.links import link_weights, linkable
 from bagel_export.weights.write import WEIGHT_FILE, external_tensors, weight_bytes, write_weights
+from bagel_rt.adapters.read import Loras
 from bagel_rt.artefact.contract import (
     CONTRACT_VERSION,
     EXTRAS,

@@ -8,10 +8,9 @@ from collections.abc import Collection
 from itertools import accumulate, takewhile
 
 from bagel_export.checkpoint.packings.packed import Stored
+from bagel_rt.adapters.keys import WRAPPER
 from bagel_rt.errors import CheckpointError
 
-# modules that wrap another one, anywhere in a model: torch.compile, FSDP, activation checkpointing
-WRAPPER = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 HOLDERS = ("module.", "model.")  # DDP and DeepSpeed, NeMo: before some keys even where others have nothing in front
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from bagel_export.checkpoint.lora import Loras, names_of, read_adapter
 from bagel_export.checkpoint.packings.packed import Stored
 from bagel_export.checkpoint.parts import (
     GENERATION_ROOTS,
@@ -22,16 +21,18 @@ from bagel_export.checkpoint.parts import (
     read_configs,
     read_weights_of,
 )
-from bagel_export.checkpoint.safetensors_file import DTYPES
 from bagel_export.checkpoint.shards import VAE_WEIGHTS
 from bagel_export.checkpoint.sources import Asked, find_source
 from bagel_export.checkpoint.sparse import with_sparse_experts
 from bagel_export.checkpoint.tensors import SourceTensor
+from bagel_export.checkpoint.updates import merged
 from bagel_export.config import BagelConfig, LLMConfig, ViTConfig, read_json
 from bagel_export.reference.bagel import BagelModel
 from bagel_export.reference.vae import AutoEncoder
+from bagel_rt.adapters.read import Loras, names_of, read_adapter
 from bagel_rt.artefact.manifest import ResizeRule
 from bagel_rt.errors import CheckpointError
+from bagel_rt.files.safetensors_file import DTYPES
 
 VAE_PREFIX = "vae."
 EMBEDDING = "language_model.model.embed_tokens.weight"
@@ -97,7 +98,7 @@ def open_checkpoint(ckpt: str | Path | Asked, task: str = "full", lora: Loras | 
         del wanted[LM_HEAD]
     tensors, unused = _match(path, wanted, stored, config, task, hint)
     if adapter:
-        tensors, unused = adapter.merged(tensors), (*unused, *adapter.left_out(tensors))
+        tensors, unused = merged(adapter, tensors), (*unused, *adapter.left_out(tensors))
     if vae and task == "full":
         config, found, vae_unused = _with_vae(config, vae.read())
         tensors, unused = tensors | found, unused + vae_unused

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from bagel_export.checkpoint.safetensors_file import StoredTensor, read_header
 from bagel_export.config import read_json
 from bagel_rt.errors import CheckpointError
+from bagel_rt.files.safetensors_file import StoredTensor, read_header
 
 WEIGHTS, VAE_WEIGHTS, ADAPTER_WEIGHTS = "ema.safetensors", "ae.safetensors", "adapter_model.safetensors"
 SUFFIX, INDEX, GGUF = ".safetensors", ".safetensors.index.json", ".gguf"

@@ -5,14 +5,17 @@ An update has `rows(start, stop)`: what is added to those rows of the stored mat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
-from bagel_export.checkpoint.safetensors_file import StoredTensor
-from bagel_export.checkpoint.tensors import PIECE, LowRank, SourceTensor
+from bagel_export.checkpoint.tensors import SourceTensor
+from bagel_rt.adapters.products import PIECE, LowRank
+from bagel_rt.adapters.read import Adapter, Change, check_fits
+from bagel_rt.files.safetensors_file import StoredTensor
 
 
 class Update(Protocol):
@@ -67,6 +70,19 @@ class Decomposed:
         plain = self.base.stored_rows(start, stop)
         before = 0 if self.base.update is None else self.base.update.rows(start, stop)
         return plain, plain + before + self.product.rows(start, stop)
+
+
+def merged(adapter: Adapter, tensors: Mapping[str, SourceTensor]) -> dict[str, SourceTensor]:
+    """The tensors with an adapter's updates. Raises CheckpointError where a shape does not fit."""
+    return {name: _changed(tensor, adapter.updates.get(name, ())) for name, tensor in tensors.items()}
+
+
+def _changed(tensor: SourceTensor, changes: Sequence[Change]) -> SourceTensor:
+    for change in changes:
+        check_fits(change, tensor.name, tensor.shape)
+        update = after(tensor, change.product, change.magnitude, change.by_columns)
+        tensor = replace(tensor, update=update)
+    return tensor
 
 
 def after(base: SourceTensor, product: LowRank, magnitude: StoredTensor | None, by_columns: bool) -> Update:

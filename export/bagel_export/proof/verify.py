@@ -18,8 +18,8 @@ from bagel_rt.artefact.manifest import Manifest
 from bagel_rt.errors import InputError
 
 if TYPE_CHECKING:
-    from bagel_export.checkpoint.lora import Loras
     from bagel_export.checkpoint.sources import Asked
+    from bagel_rt.adapters.read import Loras
 
 ENCODERS = ("moments", "latent", "out", "connector")
 

@@ -15,12 +15,12 @@ import onnx_ir as ir
 
 from bagel_engines import disk
 from bagel_export.checkpoint.packings.packed import PackedTensor
-from bagel_export.checkpoint.safetensors_file import DTYPES, StoredTensor
 from bagel_export.checkpoint.tensors import SourceTensor
 from bagel_export.quantization.formats import FORMATS
 from bagel_export.quantization.recipe import Recipe, Treatment
 from bagel_export.weights.write import WEIGHT_FILE, parts_of, weight_bytes
 from bagel_rt.errors import ExportError
+from bagel_rt.files.safetensors_file import DTYPES, StoredTensor
 
 LEAST_SHARE = 0.5  # of the bytes must be readable in place: with less, linking saves little and is refused
 WHY = {

@@ -12,8 +12,8 @@ import torch
 from checkpoints import ALPHA, GATE, QUERY, RANK, change_tensors, of, pair, write_adapter
 from safetensors.torch import load_file, save_file
 
-from bagel_export.checkpoint.lora import Lora
 from bagel_export.checkpoint.open import open_checkpoint
+from bagel_rt.adapters.read import Lora
 from bagel_rt.errors import CheckpointError
 
 A, B = pair(64, 64, 1)

@@ -360,7 +360,7 @@ def test_damaged_headers_are_refused_with_assertions_switched_off_too(tmp_path, 
         (tmp_path / f"{i:02}").write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
     code = """if True:
         import pathlib, sys
-        from bagel_export.checkpoint.safetensors_file import read_header
+        from bagel_rt.files.safetensors_file import read_header
         from bagel_rt.errors import CheckpointError
         for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
             try:

@@ -13,9 +13,9 @@ from checkpoints import ALPHA, GATE, LAYER, QUERY, RANK, WEIGHTS, of, pair, writ
 from safetensors.torch import load_file, save_file
 
 from bagel_export.artefact.export import export
-from bagel_export.checkpoint.lora import Lora
 from bagel_export.checkpoint.open import EMBEDDING, LM_HEAD, open_checkpoint
 from bagel_export.checkpoint.synthetic import Shape, write_checkpoint
+from bagel_rt.adapters.read import Lora
 from bagel_rt.artefact.manifest import read_manifest
 from bagel_rt.cli import main
 from bagel_rt.errors import CheckpointError

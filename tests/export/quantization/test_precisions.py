@@ -15,7 +15,6 @@ from generators import drain
 import bagel_rt
 from bagel_export.artefact.export import export
 from bagel_export.checkpoint.open import EMBEDDING, LM_HEAD, open_checkpoint
-from bagel_export.checkpoint.safetensors_file import read_header
 from bagel_export.checkpoint.synthetic import Shape, write_checkpoint
 from bagel_export.checkpoint.tokenizer import load_tokenizer
 from bagel_export.quantization.calibration import calibrate, read_prompts
@@ -27,6 +26,7 @@ from bagel_rt.artefact.manifest import read_manifest
 from bagel_rt.artefact.precision import PARTS, meaning, meaning_of
 from bagel_rt.cli import main
 from bagel_rt.errors import CheckpointError, ExportError
+from bagel_rt.files.safetensors_file import read_header
 
 GEN_UP = "language_model.model.layers.0.mlp_moe_gen.up_proj.weight"
 GEN_DOWN = "language_model.model.layers.0.mlp_moe_gen.down_proj.weight"

@@ -14,10 +14,10 @@ from bagel_engines.number_formats import KEPT_AS, narrowed, widened
 from bagel_engines.openvino.arithmetic import native
 from bagel_engines.tensorrt.lint import lint
 from bagel_export.artefact.export import export
-from bagel_export.checkpoint.safetensors_file import read_header
 from bagel_export.quantization.precision import precision_named
 from bagel_rt.artefact.contract import TASK_GRAPHS, VAE_DECODER, graph_specs
 from bagel_rt.artefact.manifest import read_manifest
+from bagel_rt.files.safetensors_file import read_header
 
 BACKENDS = {"bf16": "openvino", "fp16": "onnxruntime"}
 TENSOR = {

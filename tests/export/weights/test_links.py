@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 
 import bagel_rt
 from bagel_export.artefact.export import export
-from bagel_export.checkpoint.lora import Lora
 from bagel_export.checkpoint.open import PATCH_EMBEDDING, open_checkpoint
 from bagel_export.checkpoint.synthetic import SMALL_VIT, Shape, write_checkpoint
 from bagel_export.quantization.precision import precision_named
 from bagel_export.quantization.recipe import recipe_for
 from bagel_export.weights.links import linkable
+from bagel_rt.adapters.read import Lora
 from bagel_rt.artefact.manifest import read_manifest
 from bagel_rt.cli import main
 from bagel_rt.errors import ExportError

@@ -17,7 +17,7 @@ import json, resource, sys
 from pathlib import Path
 import psutil
 from bagel_export.checkpoint.open import open_checkpoint
-from bagel_export.checkpoint.lora import Lora
+from bagel_rt.adapters.read import Lora
 from bagel_export.quantization.precision import precision_named
 from bagel_export.quantization.recipe import recipe_for
 from bagel_export.weights.write import weight_bytes, write_weights
@@ -44,7 +44,7 @@ print(json.dumps(dict(own=most - before, peak=peak() - peak_before, size=size, p
 def large_checkpoint(small_checkpoint, tmp_path_factory) -> Path:
     """The small checkpoint in bf16 with a vocabulary of 1.5 million: 2 x 183 MiB that lie in a file full of holes."""
     from bagel_export.checkpoint.open import EMBEDDING
-    from bagel_export.checkpoint.safetensors_file import read_header
+    from bagel_rt.files.safetensors_file import read_header
 
     folder = tmp_path_factory.mktemp("large") / "checkpoint"
     folder.mkdir()

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from bagel_export.checkpoint.packings.packed import PackedTensor, Split, beside, floats, wrong_shape
-from bagel_export.checkpoint.safetensors_file import StoredTensor
 from bagel_rt.errors import CheckpointError
+from bagel_rt.files.safetensors_file import StoredTensor
 
 STATE = re.compile(r"(?P<weight>.+)\.quant_state\.bitsandbytes__(?P<kind>nf4|fp4)")
 ABSMAX, TABLE, NESTED, NESTED_TABLE = ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map"

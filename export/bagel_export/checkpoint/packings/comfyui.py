@@ -12,10 +12,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bagel_export.checkpoint.safetensors_file import read_metadata
 from bagel_export.checkpoint.shards import SUFFIX
 from bagel_export.config import LLMConfig, ViTConfig, read_json
 from bagel_rt.errors import CheckpointError
+from bagel_rt.files.safetensors_file import read_metadata
 
 FORMAT, VERSION = "comfyui_bagel", 1
 BESIDE = ".comfyui-bagel.json"

@@ -15,8 +15,8 @@ import numpy as np
 
 from bagel_export.checkpoint.packings.packed import PackedTensor, Split, floats, without, wrong_shape
 from bagel_export.checkpoint.packings.stated import quantization_config
-from bagel_export.checkpoint.safetensors_file import PACKED_DTYPES, StoredTensor
 from bagel_rt.errors import CheckpointError
+from bagel_rt.files.safetensors_file import PACKED_DTYPES, StoredTensor
 
 KINDS = {"F8_E4M3": "fp8 (e4m3)", "F8_E5M2": "fp8 (e5m2)"}
 WEIGHT = ".weight"

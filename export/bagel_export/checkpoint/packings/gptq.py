@@ -19,8 +19,8 @@ import numpy as np
 
 from bagel_export.checkpoint.packings.packed import PackedTensor, Split, beside, wrong_shape
 from bagel_export.checkpoint.packings.stated import SECTION, quantization_config
-from bagel_export.checkpoint.safetensors_file import StoredTensor
 from bagel_rt.errors import CheckpointError
+from bagel_rt.files.safetensors_file import StoredTensor
 
 CODES, ZEROS, SCALES, GROUPS = ".qweight", ".qzeros", ".scales", ".g_idx"
 BITS = (2, 4, 8)

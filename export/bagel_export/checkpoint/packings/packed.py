@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bagel_export.checkpoint.safetensors_file import DTYPES, StoredTensor
 from bagel_rt.errors import CheckpointError
+from bagel_rt.files.safetensors_file import DTYPES, StoredTensor
 
 
 @dataclass(frozen=True)

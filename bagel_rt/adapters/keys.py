@@ -6,8 +6,8 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from bagel_export.checkpoint.key_roots import WRAPPER
-
+# modules that wrap another one, anywhere in a model: torch.compile, FSDP, activation checkpointing
+WRAPPER = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 DOWN, UP, ALPHA, MAGNITUDE = "down", "up", "alpha", "magnitude"  # the parts of one matrix's update
 PEFT_NAMES = {DOWN: "lora_A", UP: "lora_B", ALPHA: "alpha", MAGNITUDE: "lora_magnitude_vector"}
 PREFIXES = re.compile(r"(?:module\.|base_model\.model\.|transformer\.|diffusion_model\.|unet\.)+")

@@ -1,20 +1,20 @@
-"""LoRA and DoRA adapters, as peft, diffusers and kohya's scripts write them: read, checked, and turned into updates of
-the checkpoint's tensors."""
+"""LoRA and DoRA adapters, as peft, diffusers and kohya's scripts write them: read, checked, and turned into changes of
+the checkpoint's tensors, by name."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bagel_export.checkpoint.adapter_config import CONFIG
-from bagel_export.checkpoint.adapter_files import find_adapter
-from bagel_export.checkpoint.adapter_keys import (
+from bagel_rt.adapters.config import CONFIG
+from bagel_rt.adapters.files import find_adapter
+from bagel_rt.adapters.keys import (
     ALPHA,
     DOWN,
     MAGNITUDE,
@@ -26,10 +26,9 @@ from bagel_export.checkpoint.adapter_keys import (
     of_flat,
     part_of,
 )
-from bagel_export.checkpoint.safetensors_file import DTYPES, StoredTensor, read_header
-from bagel_export.checkpoint.tensors import PIECE, LowRank, SourceTensor
-from bagel_export.checkpoint.updates import after
+from bagel_rt.adapters.products import PIECE, LowRank
 from bagel_rt.errors import CheckpointError
+from bagel_rt.files.safetensors_file import DTYPES, StoredTensor, read_header
 
 SAVED = re.compile(r"(?P<module>.+)\.modules_to_save\.(?P<adapter>[^.]+)\.(?P<rest>.+)")
 Places = dict[tuple[str, bool], dict[str, StoredTensor]]  # by module, and whether it is an embedding; then by part
@@ -85,31 +84,21 @@ class Adapter:
     updates: Mapping[str, Sequence[Change]] = field(default_factory=dict)
     whole: Mapping[str, StoredTensor] = field(default_factory=dict)
 
-    def merged(self, tensors: Mapping[str, SourceTensor]) -> dict[str, SourceTensor]:
-        """The tensors with their updates. Raises CheckpointError where a shape does not fit."""
-        return {name: self._changed(name, tensor) for name, tensor in tensors.items()}
-
-    def _changed(self, name: str, tensor: SourceTensor) -> SourceTensor:
-        for change in self.updates.get(name, ()):
-            _check_fits(change, name, tensor)
-            update = after(tensor, change.product, change.magnitude, change.by_columns)
-            tensor = replace(tensor, update=update)
-        return tensor
-
     def left_out(self, tensors: Collection[str]) -> tuple[str, ...]:
         """Keys of the adapter for tensors that are not there (a task without generation leaves some out)."""
         parts = [t.key for n, changes in self.updates.items() if n not in tensors for c in changes for t in c.tensors]
         return tuple(sorted(parts + [t.key for n, t in self.whole.items() if n not in tensors]))
 
 
-def _check_fits(change: Change, name: str, tensor: SourceTensor) -> None:
+def check_fits(change: Change, name: str, shape: tuple[int, ...]) -> None:
+    """Raise CheckpointError where a change is not of a matrix of this shape, (outputs, inputs)."""
     product, magnitude = change.product, change.magnitude
-    if product.shape != tensor.shape:
+    if product.shape != shape:
         raise CheckpointError(
             f"{product.left.file}: tensor '{product.left.key}' makes an update of {list(product.shape)}; '{name}' is"
-            f" {list(tensor.shape)}: the adapter is for another model"
+            f" {list(shape)}: the adapter is for another model"
         )
-    wanted = tensor.shape[1 if change.by_columns else 0]
+    wanted = shape[1 if change.by_columns else 0]
     if magnitude is not None and magnitude.count != wanted:
         raise CheckpointError(
             f"{magnitude.file}: tensor '{magnitude.key}' has shape {list(magnitude.shape)}; {wanted} lengths are"

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bagel_export.checkpoint.adapter_config import CONFIG, checked, read_adapter_config
-from bagel_export.checkpoint.safetensors_file import read_metadata
+from bagel_rt.adapters.config import CONFIG, checked, read_adapter_config
 from bagel_rt.errors import CheckpointError, InputError
+from bagel_rt.files.safetensors_file import read_metadata
 from bagel_rt.files.text_files import parse_json
 
 WEIGHTS = "adapter_model.safetensors"  # peft's; it never comes without its config

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bagel_export.config import read_json
 from bagel_rt.errors import CheckpointError
+from bagel_rt.files.text_files import read_json
 
 CONFIG = "adapter_config.json"
 # what the numbers in the file mean is read from these
@@ -30,7 +30,7 @@ STARTS = ("gaussian", "eva", "orthogonal")  # initialisations that leave the bas
 
 def read_adapter_config(path: Path) -> Mapping[str, Any]:
     """The config of an adapter that is a sum of products. Raises CheckpointError naming the key."""
-    return checked(path, read_json(path))
+    return checked(path, read_json(path, CheckpointError))
 
 
 def checked(path: Path, config: Any) -> Mapping[str, Any]:
