@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 PIP = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint docs cuda-standin gpu-pack
+.PHONY: demo test lint docs ray cuda-standin gpu-pack
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/bagel-rt demo
@@ -11,6 +11,11 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	BAGEL_RT_TEST_CACHE=$(abspath $(VENV))/test-artefacts \
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(if $(SLOW),,-m "not slow and not bench")
+
+# two replicas and a batch's workers on this machine, some of them killed; Ray takes 0.3 GB, minutes to fetch
+ray: $(VENV)/.dev
+	$(PIP) -e '.[ray]'
+	$(VENV)/bin/python -m pytest -m ray tests/serve/test_ray.py tests/cli/test_ray_batch.py
 
 # every graph on ONNX Runtime's CUDA provider over a CUDA that computes nothing: no GPU, but g++ and 0.3 GB to fetch
 STANDIN = $(abspath $(VENV))/cuda-standin

@@ -51,7 +51,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Progress:
-    """Work that has nothing to show yet: "decoding" of the latents into pixels."""
+    """Work that has nothing to show yet: "decoding" of the latents into pixels; "waiting" in line for room, twice a
+    second: so many of those before it have begun."""
 
     stage: str
     done: int

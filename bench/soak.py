@@ -37,6 +37,7 @@ STEPS, SEEDS = 8, (1, 2, 3)
 PROMPTS = ("a red ring", "a blue square left of a yellow triangle", "three green stars on a black background")
 QUESTIONS = ("what colour is the ring?", "what is in this picture?", "how many shapes are there?")
 CANCELLED, MALFORMED, SLOW, CUT = 0.2, 0.05, 0.05, 0.02
+LONG, MOST_DRIFT = 600.0, 0.01  # seconds from which on the memory must have settled, and how well
 MALFORMED_BODIES: tuple[Any, ...] = (b"{", b"\xff", {"prompt": 3}, {"prompt": "x", "num_timesteps": 1}, {"size": "big"})
 
 
@@ -80,7 +81,10 @@ class Client:
         async with self._http:
             while time.monotonic() < ends:
                 began = time.monotonic()
-                outcome = await self._one()
+                try:
+                    outcome = await self._one()
+                except httpx2.HTTPError as error:  # no answer at all
+                    outcome = self._told(False, "", f"lost: {type(error).__name__} {error}")
                 self._tally.outcomes[outcome] += 1
                 if outcome.startswith("answered"):
                     self._tally.seconds.append(time.monotonic() - began)
@@ -231,7 +235,8 @@ def address(listening: socket.socket) -> str:
 def failed(found: dict[str, Any]) -> bool:
     """Whether anything was lost, mixed up or left behind."""
     odd = [name for name in found["outcomes"] if name.startswith("refused 5") or name == "wrong"]
-    return bool(found["wrong"] or odd or found["cache_tokens_lost"] or max(found["left"].values()) > 0)
+    drifts = found["seconds"] >= LONG and found["memory_drift_second_half"] >= MOST_DRIFT
+    return bool(found["wrong"] or odd or drifts or found["cache_tokens_lost"] or max(found["left"].values()) > 0)
 
 
 def main() -> int:

@@ -45,6 +45,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "float": {"type": float, "metavar": "X"},
     "str": {"type": text_argument, "metavar": "TEXT"},
     "bool": {"action": argparse.BooleanOptionalAction},  # the negative form undoes what a preset sets
+    "tuple[str, ...]": {"type": text_argument, "nargs": "+", "metavar": "TEXT"},
     "tuple[float, float]": {"type": float, "nargs": 2, "metavar": ("LO", "HI")},
 }
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+from bagel_rt.artefact.folders import find_model
+from bagel_rt.artefact.manifest import read_manifest
 from bagel_rt.cli.arguments import add_model_arguments, open_model, path_argument
 from bagel_rt.cli.batch_results import RESULTS, Batch
 from bagel_rt.cli.jsonl_requests import Request, read_requests
 from bagel_rt.cli.progress import Bars
+from bagel_rt.cli.ray_batch import answers_of, cluster
 from bagel_rt.errors import BagelError
 from bagel_rt.events import Progress
 from bagel_rt.files.output_folder import output_folder
+from bagel_rt.options import checks
 from bagel_rt.options.presets import PRESETS
-
-if TYPE_CHECKING:
-    from bagel_rt.api import Bagel
 
 
 def register(commands) -> None:
@@ -32,23 +34,50 @@ def register(commands) -> None:
     )
     batch.add_argument("--out", type=path_argument, required=True, metavar="DIR", help="folder for the results")
     batch.add_argument("--preset", metavar="NAME", help=f"settings of an official script: {', '.join(PRESETS)}")
+    group = batch.add_argument_group("a cluster")
+    group.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="of a Ray cluster that does the requests: HOST:PORT, or auto: the one here",
+    )
+    group.add_argument(
+        "--ray-workers",
+        type=int,
+        metavar="N",
+        help="models opened there (default: one for each GPU, or machine)",
+    )
     add_model_arguments(batch)
     batch.set_defaults(run=run_batch)
 
 
 def run_batch(args: argparse.Namespace) -> None:
     requests = read_requests(args.file, args.preset)
-    with output_folder(args.out), open_model(args) as bagel:
-        _run(args.out, requests, bagel)
+    with output_folder(args.out):
+        _run_on_cluster(args, requests) if args.ray else _run_here(args, requests)
 
 
-def _run(out: Path, requests: list[Request], bagel: Bagel) -> None:
-    batch = Batch(out, requests, bagel.manifest.fingerprint)
+def _run_here(args: argparse.Namespace, requests: list[Request]) -> None:
+    with open_model(args) as bagel:
+        batch = Batch(args.out, requests, bagel.manifest.fingerprint)
+        _recorded(batch, batch.run(bagel), args.out, len(requests))
+
+
+def _run_on_cluster(args: argparse.Namespace, requests: list[Request]) -> None:
+    checks.whole("ray-workers", args.ray_workers, least=1, optional=True)
+    args.model = str(find_model(args.model).folder.resolve())
+    fingerprint = read_manifest(Path(args.model)).fingerprint
+    batch = Batch(args.out, requests, fingerprint)
+    with cluster(args.ray) as ray:
+        sent = argparse.Namespace(**{name: value for name, value in vars(args).items() if name != "run"})
+        _recorded(batch, batch.record(answers_of(ray, sent, fingerprint, batch.waiting)), args.out, len(requests))
+
+
+def _recorded(batch: Batch, records: Iterator[dict[str, Any]], out: Path, count: int) -> None:
     with Bars() as bars:
-        before, failed = len(requests) - len(batch.waiting), 0
-        for done, record in enumerate(batch.run(bagel), before + 1):
+        before, failed = count - len(batch.waiting), 0
+        for done, record in enumerate(records, before + 1):
             failed += "error" in record
-            bars(Progress("requests", done, len(requests)))
-    print(f"{out / RESULTS}: {len(requests) - failed} of {len(requests)} done, {before} of them before")
+            bars(Progress("requests", done, count))
+    print(f"{out / RESULTS}: {count - failed} of {count} done, {before} of them before")
     if failed:
         raise BagelError(f"{failed} requests failed; {out / RESULTS} says why, the same command tries them again")

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bagel_engines import disk
-from bagel_rt.cli.jsonl_requests import DIGEST_FORM, Request, hash_of
-from bagel_rt.conversation.streaming import drain
-from bagel_rt.errors import BagelError, InputError
+from bagel_rt.cli.batch_answers import Answer, answered, words_for
+from bagel_rt.cli.jsonl_requests import DIGEST_FORM, Request
+from bagel_rt.errors import InputError
 from bagel_rt.files.output_files import append_line, write_bytes
 from bagel_rt.files.safe_names import names_for, same_file
 from bagel_rt.files.text_files import json_line, parse_json
-from bagel_rt.options import presets
 from bagel_rt.results import ImageResult, TextResult
 
 if TYPE_CHECKING:
@@ -41,31 +39,33 @@ class Batch:
         write_bytes(self._file, "".join(json_line(record) + "\n" for record in kept.values()).encode())
 
     def run(self, bagel: Bagel) -> Iterator[dict[str, Any]]:
-        """Do the requests without a result, yielding each result as it was written. One that fails, for whatever
-        reason, does not end the run; a results file that cannot be written does."""
-        for request in self.waiting:
-            started = time.perf_counter()
+        """Do the requests without a result here, one after another; see `record`."""
+        return self.record(answered(bagel, one) for one in self.waiting)
+
+    def record(self, answers: Iterable[Answer]) -> Iterator[dict[str, Any]]:
+        """Keep answers as they come, yielding each result as it was written. One that failed, for whatever reason, does
+        not end the run; a results file that cannot be written does."""
+        for answer in answers:
+            request = answer.request
             record = {"id": request.id, "task": request.task, "prompt": request.prompt, "preset": request.preset}
-            try:
-                record |= self._do(bagel, request)
-            except BagelError as error:
-                record["error"] = str(error)
-            except Exception as error:  # of a library: the next request may be one it can do
-                record["error"] = f"{type(error).__name__}: {error}"
-            record |= {"seconds": round(time.perf_counter() - started, 3), "request": request.digest(self._model)}
+            record |= self._outcome(answer)
+            record |= {"seconds": round(answer.seconds, 3), "request": request.digest(self._model)}
             append_line(self._file, json_line(record))
             yield record
 
-    def _do(self, bagel: Bagel, request: Request) -> dict[str, Any]:
-        for path, hashed in zip(request.images, request.hashes, strict=True):
-            if hash_of(path) != hashed:
-                raise InputError(f"{path}: was changed after the batch had begun")
-        items, output = [*request.images, request.prompt], "text" if request.task == presets.ASK else "image"
-        result = drain(bagel.stream(items, output, preset=request.preset, **request.options))
-        if isinstance(result, TextResult):
-            return {"text": result.text, "seed": result.seed}
-        pictures: list[ImageResult] = result if isinstance(result, list) else [result]
-        names = self.names[request.id]
+    def _outcome(self, answer: Answer) -> dict[str, Any]:
+        if answer.error is not None:
+            return {"error": answer.error}
+        try:
+            return self._kept(answer)
+        except Exception as error:  # a disk that is full may have room for the next
+            return {"error": words_for(error)}
+
+    def _kept(self, answer: Answer) -> dict[str, Any]:
+        if isinstance(answer.result, TextResult):
+            return {"text": answer.result.text, "seed": answer.result.seed}
+        pictures: list[ImageResult] = answer.result if isinstance(answer.result, list) else [answer.result]
+        names = self.names[answer.request.id]
         self._save(pictures, names)
         return {"files": names, "seeds": [p.seed for p in pictures], "text": pictures[0].text}
 

@@ -7,12 +7,10 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from bagel_rt.cli.arguments import add_model_arguments, open_model, path_argument
-from bagel_rt.errors import EngineUnavailableError, InputError
-from bagel_rt.files.text_files import read_text
-from bagel_rt.serve.settings import ServeSettings
+from bagel_rt.errors import EngineUnavailableError
+from bagel_rt.serve.settings import ServeSettings, read_keys
 
 LIMITS = (  # fields of ServeSettings, and what they are
     ("workers", int, "N", "requests computed at the same time"),
@@ -87,15 +85,6 @@ def _settings(args: argparse.Namespace) -> ServeSettings:
         strict=args.strict,
         **{name: getattr(args, name) for name, *_ in LIMITS},
     )
-
-
-def read_keys(path: Path) -> tuple[str, ...]:
-    """The keys of a file: a line each, # begins a remark. Raises InputError for a file without any."""
-    lines = [line.partition("#")[0].strip() for line in read_text(path).splitlines()]
-    keys = tuple(line for line in lines if line)
-    if not keys:
-        raise InputError(f"{path}: holds no key; write one a line")
-    return keys
 
 
 @contextmanager

@@ -31,8 +31,8 @@ class Calls:
             noise = TorchNoise(seed)
             reading = turns.reader.read(items, system, opts.encoding, noise)
             history = reading.histories.cond
-            ids = yield from turns.write(contexts, history, opts, noise, "answering", reads_together=True)
-        return TextResult(turns.codec.text(ids), ids, seed)
+            written = yield from turns.write(contexts, history, opts, noise, "answering", reads_together=True)
+        return TextResult(written.text, written.ids, seed)
 
     def draw_one(self, items: list, opts: ImageOptions, seed: int) -> Turn[ImageResult]:
         return (yield from self.draw(items, opts, [seed]))[0]

@@ -245,12 +245,12 @@ class Session:
         here = self._ready_mark()
         noise = here.noise.copy()
         with self._turns.tree.lease() as contexts:
-            ids = yield from self._turns.write(contexts, here.reading.histories.cond, opts, noise, "answering")
-            text = self._turns.codec.text(ids)
-            said = self._turns.reader.add_text(here.reading, text)
+            history = here.reading.histories.cond
+            written = yield from self._turns.write(contexts, history, opts, noise, "answering")
+            said = self._turns.reader.add_text(here.reading, written.text)
             yield ALONE
             self._move_to(replace(here, reading=said, noise=noise))
-        return TextResult(text, ids, self.seed)
+        return TextResult(written.text, written.ids, self.seed)
 
     def _draw(self, opts: ImageOptions) -> Turn[ImageResult]:
         turns, here = self._turns, self._ready_mark()

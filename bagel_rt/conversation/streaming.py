@@ -21,8 +21,8 @@ def stream(
 ) -> Generator[Event, None, None]:
     """The turn's events, then Done with its result.
 
-    writes: it is an answer, not a picture. need: until there is room for so much it waits before its first event; None:
-    it begins at once.
+    writes: it is an answer, not a picture. need: until there is room for so much it waits; None: it begins at once.
+    While it waits its events are Progress("waiting", ...), twice a second.
 
     Between two events the model is free for other calls. Closing the generator, or an error in whoever reads it, ends
     the turn where it is, and everything it held is given back. An error holds nothing of the turn.
@@ -40,9 +40,12 @@ def _advanced(scheduler: Scheduler, turn: Turn, writes: bool, need: Need | None)
     gate, seat = scheduler.gate, Seat(turn, writes)
     gate.admit(turn, Generator.close)
     try:
-        with scheduler.line.place(need, writes, gate.check_open):
+        ticket = yield from scheduler.line.admitted(need, writes, gate.check_open)
+        try:
             while not isinstance(event := scheduler.outcome(seat), Finished | Failed):
                 yield event
+        finally:
+            scheduler.line.leave(ticket)
         if isinstance(event, Failed):
             raise event.error
     finally:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from bagel_rt.errors import QueueFull, QueueTimeout
+from bagel_rt.events import Progress
 from bagel_rt.generation.needs import Need
 
-LOOK_UP = 0.5  # seconds: so often those who wait see whether the model was closed
+LOOK_UP = 0.5  # seconds: so often those who wait see whether the model was closed, and tell that they wait
 
 
 @dataclass(eq=False)
@@ -46,33 +46,44 @@ class WaitingLine:
         self._room = 0  # tokens that those inside may take in all
         self._count = 0
 
-    @contextmanager
-    def place(self, need: Need | None, writes: bool, check_open: Callable[[], None]) -> Iterator[None]:
-        """A place inside, for the block. check_open: raises when the model was closed.
+    def admitted(
+        self, need: Need | None, writes: bool, check_open: Callable[[], None]
+    ) -> Generator[Progress, None, Ticket | None]:
+        """Wait for a place, which `leave` gives back. check_open: raises when the model was closed.
 
-        Raises QueueFull where too many wait, QueueTimeout where it takes too long.
+        While it waits it tells twice a second how many of those before it have entered, so that whoever reads can stop
+        waiting: closed, it leaves the line. Raises QueueFull where too many wait, QueueTimeout where it takes too long.
         """
         if self._length is None or need is None:
-            yield
-            return
-        ticket = self._entered(need, writes, check_open)
-        try:
-            yield
-        finally:
-            self._leave(ticket)
-
-    def _entered(self, need: Need, writes: bool, check_open: Callable[[], None]) -> Ticket:
+            return None
         with self._changed:
             self._count += 1
             ticket = Ticket(need, (self._rank(writes), self._count))
-            if self._waiting or not self._fits(need):
-                self._wait(ticket, check_open)
-            if not self._inside:
-                self._room = self._free()
-            self._inside[ticket] = None
-            return ticket
+            if not self._waiting and self._fits(need):
+                self._enter(ticket)
+                return ticket
+            self._line_up(ticket)
+        try:
+            yield from self._waited(ticket, check_open)
+        finally:
+            self._out_of_line(ticket)
+        return ticket
 
-    def _wait(self, ticket: Ticket, check_open: Callable[[], None]) -> None:
+    def leave(self, ticket: Ticket | None) -> None:
+        """Give a place back."""
+        if ticket is not None:
+            with self._changed:
+                self._inside.pop(ticket, None)
+                if ticket.need.keeps:
+                    self._room -= ticket.need.tokens
+                self._changed.notify_all()
+
+    def _enter(self, ticket: Ticket) -> None:
+        if not self._inside:
+            self._room = self._free()
+        self._inside[ticket] = None
+
+    def _line_up(self, ticket: Ticket) -> None:
         length = self._length or 0
         if len(self._waiting) >= length:
             raise QueueFull(
@@ -81,14 +92,29 @@ class WaitingLine:
             )
         self._waiting.append(ticket)
         self._waiting.sort(key=lambda one: one.place)
-        began = time.monotonic()
-        try:
-            while self._waiting[0] is not ticket or not self._fits(ticket.need):
-                self._changed.wait(self._left(began))
-                check_open()
-        finally:
-            self._waiting.remove(ticket)
+
+    def _out_of_line(self, ticket: Ticket) -> None:
+        with self._changed:
+            if ticket in self._waiting:
+                self._waiting.remove(ticket)
             self._changed.notify_all()
+
+    def _waited(self, ticket: Ticket, check_open: Callable[[], None]) -> Generator[Progress, None, None]:
+        """Until the ticket is inside."""
+        began, most = time.monotonic(), 0
+        while True:
+            with self._changed:
+                if self._changed.wait_for(lambda: self._is_next(ticket), self._left(began)):
+                    self._waiting.remove(ticket)
+                    self._enter(ticket)
+                    return
+                place = self._waiting.index(ticket) + 1
+            check_open()
+            most = max(most, place)
+            yield Progress("waiting", most - place, most)
+
+    def _is_next(self, ticket: Ticket) -> bool:
+        return self._waiting[0] is ticket and self._fits(ticket.need)
 
     def _left(self, began: float) -> float:
         """Seconds to wait until the next look. Raises QueueTimeout when all have passed."""
@@ -116,10 +142,3 @@ class WaitingLine:
         needs = [need, *(one.need for one in self._inside)]
         taken = max(one.shared for one in needs) + sum(one.own for one in needs)
         return self._memory is None or taken <= self._memory
-
-    def _leave(self, ticket: Ticket) -> None:
-        with self._changed:
-            self._inside.pop(ticket, None)
-            if ticket.need.keeps:
-                self._room -= ticket.need.tokens
-            self._changed.notify_all()

@@ -119,7 +119,7 @@ class Reasoning:
         self.read_own_picture()
         rules, turn = self.style.turns, self._next_turn()
         history = self.views.texts.histories.cond
-        written = yield from self.turns.write_until(
+        written = yield from self.turns.write(
             self.contexts,
             history,
             self.request.text,

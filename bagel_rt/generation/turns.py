@@ -94,32 +94,25 @@ class Turns:
         opts: TextOptions,
         noise: TorchNoise,
         stage: str,
-        reads_together: bool = False,
-    ) -> Turn[list[int]]:
-        """Write a text behind a history; returns its token ids as the official code does (im_start first, no
-        im_end).
-
-        reads_together: the history's last text may be read in one call with others' rows, for no picture follows.
-        """
-        written = yield from self.write_until(contexts, history, opts, noise, stage, reads_together=reads_together)
-        return written.ids
-
-    def write_until(
-        self,
-        contexts: Lease,
-        history: History,
-        opts: TextOptions,
-        noise: TorchNoise,
-        stage: str,
         stop_at: Sequence[str] = (),
         with_following: bool = False,
         reads_together: bool = False,
     ) -> Turn[Written]:
-        """As write, but the text also ends where it has written one of the strings `stop_at`, and with_following takes
-        one token more behind im_end."""
+        """Write a text behind a history; its token ids are as the official code returns them (im_start first, no
+        im_end).
+
+        It also ends where it has written one of the strings `stop_at` or of opts.stop; with_following takes one token
+        more behind im_end. reads_together: the history's last text may be read in one call with others' rows, for no
+        picture follows.
+        """
         ids: list[int] = []
         following: list[int] | None = [] if with_following else None
-        text, pieces, stops, total = "", TextPieces(self.codec), StopStrings(stop_at), opts.max_tokens - 1
+        text, pieces, stops, total = (
+            "",
+            TextPieces(self.codec),
+            StopStrings((*stop_at, *(opts.stop or ()))),
+            opts.max_tokens - 1,
+        )
         read = [token for segment in history if isinstance(segment, Text) for token in segment.ids]
 
         def event(token: int) -> TextPiece:
@@ -149,8 +142,7 @@ class Turns:
         change the guidance contexts. Returns them, and the plan's text or None."""
         thought = None
         if opts.think:
-            ids = yield from self.write(contexts, histories.cond, opts.text, noise, "thinking")
-            thought = self.codec.text(ids)
+            thought = (yield from self.write(contexts, histories.cond, opts.text, noise, "thinking")).text
             plan = self.reader.text(thought)
             histories = histories.with_thought(plan)
             if opts.cfg_img_thought:

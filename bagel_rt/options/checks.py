@@ -18,6 +18,7 @@ from bagel_rt.remarks import remark
 
 LARGEST = float(np.finfo(np.float32).max)  # graphs take numbers in float32
 MOST_BITS = 1024  # of an integer; very long ones could not be written into a picture's record
+MOST_STOPS = 16
 MOST = 1_000_000  # pictures of a call, points of a schedule: more is a slip, and would fill the memory with numbers
 
 
@@ -114,6 +115,20 @@ def text(name: str, value: Any, optional: bool = False) -> Any:
     if not isinstance(value, str):
         raise InputError(f"{name} must be a str, not {type(value).__name__}")
     return str(value)
+
+
+def stops(name: str, value: Any) -> tuple[str, ...] | None:
+    """A text, or up to 16 of them, none of them empty; without any: None."""
+    given = value.tolist() if isinstance(value, np.ndarray) else value
+    given = [given] if isinstance(given, str) else given
+    if given is None or given == [] or given == ():
+        return None
+    if not isinstance(given, list | tuple) or len(given) > MOST_STOPS:
+        raise InputError(f"{name} is {shown(value)}; up to {MOST_STOPS} texts are expected")
+    found = tuple(text(f"{name}[{i}]", one) for i, one in enumerate(given))
+    if not all(found):
+        raise InputError(f"{name} is {shown(value)}; texts of one character or more are expected")
+    return found
 
 
 def path(name: str, value: Any) -> str | Path:

@@ -32,6 +32,10 @@ PROMPT_LOOKUP = (
     "tokens guessed at a time from what was read and written, and kept where they are what the model chooses, 0 to 7;"
     " 0: none"
 )
+STOP = (
+    "texts at which an answer ends, wherever the borders of its tokens are; neither such a text nor what follows is"
+    " part of the answer"
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class TextOptions:
         needs=("do_sample",),
     )
     seed: int | None = option(None, "of sampled text: any integer; left out: a new one, which is reported", SEED)
+    stop: tuple[str, ...] | None = option(None, STOP, checks.stops)
     prompt_lookup: int = option(0, PROMPT_LOOKUP, GUESSES)
     vit_raw: bool = option(False, VIT_RAW, checks.flag, images=True, on_command_line=False)
     vit_min_size: int | None = option(None, VIT_MIN_SIZE, PIXELS, images=True, on_command_line=False)
@@ -86,6 +91,7 @@ class TextTurnKeywords(TypedDict, total=False):
     text_temperature: float
     top_k: int | None
     top_p: float | None
+    stop: tuple[str, ...] | None
     prompt_lookup: int
     vit_raw: bool
     vit_min_size: int | None

@@ -69,6 +69,10 @@ class EventStream(Response):
         del self.headers["content-length"]
         self._job, self._events = job, events
 
+    def told(self, error: dict[str, Any]) -> bytes:
+        """An error as the last event."""
+        return sse(error, "error")
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await while_there(receive, self._send(send))
@@ -83,10 +87,24 @@ class EventStream(Response):
         except (asyncio.CancelledError, ClientGone, OSError):
             raise
         except Exception as error:
-            failed = sse(as_api_error(error).body, "error")
+            failed = self.told(as_api_error(error).body)
             await send({"type": "http.response.body", "body": failed, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             if as_api_error(error).status == 500:
                 raise
             return
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def json_line(value: Any) -> bytes:
+    """A value as a line of JSON."""
+    return (json.dumps(value, separators=(",", ":")) + "\n").encode()
+
+
+class LineStream(EventStream):
+    """The same as lines of JSON."""
+
+    media_type = "application/x-ndjson"
+
+    def told(self, error: dict[str, Any]) -> bytes:
+        return json_line(error)

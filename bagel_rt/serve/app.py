@@ -15,7 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
 from bagel_rt.errors import BagelError
-from bagel_rt.serve import chat, images, page, responses, sessions, standing
+from bagel_rt.serve import chat, generate, images, page, reason, responses, sessions, standing
 from bagel_rt.serve.failures import ApiError, as_api_error
 from bagel_rt.serve.guard import Guard
 from bagel_rt.serve.hub import Hub
@@ -33,7 +33,8 @@ def create_app(load: Callable[[], Bagel], settings: ServeSettings | None = None)
     """A FastAPI application that serves the model which `load` opens.
 
     It is loaded on a thread when the application starts; until then model routes answer 503, /health 200 and /ready
-    503. The application closes it at its end. `app.state.hub` is what the routes share.
+    503. The application closes it at its end. `app.state.hub` is what the routes share, `app.state.kept`
+    are the conversations.
     """
     hub = Hub(load, settings or ServeSettings())
     kept = Sessions(hub)
@@ -41,8 +42,8 @@ def create_app(load: Callable[[], Bagel], settings: ServeSettings | None = None)
         title="bagel-rt", version=__version__, lifespan=_life(hub, kept), docs_url=None, redoc_url=None,
         description="BAGEL behind the routes of OpenAI's API.",
     )  # fmt: skip
-    app.state.hub = hub
-    for part in (images, chat, standing, page):
+    app.state.hub, app.state.kept = hub, kept
+    for part in (images, chat, reason, generate, standing, page):
         app.include_router(part.routes(hub))
     for part in (sessions, responses):
         app.include_router(part.routes(hub, kept))

@@ -30,7 +30,7 @@ from bagel_rt.serve.thoughts import Thoughts, told_apart
 from bagel_rt.serve.work import Job, Work
 
 OWN = ("model", "messages", "n", "stream", "stream_options", "modalities", "preset", "partial_images", "progress",
-       "output_format", "output_compression", "image_config")  # fmt: skip
+       "output_format", "output_compression", "image_config", "tools", "tool_choice")  # fmt: skip
 DRAWN = ("image", "text2img", "img2img")  # modalities that ask for a picture; the last two are vLLM-Omni's
 MODALITIES = (*DRAWN, "text", "img2text", "text2text")
 
@@ -72,6 +72,7 @@ def _talk(body: dict[str, Any], hub: Hub) -> Talk:
     draws = draws_by(body.get("modalities"))
     asked = check_model(hub, understood(body, OWN, IMAGE if draws else TEXT, hub.settings))
     own = asked.own
+    check_tools(own)
     if characters(own.get("messages")) > hub.settings.max_text:
         check_texts(hub, " " * characters(own.get("messages")))
     if draws:
@@ -90,6 +91,17 @@ def _talk(body: dict[str, Any], hub: Hub) -> Talk:
         checks.flag("stream", own.get("stream", False)),
         isinstance(options, dict) and options.get("include_usage") is True,
     )
+
+
+def check_tools(own: dict[str, Any]) -> None:
+    """Raise ApiError for tools that the model should choose among: it calls none."""
+    if own.get("tools") and own.get("tool_choice") != "none":
+        raise refused(
+            'this model calls no tools; leave tools out, or answer in words with tool_choice "none". Pictures are asked'
+            ' for by modalities: ["image"]',
+            "tools",
+            "unsupported_parameter",
+        )
 
 
 def draws_by(modalities: Any) -> bool:
@@ -131,6 +143,8 @@ def written(hub: Hub, streams: list[Any]) -> Work:
                     yield Words(event.stage, event.text)
                 elif isinstance(event, Done):
                     yield event.result
+                else:  # it waits for room: where a cancelled request ends
+                    yield None
 
 
 def _completion(hub: Hub, talk: Talk, made: list[Any], inputs: tuple[int, int]) -> dict[str, Any]:

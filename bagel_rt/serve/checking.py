@@ -48,6 +48,7 @@ def check_drawn(hub: Hub, options: Mapping[str, Any], n: int = 1) -> None:
 
 def check_written(hub: Hub, options: Mapping[str, Any]) -> None:
     """Raise ApiError for a longer answer than the server allows."""
+    check_texts(hub, *(options.get("stop") or ()))
     check_most(options, "max_tokens", hub.settings.max_tokens + 1)  # the start token is counted, too
 
 

@@ -10,6 +10,8 @@ from bagel_rt.options.fields import options_of
 from bagel_rt.options.presets import PRESETS
 from bagel_rt.serve import names
 from bagel_rt.serve.asking import ARRAYS
+from bagel_rt.styles import tables
+from bagel_rt.styles.files import BUILT_IN
 
 Schema = dict[str, Any]
 KINDS: dict[str, Schema] = {
@@ -17,6 +19,7 @@ KINDS: dict[str, Schema] = {
     "float": {"type": "number"},
     "bool": {"type": "boolean"},
     "str": {"type": "string"},
+    "tuple[str, ...]": {"type": "array", "items": {"type": "string"}},
     "tuple[float, float]": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
 }
 FOREIGN: dict[str, Schema] = {
@@ -31,6 +34,7 @@ FOREIGN: dict[str, Schema] = {
     "max_completion_tokens": {"type": "integer"},
     "max_output_tokens": {"type": "integer"},
     "top_k": {"type": "integer"},
+    "stop": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": 16}]},
 }
 
 
@@ -128,6 +132,31 @@ CHAT = body(
         **row_schemas(names.PICTURES), **row_schemas(names.TEXTS),
     },
     ("messages",),
+)  # fmt: skip
+REASON = body(
+    {
+        "model": MODEL, "prompt": {"type": "string"}, "images": {"type": "array", "items": IMAGE},
+        "style": {"type": "string", "enum": list(BUILT_IN), "description": "left out: the model's own, else generic"},
+        "max_pictures": {"type": "integer", "minimum": 0, "description": "the loop ends where one more is asked for"},
+        "system": {"type": "string"}, "seed": {"type": "integer"},
+        **{name: schema for name, schema in SENT.items() if name not in ("n", "preset")},
+        **{name: schema for name, schema in option_schemas(defaults.GENERATE).items() if name in tables.IMAGE},
+        **{name: schema for name, schema in option_schemas(defaults.ANSWER).items() if name in tables.TEXT},
+    },
+    ("prompt",),
+)  # fmt: skip
+_NAMED = {"type": "string", "description": "separated by commas: text, image"}
+MSTAR = body(
+    {
+        "text": {"type": "string"},
+        "files": {"type": "array", "items": {"type": "string", "format": "binary"}, "description": "pictures"},
+        "input_modalities": _NAMED, "output_modalities": _NAMED,
+        "streaming": {"type": "boolean", "description": "lines of JSON as they come; left out: true"},
+        "model_kwargs": {"type": "string", "description": "JSON: options, under our names or foreign ones"},
+        "request_id": {"type": "string"},
+    },
+    (),
+    "multipart/form-data",
 )  # fmt: skip
 _THINK = {"type": ["string", "boolean", "null"], "description": "image: plan pictures; text: reason in answers"}
 SESSION = body({"seed": {"type": "integer"}, "think": _THINK, "system": {"type": "string"}}, ())

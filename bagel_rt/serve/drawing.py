@@ -66,6 +66,7 @@ class Words:
 
     stage: str
     text: str
+    first: bool = False  # of a text
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def drawn(hub: Hub, events: Generator[Event, None, None], form: Form) -> Work:
                     previews += 1
             if isinstance(event, TextPiece):
                 hub.meters.tokens.inc()
-                yield Words(event.stage, event.text)
+                yield Words(event.stage, event.text, event.done == 0)
             elif isinstance(event, ImageReady):
                 hub.meters.pictures.inc()
                 yield Picture(encoded(event.result.image, form, event.result), event.result)

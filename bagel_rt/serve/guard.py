@@ -24,7 +24,7 @@ from bagel_rt.serve.settings import LOOPBACK, ServeSettings
 
 log = logging.getLogger("bagel_rt.serve.access")
 GONE = (ClientGone, ClientDisconnect, TimeoutError)
-KEYED = ("/v1/", "/metrics")  # what needs a key, where there are keys
+KEYED = ("/v1/", "/generate", "/metrics")  # what needs a key, where there are keys
 SAFE = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",

@@ -36,6 +36,12 @@ class Hub:
     def start(self) -> None:
         self._thread.start()
 
+    def wait(self) -> None:
+        """Until the model is loaded. Raises what loading raised."""
+        self._thread.join()
+        if self.error is not None:
+            raise self.error
+
     def close(self) -> None:
         """Take nothing more, wait for what is being computed, and close the model."""
         self._closing = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from bagel_rt.conversation.marks import Mark
 from bagel_rt.conversation.session import Session
 from bagel_rt.serve.failures import ApiError
 from bagel_rt.serve.hub import Hub
+from bagel_rt.serve.places import new_id
 
 
 @dataclass(eq=False)
@@ -21,8 +21,8 @@ class Kept:
     """One conversation: its session, and a mark before each of its turns."""
 
     session: Session
+    id: str
     before: list[Mark] = field(default_factory=list)
-    id: str = field(default_factory=lambda: f"sess_{secrets.token_urlsafe(18)}")
     created: int = field(default_factory=lambda: int(time.time()))
     used: float = field(default_factory=time.monotonic)
     forgotten: bool = False
@@ -52,7 +52,7 @@ class Sessions:
 
     def keep(self, session: Session, before: list[Mark] | None = None) -> Kept:
         """Keep a session; the one that rested longest makes room. Raises ApiError 429 when all are in use."""
-        kept = Kept(session, list(before or ()))
+        kept = Kept(session, new_id("sess", self._hub.settings.place), list(before or ()))
         with self._lock:
             gone = self._surplus()
             self._kept[kept.id] = kept

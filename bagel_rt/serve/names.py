@@ -137,6 +137,7 @@ TEXTS = (
     Row("max_completion_tokens", "OpenAI, SGLang", "as max_tokens", _tokens("max_completion_tokens")),
     Row("max_output_tokens", "OpenAI (responses)", "as max_tokens", _tokens("max_output_tokens")),
     Row("temperature", "OpenAI", "above 0: do_sample with this text_temperature; 0: the likeliest token", _temperature),
+    Row("stop", "OpenAI", "a text, or a list of them, at which the answer ends, without it", same("stop")),
     Row("top_p", "OpenAI", "below 1: samples, at temperature 1 where none is given", _sampled_among("top_p")),
     Row(
         "top_k", "vLLM-Omni, SGLang", "above 0: samples, at temperature 1 where none is given", _sampled_among("top_k")

@@ -18,8 +18,8 @@ CALL = "response.image_generation_call"
 class Reply:
     """Takes what a turn makes, piece by piece; gives out events, and at last the whole response."""
 
-    def __init__(self, model: str, draws: bool, form: Form, previous: str | None, store: bool):
-        self.id = f"resp_{secrets.token_hex(16)}"
+    def __init__(self, name: str, model: str, draws: bool, form: Form, previous: str | None, store: bool):
+        self.id = name
         self._model, self._draws, self._form, self._store = model, draws, form, store
         self._previous, self._created = previous, int(time.time())
         self._item, self._sequence, self._thoughts = f"item_{secrets.token_hex(12)}", 0, Thoughts()

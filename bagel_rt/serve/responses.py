@@ -24,6 +24,7 @@ from bagel_rt.serve.hub import Hub
 from bagel_rt.serve.kept import Kept, Sessions
 from bagel_rt.serve.messages import characters
 from bagel_rt.serve.pictures_in import PictureReader
+from bagel_rt.serve.places import new_id
 from bagel_rt.serve.receiving import json_body
 from bagel_rt.serve.reply import Reply
 from bagel_rt.serve.sessions import made
@@ -94,7 +95,7 @@ def routes(hub: Hub, sessions: Sessions) -> APIRouter:
         want = _want(await json_body(request), hub)
         before = None if want.previous is None else kept.find(want.previous)
         job = hub.job()
-        reply = Reply(hub.name, want.draws, want.form, want.previous, want.store)
+        reply = Reply(new_id("resp", hub.settings.place), hub.name, want.draws, want.form, want.previous, want.store)
         await job.begin(lambda: _work(hub, kept, want, before, reply))
         if want.stream:
             return EventStream(job, _events(job, reply), want.asked.headers)
@@ -193,7 +194,7 @@ class Exchange:
         def making(one: Session) -> Work:
             return made(hub, events_of(one, output, values), output, self._want.form)
 
-        for item in turn(hub, Kept(session), items, making):
+        for item in turn(hub, Kept(session, ""), items, making):
             last = item if isinstance(item, TextResult | Picture) else last
             yield item
         if last is None:

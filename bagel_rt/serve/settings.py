@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from bagel_rt.errors import InputError
+from bagel_rt.files.text_files import read_text
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -33,6 +35,7 @@ class ServeSettings:
     receive_seconds: float = 60.0  # in which a request's headers, and then its body, must have arrived
     send_seconds: float = 60.0  # in which a client must take a piece of its answer
     drain_seconds: float = 60.0  # that running requests get to finish when the server is told to stop
+    place: str = ""  # names this server among several, in the ids of what it keeps
 
     def __post_init__(self) -> None:
         for name in ("workers", "max_body", "max_pixels", "max_text", "max_pictures", "max_tokens", "max_sessions"):
@@ -42,3 +45,12 @@ class ServeSettings:
             raise InputError(f"max_queue is {self.max_queue}; a number of 0 or more is expected")
         if not all(key.strip() for key in self.keys):
             raise InputError("an API key is empty; leave the keys out to serve this machine alone")
+
+
+def read_keys(path: Path) -> tuple[str, ...]:
+    """The keys of a file: a line each, # begins a remark. Raises InputError for a file without any."""
+    lines = [line.partition("#")[0].strip() for line in read_text(path).splitlines()]
+    keys = tuple(line for line in lines if line)
+    if not keys:
+        raise InputError(f"{path}: holds no key; write one a line")
+    return keys

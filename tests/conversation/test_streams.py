@@ -23,9 +23,33 @@ def test_the_pieces_of_an_answer_are_the_answer(small_bagel, photo):
     plain = small_bagel.ask("what?", photo, **how)
     assert names(pieces) == ["TextPiece"] * len(pieces)
     assert "".join(piece.text for piece in pieces) == plain.text == done.result.text
+    assert plain.text == small_bagel._turns.codec.text(plain.token_ids)
     assert done.result.token_ids == plain.token_ids
     assert [p.done for p in pieces[: len(plain.token_ids)]] == list(range(len(plain.token_ids)))
     assert {(p.stage, p.total) for p in pieces} == {("answering", 59)}
+
+
+def test_an_answer_ends_before_a_stop_string_wherever_it_is_met(small_bagel, photo):
+    how = {"do_sample": True, "text_temperature": 3.0, "seed": 1, "max_tokens": 60}
+    whole = small_bagel.ask("what?", photo, **how)
+    for at in (1, len(whole.text) // 2, len(whole.text) - 3):
+        stop = whole.text[at : at + 2]
+        found = small_bagel.ask("what?", photo, stop=stop, **how)
+        assert found.text == whole.text[: whole.text.index(stop)]
+        assert found.token_ids == whole.token_ids[: len(found.token_ids)]
+    with small_bagel.session(seed=1) as session, small_bagel.session(seed=1) as other:
+        how.pop("seed")
+        for one in (session, other):
+            one.add_text("what?")
+        long = session.generate_text(**how).text
+        cut = other.generate_text(stop=[long[4:6], "never"], **how).text
+        assert cut == long[: long.index(long[4:6])]
+
+
+@pytest.mark.parametrize("bad", ["", [""], ["a"] * 17, [3], 3])
+def test_what_cannot_be_stopped_at_is_refused(small_bagel, bad):
+    with pytest.raises(bagel_rt.InputError, match="stop"):
+        small_bagel.ask("what?", stop=bad)
 
 
 def test_a_pictures_stream_has_its_plan_its_steps_the_picture_and_the_end(small_bagel):

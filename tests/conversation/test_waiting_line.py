@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from calls import FAST, same
@@ -11,11 +13,22 @@ from threads import at_once
 
 import bagel_rt
 from bagel_rt.conversation.waiting_line import WaitingLine
+from bagel_rt.events import Progress, finished
 from bagel_rt.generation.needs import Need
 
 
 def never() -> None:
     """A model that is open."""
+
+
+@contextmanager
+def place(line: WaitingLine, need: Need, writes: bool = True) -> Iterator[None]:
+    """A place inside, for the block."""
+    ticket = finished(line.admitted(need, writes, never))
+    try:
+        yield
+    finally:
+        line.leave(ticket)
 
 
 class Guests:
@@ -28,7 +41,7 @@ class Guests:
         self.leave[name] = threading.Event()
 
         def stay() -> None:
-            with self.line.place(Need(tokens, **need), writes, never):
+            with place(self.line, Need(tokens, **need), writes):
                 self.order.append(name)
                 self.inside.add(name)
                 self.leave[name].wait(30)
@@ -103,13 +116,13 @@ def test_too_many_and_too_long_are_errors_that_say_it():
     with pytest.raises(
         bagel_rt.QueueTimeout, match=r"within 0\.05 seconds \(queue_seconds\): 1 requests are worked on"
     ):
-        with line.place(Need(10), True, never):
+        with place(line, Need(10)):
             pass
     waiting = WaitingLine(lambda: 10, length=0)
     other = Guests(waiting)
     other.come("inside", 10)
     with pytest.raises(bagel_rt.QueueFull, match="1 requests are worked on, 0 wait, and queue_length allows 0"):
-        with waiting.place(Need(1), True, never):
+        with place(waiting, Need(1)):
             pass
     guests.end()
     other.end()
@@ -163,6 +176,37 @@ def test_closing_the_model_ends_those_who_wait_in_line(small_artefact):
     waited, none = at_once([lambda: bagel.ask("b", max_tokens=90, seed=1), close])
     assert none is None
     assert "this model was closed" in str(waited)
+
+
+def test_who_waits_is_told_how_the_line_moves_and_can_stop_waiting_from_another_thread(small_artefact):
+    with bagel_rt.load(small_artefact, "onnxruntime", cache_tokens=96, queue_length=9) as bagel:
+        first, second = (bagel.stream(one, "text", max_tokens=90, seed=1) for one in "ab")
+        next(first)
+        told, stop = [], threading.Event()
+
+        def stopped(event):
+            told.append(event)
+            assert not stop.is_set()
+
+        def give_up():
+            while len(told) < 2:
+                time.sleep(0.001)
+            stop.set()
+
+        def wait_behind():
+            while not bagel._scheduler.line._waiting:
+                time.sleep(0.001)
+            return next(bagel.stream("c", "text", max_tokens=90, seed=1))
+
+        waited, _, behind = at_once(
+            [lambda: bagel.ask("b", max_tokens=90, seed=1, on_progress=stopped), give_up, wait_behind]
+        )
+        assert isinstance(waited, AssertionError)
+        assert told[0] == Progress("waiting", 0, 1)
+        assert behind == Progress("waiting", 0, 2) or behind == Progress("waiting", 1, 2)
+        assert not bagel._scheduler.line._waiting
+        first.close()
+        assert isinstance(next(second), bagel_rt.TextPiece)
 
 
 @pytest.mark.parametrize("bad", [{"queue_length": -1}, {"queue_seconds": 0}, {"priority": "nobody"}])

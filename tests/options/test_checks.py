@@ -23,6 +23,7 @@ OTHERS = {  # a legal value of each kind of option that is not a default
     "bool": True,
     "str": "a",
     "tuple[float, float]": (0.25, 0.75),
+    "tuple[str, ...]": ("a", "b"),
     "Literal['global', 'channel', 'text_channel']": "channel",
     "Literal['cfg', 'cfg_zero_star', 'apg']": "apg",
     "Literal['euler', 'heun', 'dpm++2m', 'unipc']": "heun",
@@ -34,7 +35,8 @@ ALONE = {"step_mask": ("101", {"num_timesteps": 4, "step_cache": "exponential"})
 def in_numpy(value) -> list:
     """The value as numpy's scalars and as arrays of no dimensions."""
     if isinstance(value, tuple):
-        return [tuple(np.float32(v) for v in value), np.array(value), [np.array(v) for v in value]]
+        kind = np.float32 if isinstance(value[0], float) else np.str_
+        return [tuple(kind(v) for v in value), np.array(value), [np.array(v) for v in value]]
     small = {int: [np.int32, np.uint8], float: [np.float32, np.float16, np.longdouble], bool: [], str: []}[type(value)]
     return [np.asarray(value)[()], np.array(value), *(kind(value) for kind in small)]
 

@@ -37,6 +37,27 @@ def test_tokens_are_counted_as_they_are_written(live, circle):
     assert answer["choices"][0]["finish_reason"] == "length"
 
 
+def test_an_answer_ends_before_what_it_is_to_stop_at(live, nano, circle):
+    whole = nano.ask(QUESTION, circle).text
+    stop = whole[1:3]
+    answer = live.post("/v1/chat/completions", asking(circle, stop=[stop, "never"])).json()["choices"][0]
+    assert answer["message"]["content"] == whole[: whole.index(stop)]
+    assert answer["finish_reason"] == "stop"
+    events = events_of(live.post("/v1/chat/completions", asking(circle, stop=stop, stream=True)).text)
+    deltas = [choice["delta"] for event in events for choice in event["choices"]]
+    assert "".join(delta.get("content", "") for delta in deltas) == whole[: whole.index(stop)]
+
+
+def test_tools_are_refused_unless_none_is_to_be_called(live, circle):
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+    refused = live.post("/v1/chat/completions", asking(circle, tools=tools))
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "tools"
+    answered = live.post("/v1/chat/completions", asking(circle, tools=tools, tool_choice="none", max_tokens=3))
+    assert answered.status_code == 200
+    assert "x-bagel-warning" not in answered.headers
+
+
 def test_a_picture_stands_in_the_content_and_in_the_images(live, nano):
     wanted = {"messages": [{"role": "user", "content": "a red ring"}], "modalities": ["image", "text"], "seed": 2}
     message = live.post("/v1/chat/completions", {**wanted, "num_timesteps": STEPS}).json()["choices"][0]["message"]

@@ -37,6 +37,7 @@ TEXTS = {
     "max_output_tokens": ({"input": "a cat", "max_output_tokens": 16}, {"max_tokens": 17}),
     "temperature": ({"messages": USER, "temperature": 0.7, "top_p": 1},
                     {"do_sample": True, "text_temperature": 0.7}),
+    "stop": ({"messages": USER, "stop": "END"}, {"stop": "END"}),
     "top_p": ({"messages": USER, "top_p": 0.9}, {"top_p": 0.9, "do_sample": True, "text_temperature": 1.0}),
     "top_k": ({"messages": USER, "temperature": 0.5, "top_k": 20},
               {"top_k": 20, "do_sample": True, "text_temperature": 0.5}),

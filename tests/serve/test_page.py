@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 from live_server import Lent, opened, serving
 from PIL import Image
@@ -115,6 +116,78 @@ def test_a_drawn_picture_and_a_dropped_one_are_edited(page, circle):
     assert page.locator("#history button").count() == 2
 
 
+def painted(page: Any, stroke: Any) -> Image.Image:
+    """The mask that is sent with an edit, after a stroke was painted."""
+    sent = []
+    page.on("request", lambda request: sent.append(request.post_data_json) if "edits" in request.url else None)
+    stroke()
+    draw(page, "make the circle green")
+    return opened(sent[-1]["mask"])
+
+
+def test_only_what_was_painted_over_is_changed(page, circle):
+    page.click("#tab-edit")
+    page.evaluate(DROP, [base64.b64encode(circle).decode(), "circle.png"])
+    page.click("#masking summary")
+    box = page.locator("#mask").bounding_box()
+    left, middle = box["x"] + box["width"] * 0.25, box["y"] + box["height"] / 2
+
+    def stroke() -> None:
+        page.mouse.move(left, middle)
+        page.mouse.down()
+        page.mouse.move(left, middle + box["height"] * 0.2)
+        page.mouse.up()
+
+    mask = np.asarray(painted(page, stroke).getchannel("A")) < 128
+    given = np.asarray(Image.open(io.BytesIO(circle)).convert("RGB"))
+    assert mask.shape == given.shape[:2]
+    assert mask[32, 16]
+    assert not mask[:, 40:].any()
+    drawn = np.asarray(opened(page.get_attribute("#picture", "src")).convert("RGB"))
+    assert np.array_equal(drawn[~mask], given[~mask])
+    assert not np.array_equal(drawn, given)
+    page.click("#mask-clear")
+    assert page.evaluate("maskUrl()") is None
+
+
+def test_a_part_is_chosen_by_the_keyboard_too(page, circle):
+    page.click("#tab-edit")
+    page.evaluate(DROP, [base64.b64encode(circle).decode(), "circle.png"])
+    page.click("#masking summary")
+
+    def stroke() -> None:
+        page.focus("#mask")
+        page.keyboard.press("Shift+ArrowUp")
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("ArrowLeft")
+
+    mask = np.asarray(painted(page, stroke).getchannel("A")) < 128
+    assert mask[26, 20:32].all()
+    assert not mask[45:].any()
+
+
+def test_it_thinks_in_words_and_pictures_and_can_be_stopped(page, circle, live):
+    page.click("#tab-reason")
+    page.set_input_files("#reason-files", {"name": "circle.png", "mimeType": "image/png", "buffer": circle})
+    page.locator("#reason-thumbs img").wait_for()
+    page.fill("#question", "what colour is the circle?")
+    page.fill("#reason-steps", "5")
+    page.fill("#most-pictures", "1")
+    page.fill("#reason-seed", "1")
+    page.select_option("#reason-style", "zebra-cot")
+    page.click("#think-it")
+    page.locator("#reason-told", has_text="done").wait_for(timeout=120_000)
+    assert page.locator("#thoughts img.drawn").count() == 1
+    assert page.locator("#thoughts li").count() == 4  # a text, a picture, a text, the answer
+    assert page.inner_text("#thoughts li.final").startswith("Answer: ")
+    page.fill("#reason-steps", "900")
+    page.click("#think-it")
+    page.locator("#reason-told", has_text="drawing").wait_for()
+    page.click("#reason-stop")
+    page.locator("#reason-told", has_text="cancelled").wait_for()
+    assert live.rests(5)
+
+
 def test_a_picture_is_asked_about_drawn_on_and_taken_back(page, circle):
     page.click("#tab-chat")
     page.set_input_files("#chat-files", {"name": "circle.png", "mimeType": "image/png", "buffer": circle})
@@ -187,7 +260,7 @@ def test_everything_is_reached_by_the_keyboard(page):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_phone_in_light_and_dark(browser, live, scheme):
     with visit(browser, live.url, viewport={"width": 360, "height": 740}, color_scheme=scheme) as page:
-        for tab in ("draw", "edit", "chat"):
+        for tab in ("draw", "edit", "chat", "reason"):
             page.click(f"#tab-{tab}")
             assert page.evaluate("document.documentElement.scrollWidth") <= 360
         dark = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")

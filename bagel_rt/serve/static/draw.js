@@ -18,6 +18,7 @@ function showInputs() {
     drawing.inputs.splice(index, 1);
     showInputs();
   })));
+  offerMask(drawing.inputs[0]);
 }
 
 async function addInputs(files) {
@@ -47,7 +48,10 @@ async function draw(event) {
   const kind = drawing.kind, name = kind === "edit" ? "edits" : "generations";
   if (kind === "edit" && !drawing.inputs.length) return tell(byId("wrong"), "Choose the picture that shall be changed first.");
   const body = { prompt: byId("prompt").value, partial_images: 12, progress: true, ...knobs(kind) };
-  if (kind === "edit") body.images = drawing.inputs;
+  if (kind === "edit") {
+    body.images = drawing.inputs;
+    if (maskUrl()) body.mask = maskUrl();
+  }
   drawing.stop = new AbortController();
   busy(true);
   byId("told").textContent = "waiting for the model";

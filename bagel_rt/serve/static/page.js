@@ -1,7 +1,7 @@
 // Tabs, dropping and pasting, and what the server says of itself.
 "use strict";
 
-const tabs = ["draw", "edit", "chat"];
+const tabs = ["draw", "edit", "chat", "reason"];
 let open = "draw";
 
 function choose(name) {
@@ -11,15 +11,19 @@ function choose(name) {
     tab.setAttribute("aria-selected", String(one === name));
     tab.tabIndex = one === name ? 0 : -1;
   }
-  byId("draw").hidden = name === "chat";
+  const drawn = name === "draw" || name === "edit";
+  byId("draw").hidden = !drawn;
   byId("chat").hidden = name !== "chat";
+  byId("reason").hidden = name !== "reason";
+  if (!drawn) return;
   byId("draw").setAttribute("aria-labelledby", `tab-${name}`);
-  if (name !== "chat") chooseKind(name);
+  chooseKind(name);
 }
 
 async function received(files) {
   if (!pictures(files).length) return;
   if (open === "chat") await showInChat(files);
+  else if (open === "reason") await showInReason(files);
   else await dropped(files);
 }
 
@@ -65,4 +69,6 @@ prepareTabs();
 prepareDropping();
 prepareDrawing();
 prepareChat();
+prepareMask();
+prepareReason();
 introduce();

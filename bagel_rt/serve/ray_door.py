@@ -1,0 +1,147 @@
+"""The door: takes requests from Ray's proxy, chooses nothing but the replica that keeps a conversation, and answers
+for a replica that died.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from ray import serve  # pyright: ignore[reportMissingImports]
+from ray.exceptions import RayActorError  # pyright: ignore[reportMissingImports]
+from ray.serve.exceptions import BackPressureError  # pyright: ignore[reportMissingImports]
+from ray.serve.request_router import RequestRouter  # pyright: ignore[reportMissingImports]
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Mount
+
+from bagel_rt.serve.answers import sse
+from bagel_rt.serve.failures import ApiError
+from bagel_rt.serve.guard import Guard
+from bagel_rt.serve.hub import Hub
+from bagel_rt.serve.places import place_of
+from bagel_rt.serve.ray_replica import Call
+from bagel_rt.serve.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Receive, Scope, Send
+
+log = logging.getLogger("bagel_rt.serve")
+TRIES = 3  # replicas that may die over one request
+SENT = ("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "headers", "client",
+        "server")  # fmt: skip
+
+
+class KeptPlace(RequestRouter):
+    """Ray's choice of a replica: the one a request names as its session, where it is there; else the idler of two."""
+
+    async def choose_replicas(self, candidate_replicas: list[Any], pending_request: Any = None) -> list[list[Any]]:
+        place = pending_request.metadata.session_id if pending_request else ""
+        named = [one for one in candidate_replicas if place and one.replica_id.unique_id == place]
+        return [named or random.sample(candidate_replicas, min(2, len(candidate_replicas)))]
+
+
+@serve.deployment
+@serve.ingress()
+class Door:
+    """Keys, host names and bodies' sizes are checked here, before anything is sent on."""
+
+    def __init__(self, replicas: Any, settings: ServeSettings):
+        self._passing = Passing(replicas)
+        self._hub = Hub(_never, settings)
+
+    def __serve_build_asgi_app__(self) -> Starlette:
+        return Starlette(routes=[Mount("/", app=self._passing)], middleware=[Middleware(Guard, hub=self._hub)])
+
+
+def _never() -> Any:
+    raise RuntimeError("a door opens no model")
+
+
+class Passing:
+    """ASGI application that has its answers from replicas.
+
+    A request whose replica dies is given to another, unless a part of its answer was sent, or it goes on from a
+    conversation which died with its replica: then it is answered with an error in OpenAI's shape.
+    """
+
+    def __init__(self, replicas: Any):
+        self._replicas = replicas.options(method_name="answer", stream=True)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await Request(scope, receive).body()
+        call = Call({key: scope[key] for key in SENT if key in scope}, body)
+        place = place_of(scope["path"], body)
+        answer = Answer(send)
+        try:
+            await self._passed(call, place, answer)
+        except ApiError as error:
+            await answer.refuse(scope, receive, error)
+
+    async def _passed(self, call: Call, place: str, answer: Answer) -> None:
+        for left in reversed(range(TRIES)):
+            try:
+                async for message in self._messages(call, place):
+                    await answer.take(message)
+                return
+            except RayActorError:
+                log.warning("a replica died over a request")
+                if answer.begun or place or not left:
+                    raise _lost(place) from None
+            except BackPressureError:
+                raise ApiError(
+                    429, "the queue is full; try again", code="queue_full", headers={"Retry-After": "10"}
+                ) from None
+
+    async def _messages(self, call: Call, place: str) -> AsyncIterator[Message]:
+        """Of one replica's answer; whoever stops reading cancels it."""
+        answering = self._replicas.options(session_id=place).remote(call)
+        try:
+            async for message in answering:
+                yield message
+        except GeneratorExit:
+            answering.cancel()
+            raise
+        except BaseException:
+            answering.cancel()
+            raise
+
+
+def _lost(place: str) -> ApiError:
+    """503: tried again it may work, in a new conversation."""
+    words = "the conversation is lost with it, begin another" if place else "try again"
+    return ApiError(
+        503, f"the replica that worked on this died; {words}", code="replica_lost", headers={"Retry-After": "5"}
+    )
+
+
+class Answer:
+    """What was sent of an answer. Its head waits for the first of its body: until then another may answer."""
+
+    def __init__(self, send: Send):
+        self._send = send
+        self._head: Message | None = None
+        self.begun = self._streams = False
+
+    async def take(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._head = message
+            return
+        if self._head is not None and not self.begun:
+            self.begun = True
+            self._streams = dict(self._head["headers"]).get(b"content-type", b"").startswith(b"text/event-stream")
+            await self._send(self._head)
+        await self._send(message)
+
+    async def refuse(self, scope: Scope, receive: Receive, error: ApiError) -> None:
+        """The error as the answer, or as the last event of a stream."""
+        if not self.begun:
+            await JSONResponse(error.body, error.status, headers=error.headers)(scope, receive, self._send)
+            return
+        if not self._streams:
+            raise error
+        await self._send({"type": "http.response.body", "body": sse(error.body, "error"), "more_body": False})
