@@ -2,9 +2,9 @@
 
 Random weights of the released widths: an image of 980 x 980 through the ViT (4900 patches, 26 layers; the connector
 leads to a small decoder), and the VAE's encoder and decoder at 1024 x 1024 (also in strips, where pictures of that size
-are decoded so). PyTorch in bfloat16 and float32 (eager) against every engine and arithmetic of the exported graphs,
-alternating. Medians in milliseconds, ratios round by round to PyTorch in bfloat16. Nothing else may run meanwhile. Ends
-in one JSON line.
+are decoded so). The fastest of PyTorch's forms, found with pictures of a quarter of the side in a process of its own
+(peer.py), against every engine and arithmetic of the exported graphs, alternating. Medians in milliseconds, ratios
+round by round. Nothing else may run meanwhile. Ends in one JSON line.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
 from bagel_engines import Settings, open_engine
+from bagel_engines.host_cpus import own_cpus
 from bagel_engines.select import installed
-from bagel_export.checkpoint.open import VAE_PREFIX, Checkpoint, open_checkpoint
+from bagel_export.checkpoint.open import Checkpoint, open_checkpoint
 from bagel_export.checkpoint.synthetic import RELEASED, Shape, write_checkpoint
-from bagel_export.onnx.wrappers import build
-from bagel_export.reference.bagel import BagelModel
-from bagel_export.reference.vae import AutoEncoder
 from bagel_rt.artefact.contract import VAE_DECODER, VAE_ENCODER, VIT
 from bagel_rt.artefact.manifest import read_manifest
 from bagel_rt.model.graphs import Graphs
 from bagel_rt.model.vae_strips import decode_in_strips, in_strips
+from bench.peer import TORCH, Form, Peer, best_forms, forms, spoken
 from bench.timing import against, alternating, finish, kept, machine
 from bench.ways import Way, exported
 
@@ -41,64 +41,40 @@ GRAPHS = {
     ("openvino", "float32"): EVERY,
     ("openvino", "bfloat16"): EVERY,
     ("openvino", "int8"): (VIT,),
+    ("onnxruntime", "int8-rows"): (VIT,),
     ("onnxruntime", "float32"): EVERY,
 }
-DTYPES = {"torch bf16": torch.bfloat16, "torch fp32": torch.float32}
+EXACT: Form = ("float32", False, own_cpus())
+SCOUT = "small "  # before the name of a graph: the picture with which PyTorch's forms are compared
 Inputs = dict[str, np.ndarray]
-Run = Callable[[], np.ndarray]
+Run = Callable[[], Any]
 
 
-@dataclass(frozen=True)
-class Sides:
-    """The side of each kind of picture, in pixels."""
-
-    vit: int
-    vae: int
+def shape(small: bool) -> Shape:
+    return Shape() if small else replace(Shape(), vit=RELEASED.vit, vae_base_width=128, max_latent_size=64)
 
 
-def shape(small: bool) -> tuple[Shape, Sides]:
-    if small:
-        return Shape(), Sides(56, 64)
-    return replace(Shape(), vit=RELEASED.vit, vae_base_width=128, max_latent_size=64), Sides(980, 1024)
+def sides(small: bool) -> dict[str, tuple[str, int]]:
+    """Graph and side of the picture in pixels, by name of a work."""
+    vit, vae = (56, 64) if small else (980, 1024)
+    whole = {VIT: vit, VAE_DECODER: vae, VAE_ENCODER: vae}
+    quarter = {VIT: 14 * round(vit / 56), VAE_DECODER: max(64, vae // 4), VAE_ENCODER: max(64, vae // 4)}
+    return {g: (g, side) for g, side in whole.items()} | {f"{SCOUT}{g}": (g, side) for g, side in quarter.items()}
 
 
-def inputs(sides: Sides, patch: int, grid: int) -> dict[str, Inputs]:
+def inputs(graph: str, side: int, patch: int, grid: int) -> Inputs:
     random = np.random.default_rng(0)
-    across = sides.vit // patch
+    across = side // patch
     places = np.arange(across)[:, None] * grid + np.arange(across)
 
     def numbers(*size: int) -> np.ndarray:
         return random.standard_normal(size, np.float32)
 
-    return {
-        VIT: {"patches": numbers(across**2, 3 * patch**2).clip(-1, 1), "position_ids": places.reshape(-1)},
-        VAE_DECODER: {"latent": numbers(1, 16, sides.vae // 8, sides.vae // 8)},
-        VAE_ENCODER: {"pixels": numbers(1, 3, sides.vae, sides.vae).clip(-1, 1)},
-    }
-
-
-def torch_runs(checkpoint: Checkpoint, given: Mapping[str, Inputs]) -> dict[str, dict[str, Run]]:
-    """Runs in PyTorch, by graph and dtype."""
-    values = {k: torch.from_numpy(t.array()) for k, t in checkpoint.by_parameter().items()}
-    found: dict[str, dict[str, Run]] = {name: {} for name in given}
-    for told, dtype in DTYPES.items():
-        model, vae = BagelModel(checkpoint.config), AutoEncoder(checkpoint.config.vae_base_width)
-        model.load_state_dict({k: v for k, v in values.items() if not k.startswith(VAE_PREFIX)})
-        vae.load_state_dict({k.removeprefix(VAE_PREFIX): v for k, v in values.items() if k.startswith(VAE_PREFIX)})
-        model, vae = model.to(dtype), vae.to(dtype)
-        for name, arrays in given.items():
-            found[name][told] = _torch_run(build(name, model, vae), arrays)
-    return found
-
-
-def _torch_run(module: torch.nn.Module, arrays: Inputs) -> Run:
-    tensors = {k: torch.from_numpy(v) for k, v in arrays.items()}
-
-    def run() -> np.ndarray:
-        with torch.no_grad():
-            return module(**tensors).numpy()
-
-    return run
+    if graph == VIT:
+        return {"patches": numbers(across**2, 3 * patch**2).clip(-1, 1), "position_ids": places.reshape(-1)}
+    if graph == VAE_DECODER:
+        return {"latent": numbers(1, 16, side // 8, side // 8)}
+    return {"pixels": numbers(1, 3, side, side).clip(-1, 1)}
 
 
 def engine_runs(
@@ -108,6 +84,8 @@ def engine_runs(
     found: dict[str, dict[str, Run]] = {name: {} for name in given}
     known = [(engine, arithmetic) for engine, arithmetic in GRAPHS if engine in installed()]
     for precision, (engine, arithmetic) in product(precisions, known):
+        if precision == "fp32" and arithmetic.startswith("int8"):  # rounds what 8-bit weights multiply
+            continue
         way = Way(precision, arithmetic)
         exported([way], checkpoint.folder, folder)
         graphs = [name for name in given if name in GRAPHS[engine, arithmetic]]
@@ -139,13 +117,23 @@ def _engine_run(runner, arrays: Inputs) -> Run:
     return lambda: runner.run(arrays, runner.outputs)[runner.outputs[0]]
 
 
-def compared(runs: Mapping[str, Run], rounds: int) -> dict[str, dict]:
+def compared(
+    graph: str, engines: Mapping[str, Run], peer: Peer, among: Iterable[Form], rounds: int, folder: Path
+) -> dict[str, dict[str, Any]]:
     """Time by way, and how far each result is from PyTorch's in float32."""
+    best, told = best_forms(peer, f"{SCOUT}{graph}", [form for form in among if graph == VIT or form[0] != "int8"])
+    exact = peer.result(graph, EXACT, folder / "exact.npy")
+    for form in best.values():
+        peer.run(graph, form)  # compiles
     results: dict[str, np.ndarray] = {}
-    rows = against(alternating(kept(runs, results), rounds, warm=False), "torch bf16")
-    exact = results["torch fp32"]
+    runs = {name: partial(peer.run, graph, form) for name, form in best.items()}
+    rows = against(alternating(runs | kept(engines, results), rounds, warm=False), TORCH)
+    for name, form in best.items():
+        results[name] = peer.result(graph, form, folder / "found.npy")
+        rows[name]["form"] = spoken(form)
     for way, found in results.items():
         rows[way]["relative_error"] = round(float(np.linalg.norm(found - exact) / np.linalg.norm(exact)), 6)
+    rows[TORCH]["forms_small"] = told
     return rows
 
 
@@ -155,25 +143,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precisions", nargs="+", default=["fp32", "int8"], metavar="NAME")
     parser.add_argument("--only", nargs="+", choices=EVERY, help="graphs (default: all)")
+    parser.add_argument("--eager", action="store_true", help="of PyTorch's forms only those that are not compiled")
     parser.add_argument("--out", type=Path, help="also write the result to this file")
     args = parser.parse_args()
-    sizes, sides = shape(args.small)
-    results = {}
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = open_checkpoint(write_checkpoint(Path(folder) / "checkpoint", sizes))
-        given = inputs(sides, sizes.vit.patch_size, sizes.vit.grid)
-        given = {name: arrays for name, arrays in given.items() if not args.only or name in args.only}
-        torch_way = torch_runs(checkpoint, given)
-        engine_way = engine_runs(checkpoint, Path(folder), given, args.precisions)
-        for name in given:
-            results[name] = compared(torch_way[name] | engine_way[name], args.rounds)
+    sizes, works, results = shape(args.small), sides(args.small), {}
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        checkpoint = open_checkpoint(write_checkpoint(folder / "checkpoint", sizes))
+        names = args.only or EVERY
+        given = {g: inputs(*works[g], sizes.vit.patch_size, sizes.vit.grid) for g in names}
+        peer = Peer("bench.torch_encoders", str(checkpoint.folder), *(["--small"] if args.small else []))
+        engines = engine_runs(checkpoint, folder, given, args.precisions)
+        for name in names:
+            results[name] = compared(name, engines[name], peer, forms(not args.eager), args.rounds, folder)
             print(name, json.dumps(results[name]), file=sys.stderr, flush=True)
+        peer.close()
     report = {
-        "question": "milliseconds of ViT and VAE, and the ratio to PyTorch in bfloat16",
-        "sides": {"vit": sides.vit, "vae": sides.vae},
+        "question": "milliseconds of ViT and VAE, and the ratio to PyTorch's fastest form",
+        "sides": {name: works[name][1] for name in results},
         "widths": "small" if args.small else "as released",
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
         "rounds": args.rounds,
         "results": results,
         **machine(),

@@ -23,7 +23,8 @@ import torch
 from bagel_export.artefact.export import model_dims
 from bagel_export.checkpoint.open import open_checkpoint
 from bagel_export.checkpoint.synthetic import RELEASED, SMALL_LLM, Shape, write_checkpoint
-from bench.layers import TORCH, Torch, Work, engine_runs, measured, shape
+from bench.layers import Torch, Work, engine_runs, measured, shape
+from bench.peer import TORCH
 from bench.timing import finish, machine
 from bench.watch import watched
 from bench.ways import exported, way

@@ -1,12 +1,12 @@
 """Is a layer of the 7B faster than in PyTorch, on the same cores?  python bench/layers.py [--small] [--out FILE.json]
 
 One decoder layer of the released shape with random weights, both experts (466 M parameters): the fastest of PyTorch's
-forms, in a process of its own (torch_layer.py), against the exported step graph in several ways, alternating: a
-denoising branch, a text token, a prefill. A way is [ENGINE:]PRECISION[/ARITHMETIC]: "int8/int8" is int8 weights on
-OpenVINO, and what they multiply rounded too. Medians in milliseconds per layer, ratios pair by pair, relative errors
-against PyTorch in float32 on random weights without outliers; the share of this machine's rates: of float32 products
-(more than 1 where whole numbers are multiplied), and for a token of the bandwidth at which weights are read. Nothing
-else may run meanwhile. Ends in one JSON line.
+forms, in a process of its own (peer.py), against the exported step graph in several ways, alternating: a denoising
+branch, a text token, a prefill. A way is [ENGINE:]PRECISION[/ARITHMETIC]: "int8/int8" is int8 weights on OpenVINO, and
+what they multiply rounded too; without an arithmetic it is bfloat16. Medians in milliseconds per layer, ratios pair by
+pair, relative errors against PyTorch in float32 on random weights without outliers. Beside them the rates of PyTorch's
+own products here: a work's operations at the best of them are the roof; and for a token the share of the bandwidth at
+which weights are read. Nothing else may run meanwhile. Ends in one JSON line.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -36,36 +37,41 @@ from bagel_rt.artefact.example_inputs import cached
 from bagel_rt.artefact.manifest import read_manifest
 from bagel_rt.estimate.calibration import operations
 from bagel_rt.estimate.machine import cpu
+from bench.peer import TORCH, Form, Peer, best_forms, forms, spoken
 from bench.timing import against, alternating, finish, machine, seconds
-from bench.torch_layer import Peer, best_form, spoken
 from bench.ways import Way, exported, way
 
-TORCH = "torch"
-WITH_BFLOAT16 = ("fp32", "int8", "int8/int8", "int4", "int4/int8", "w8a8")
-WITHOUT = (
-    *("fp32/float32", "int8/float32", "w8a8/float32"),
-    *(f"onnxruntime:{way}" for way in ("fp32/float32", "int8/int8", "int8/int8-rows", "w8a8/float32")),
-)
+EXACT: Form = ("float32", False, 1)
+MIDDLING = "denoise 1024 latents, context 50"
+WITH_BFLOAT16 = ("fp32", "int8", "int8/int8", "int4/int8", "w8a8", "w8a8/float32")
+WITHOUT = ("fp32/float32", "int8/float32", "int8/int8", "int4/int8", "w8a8/float32")
+ON_ONNXRUNTIME = tuple(f"onnxruntime:{way}" for way in ("int8/int8", "int8/int8-rows", "int4/int8", "w8a8/float32"))
 
 
 @dataclass(frozen=True)
 class Work:
-    """Rows through one layer over a context of `past` tokens. `exact`: also compared with float32."""
+    """Rows through one layer over a context of `past` tokens.
+
+    exact: also compared with float32. like: a shorter work whose best form of PyTorch is taken.
+    """
 
     name: str
     und: int
     gen: int
     past: int
     exact: bool = False
+    like: str = ""
 
 
 WORKS = (
-    Work("denoise 1024 latents, context 50", 2, 1024, 50, exact=True),
-    Work("denoise 1024 latents, context 1074", 2, 1024, 1074),
-    Work("denoise 4096 latents, context 50", 2, 4096, 50),
-    Work("denoise 4096 latents, context 1074", 2, 4096, 1074),
+    Work(MIDDLING, 2, 1024, 50, exact=True),
+    Work("denoise 1024 latents, context 1074", 2, 1024, 1074, like=MIDDLING),
+    Work("denoise 4096 latents, context 50", 2, 4096, 50, like=MIDDLING),
+    Work("denoise 4096 latents, context 1074", 2, 4096, 1074, like=MIDDLING),
     Work("one token, context 500", 1, 0, 500, exact=True),
-    Work("one token, context 4000", 1, 0, 4000),
+    Work("one token, context 4000", 1, 0, 4000, like="one token, context 500"),
+    Work("4 tokens at once, context 500", 4, 0, 500, like="one token, context 500"),
+    Work("8 tokens at once, context 500", 8, 0, 500, like="one token, context 500"),
     Work("prefill of 500 tokens", 500, 0, 0),
 )
 SMALL_WORKS = (Work("denoise 16 latents, context 5", 2, 16, 5, exact=True), Work("one token, context 5", 1, 0, 5))
@@ -97,7 +103,7 @@ def arrays(work: Work, model: ModelDims) -> dict[str, np.ndarray]:
 class Torch:
     """The reference's layer on the same arrays."""
 
-    def __init__(self, checkpoint: Checkpoint, name: str = "float32", compiled: bool = False):
+    def __init__(self, checkpoint: Checkpoint, name: str = "float32"):
         """name: float32, bfloat16, or int8, which rounds weights once and rows per tensor."""
         dtype = torch.bfloat16 if name == "bfloat16" else torch.float32
         model = BagelModel(checkpoint.config).to(dtype)
@@ -107,10 +113,11 @@ class Torch:
         assert isinstance(layer, DecoderLayer)
         if name == "int8":
             layer = torch.ao.quantization.quantize_dynamic(layer, {torch.nn.Linear}, torch.qint8)
-        kept = torch.compile if compiled else lambda step: step
-        self._step, self._step_und, self._dtype = kept(layer.step), kept(layer.step_und), dtype
+        self._layer, self._dtype = layer, dtype
 
-    def prepared(self, given: dict[str, np.ndarray]) -> Callable[[], list[np.ndarray]]:
+    def prepared(self, given: dict[str, np.ndarray], compiled: bool = False) -> Callable[[], list[np.ndarray]]:
+        kept = torch.compile if compiled else lambda step: step
+        step, step_und = kept(self._layer.step), kept(self._layer.step_und)
         t = {k: torch.from_numpy(v) for k, v in given.items()}
         t = {k: v.to(self._dtype) if v.is_floating_point() else v for k, v in t.items()}
         halves = (t["pool"], t["pool"][len(given["pool"]) // 2 :])
@@ -120,19 +127,24 @@ class Torch:
         def run() -> list[np.ndarray]:
             with torch.no_grad():
                 if len(given["gen"]):
-                    und, gen, *_ = self._step(t["und"], t["gen"], und_rope, gen_rope, past_k, past_v, t["mask"])
+                    und, gen, *_ = step(t["und"], t["gen"], und_rope, gen_rope, past_k, past_v, t["mask"])
                     return [und.float().numpy(), gen.float().numpy()]
-                return [self._step_und(t["und"], und_rope, past_k, past_v, t["mask"])[0].float().numpy()]
+                return [step_und(t["und"], und_rope, past_k, past_v, t["mask"])[0].float().numpy()]
 
         return run
 
 
-def engine_runs(ways: Sequence[Way], folder: Path) -> dict[str, Callable]:
-    """For each way a function that takes arrays and returns a run of the step graph on them. folder: its artefacts'."""
+def engine_runs(ways: Sequence[Way], folder: Path, said: dict[str, str] | None = None) -> dict[str, Callable]:
+    """For each way a function that takes arrays and returns a run of the step graph on them. folder: its artefacts'.
+
+    said: takes what each engine says of itself once the graph is loaded.
+    """
     prepared: dict[str, Callable] = {}
     for each in ways:
         engine = open_engine(each.backend, settings=Settings(arithmetic=each.arithmetic))
         prepared[str(each)] = on(engine, engine.load(each.artefact(folder) / f"{GEN_STEP}.onnx"))
+        if said is not None:
+            said[str(each)] = str(engine.info)
     return prepared
 
 
@@ -171,33 +183,30 @@ def measured(
     model: ModelDims,
     prepare: Mapping[str, Callable],
     rounds: int,
-    exact: Callable | None = None,
+    exact: np.ndarray | None = None,
     peer: Peer | None = None,
-    compiled: bool = True,
+    forms: Mapping[str, Form] = MappingProxyType({}),
 ) -> dict[str, dict]:
-    """For each way the milliseconds, the ratio to TORCH, and where the work asks for it the error against `exact`.
+    """For each way the milliseconds, the ratio to TORCH, and the error against `exact`, the last output in float32.
 
-    peer: TORCH is its fastest form, not one of the ways.
+    peer: runs the forms, by name, TORCH among them, which is one of the ways otherwise.
     """
     given = arrays(work, model)
     runs = {name: make(given) for name, make in prepare.items()}
-    told: dict[str, Any] = {}
     if peer is not None:
-        form, forms = best_form(peer, work.name, compiled)
-        runs = {TORCH: partial(peer.run, work.name, form)} | runs
-        told = {"form": spoken(form), "forms": forms}
+        runs = {name: partial(peer.run, work.name, form) for name, form in forms.items()} | runs
     row = against(alternating(runs, rounds), TORCH)
-    if exact and work.exact:
-        wanted = exact(given)()[-1]
-        inputs = given["gen" if work.gen else "und"]
-        for name, run in (
-            (name, run) for name, run in runs.items() if name != TORCH
-        ):  # the error of what the layer adds to its rows
-            apart = np.linalg.norm(run()[-1] - wanted) / np.linalg.norm(wanted - inputs)
-            row[name]["relative_error"] = round(float(apart), 5)
-    row[TORCH] |= told
+    if exact is not None:
+        for name in prepare:
+            row[name]["relative_error"] = distance(work, model, runs[name]()[-1], exact)
     print(work.name, json.dumps(row), file=sys.stderr, flush=True)
     return row
+
+
+def distance(work: Work, model: ModelDims, found: np.ndarray, exact: np.ndarray) -> float:
+    """Relative L2 of what a layer adds to its rows."""
+    inputs = arrays(work, model)["gen" if work.gen else "und"]
+    return round(float(np.linalg.norm(found - exact) / np.linalg.norm(exact - inputs)), 5)
 
 
 def bandwidth() -> float:
@@ -206,10 +215,19 @@ def bandwidth() -> float:
     return round(4 * len(values) / min(seconds(values.sum) for _ in range(5)) / 1e9, 2)
 
 
-def float32_rate() -> float:
-    """GFLOP/s of PyTorch's product of 1024 rows with one of the layer's weights, at best."""
+def rates() -> dict[str, float]:
+    """GFLOP/s (GOP/s) of PyTorch's product of 1024 rows with one of the layer's weights, at best, by number format."""
     rows, weights = torch.ones(1024, 3584), torch.ones(3584, 18944)
-    return round(2 * 1024 * weights.numel() / min(seconds(lambda: rows @ weights) for _ in range(3)) / 1e9, 1)
+    products: dict[str, Callable] = {"float32": lambda: rows @ weights}
+    if "bf16" in cpu()[1]:
+        halved = rows.bfloat16(), weights.bfloat16()
+        products["bfloat16"] = lambda: halved[0] @ halved[1]
+    whole = rows.to(torch.int8), weights.to(torch.int8)
+    products["int8"] = lambda: torch._int_mm(*whole)
+    return {
+        name: round(2 * 1024 * weights.numel() / min(seconds(run) for _ in range(3)) / 1e9, 1)
+        for name, run in products.items()
+    }
 
 
 def main() -> None:
@@ -238,31 +256,42 @@ def compared(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     checkpoint, ways = open_checkpoint(folder / "checkpoint"), args.ways or [*map(way, default_ways())]
     dims, wanted = model_dims(checkpoint), SMALL_WORKS if args.small else WORKS
     works = [work for work in wanted if not args.works or work.name.startswith(tuple(args.works))]
+    works += [work for work in wanted if work.name in {w.like for w in works} and work not in works]
     exported(ways, checkpoint.folder, folder)
-    runs, peer = engine_runs(ways, folder), Peer(checkpoint.folder, args.small)
-    exact = Torch(checkpoint).prepared
-    results = {work.name: measured(work, dims, runs, args.rounds, exact, peer, not args.eager) for work in works}
-    peer.close()
-    gb_per_s, rate, inner = bandwidth(), float32_rate(), shape(args.small).llm.intermediate_size
+    peer = Peer("bench.torch_layer", str(checkpoint.folder), *(["--small"] if args.small else []))
+    try:
+        chosen = {work.name: best_forms(peer, work.name, forms(not args.eager)) for work in works if not work.like}
+        exact = {work.name: peer.result(work.name, EXACT, folder / "exact.npy") for work in works if work.exact}
+        said: dict[str, str] = {}
+        runs, results = engine_runs(ways, folder, said), {}
+        for work in works:
+            best, told = chosen[work.like or work.name]
+            results[work.name] = row = measured(work, dims, runs, args.rounds, exact.get(work.name), peer, best)
+            for name, form in best.items():
+                row[name]["form"] = spoken(form)
+                if work.name in exact:
+                    found = peer.result(work.name, form, folder / "found.npy")
+                    row[name]["relative_error"] = distance(work, dims, found, exact[work.name])
+            row[TORCH] |= {} if work.like else {"forms": told}
+    finally:
+        peer.close()
+    gb_per_s, inner = bandwidth(), shape(args.small).llm.intermediate_size
     with_bandwidth(results, works, und_bytes(folder, ways), gb_per_s)
-    for work in works:
-        for row in results[work.name].values():
-            row["share_of_float32_rate"] = round(
-                operations(dims, inner, work.und + work.gen, work.past) / row["ms"] / 1e6 / rate, 2
-            )
     return {
         "question": "milliseconds per decoder layer, and the ratio to PyTorch's fastest form",
         "shape": "small" if args.small else "BAGEL-7B-MoT, one layer, both experts",
         "rounds": args.rounds,
         "memory_gb_per_s": gb_per_s,
-        "float32_gflop_per_s": rate,
+        "rates_gop_per_s": rates(),
+        "operations_g": {w.name: round(operations(dims, inner, w.und + w.gen, w.past) / 1e9, 1) for w in works},
+        "engines": said,
         "results": results,
         **machine(),
     }
 
 
 def default_ways() -> Sequence[str]:
-    return WITH_BFLOAT16 if "bf16" in cpu()[1] else WITHOUT
+    return (*(WITH_BFLOAT16 if "bf16" in cpu()[1] else WITHOUT), *ON_ONNXRUNTIME)
 
 
 if __name__ == "__main__":

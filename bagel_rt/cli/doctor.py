@@ -24,12 +24,14 @@ def register(commands) -> None:
 
 def run_doctor(args: argparse.Namespace) -> int:
     from bagel_engines import diagnosis
+    from bagel_rt.estimate.machine import cpu
 
     findings = diagnosis.backends()
     report = {
         "bagel-rt": __version__,
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "cpu": " ".join(filter(None, cpu())),
         "packages": diagnosis.packages(),
         "cuda": diagnosis.cuda_state(),
         "backends": [asdict(finding) for finding in findings],
@@ -40,8 +42,11 @@ def run_doctor(args: argparse.Namespace) -> int:
 
 def _print(report: dict[str, Any]) -> None:
     print(f"bagel-rt {report['bagel-rt']}, Python {report['python']}, {report['machine']}")
+    print(f"cpu       {report['cpu'] or 'not told by this system'}")
     print("packages  " + ", ".join(f"{name} {version}" for name, version in report["packages"].items()))
     for key, value in report["cuda"].items():
         print(f"cuda      {key}: {', '.join(value) or 'none' if isinstance(value, list) else value}")
     for found in report["backends"]:
         print(f"{'works' if found['works'] else '-':9} {found['backend']} on {found['device']}: {found['detail']}")
+        if found["arithmetics"]:
+            print(f"{'':9} takes --arithmetic {'; '.join(found['arithmetics'])}")

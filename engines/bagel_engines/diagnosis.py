@@ -14,9 +14,11 @@ from bagel_engines.device import cuda
 from bagel_engines.device.linear_sums import SUM_GRAPHS, Sums
 from bagel_engines.protocol import Engine, EngineFailure, Held
 from bagel_engines.select import open_engine
+from bagel_engines.settings import Settings
 from bagel_engines.tensorrt import plan_builder
 
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "cuda-python", "torch")
+ARITHMETICS = ("float32", "bfloat16", "float16", "int8", "int8-rows")
 COMBINATIONS = (("openvino", "cpu"), ("onnxruntime", "cpu"), ("onnxruntime", "cuda"))
 
 
@@ -28,6 +30,7 @@ class Finding:
     device: str
     works: bool
     detail: str
+    arithmetics: tuple[str, ...] = ()  # on a CPU: what `--arithmetic` takes here and what then really changes
 
 
 def packages() -> dict[str, str]:
@@ -95,7 +98,7 @@ def _tried(backend: str, device: str) -> Finding:
     try:
         engine = open_engine(backend, device)
         if device == "cpu":
-            return Finding(backend, device, True, str(engine.info))
+            return Finding(backend, device, True, str(engine.info), arithmetics(backend))
         if not _computes(engine):
             return Finding(backend, device, False, f"{engine.info} computes a small graph wrongly on this GPU")
         return Finding(backend, device, True, f"{engine.info}: executed a small graph")
@@ -103,6 +106,19 @@ def _tried(backend: str, device: str) -> Finding:
         return Finding(backend, device, False, str(error))
     except ImportError as error:  # the package is installed and broken
         return Finding(backend, device, False, f"{backend} cannot be imported: {error}; install it again")
+
+
+def arithmetics(backend: str) -> tuple[str, ...]:
+    """The arithmetics that an engine takes on this CPU. Engines compute a small product both ways, or look at the graph
+    they made of it, before they take one by name; what it costs stands behind its name."""
+    found = []
+    for word in ARITHMETICS:
+        try:
+            info = open_engine(backend, settings=Settings(arithmetic=word)).info
+        except EngineFailure:
+            continue
+        found.append(info.remark or info.arithmetic)  # a remark begins with the name
+    return tuple(found)
 
 
 def cuda_state() -> dict[str, Any]:

@@ -92,3 +92,15 @@ def test_a_library_that_does_not_load_is_told_with_the_loaders_words(monkeypatch
     assert not told.works
     assert "its library does not load: libnvinfer.so.11: cannot open shared object file" in told.detail
     assert "pip install 'bagel-rt[tensorrt]'" in told.detail
+
+
+def test_a_cpu_engine_names_the_arithmetics_that_change_something_here(monkeypatch, capsys):
+    monkeypatch.setattr("bagel_engines.openvino.arithmetic.rounds_rows", lambda beside: False)
+    monkeypatch.setattr("bagel_engines.openvino.arithmetic.native", lambda name: False)
+    monkeypatch.setattr("bagel_engines.openvino.arithmetic.changes_numbers", lambda name: name == "bfloat16")
+    emulated = "bfloat16 emulated: this CPU has no such instructions, float32 is faster"
+    assert found("openvino").arithmetics == ("float32", emulated)
+    monkeypatch.setattr("bagel_engines.onnxruntime.cpu_engine.recognised", lambda: False)
+    assert found("onnxruntime").arithmetics == ("float32", "int8-rows")
+    assert main(["doctor"]) == 0
+    assert "takes --arithmetic float32; int8-rows\n" in capsys.readouterr().out
