@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo
 
 from bagel_engines.host_cpus import own_cpus
 from bagel_rt.estimate.machine import cpu
@@ -97,6 +98,8 @@ def best_forms(peer: Peer, work: str, among: Iterable[Form]) -> tuple[dict[str, 
 
 def serve(prepared: Callable[[str, str, bool], Run]) -> None:
     """Answer requests until stdin ends. prepared: the run of a work in a number format, compiled or not."""
+    # every format and size of a work compiles the same code anew; past the default of 8 PyTorch would run it uncompiled
+    torch._dynamo.config.recompile_limit = 64
     for line in sys.stdin:
         request = json.loads(line)
         print(json.dumps(_answer(prepared, **request)), flush=True)
