@@ -23,10 +23,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from bagel_engines.host_cpus import own_cpus
 from bagel_export.checkpoint.open import open_checkpoint
 from bagel_export.checkpoint.synthetic import RELEASED, SMALL_LLM, Shape, write_checkpoint
 from bagel_rt.api import Bagel, load
 from bagel_rt.artefact.manifest import ResizeRule
+from bagel_rt.conversation.calls import rehearsal
+from bagel_rt.estimate.admission import limit_of
+from bagel_rt.estimate.forecast import forecast
+from bagel_rt.events import finished
+from bagel_rt.kv_cache.page_pool import CACHE_TOKENS
 from bagel_rt.options import presets
 from bagel_rt.options.image_options import ImageOptions
 from bench.peer import TORCH, Form, Peer, best_forms, forms, spoken
@@ -55,6 +61,12 @@ def options(side: int, points: int) -> ImageOptions:
     return replace(presets.defaults(presets.GENERATE, "app"), **size)
 
 
+def planned(bagel: Bagel, opts: ImageOptions) -> float:
+    """Milliseconds that `bagel-rt plan` forecasts for the picture from a few calls of each graph."""
+    work = forecast(bagel.manifest, bagel.graphs.engine, rehearsal([PROMPT]), opts, limit_of(None), CACHE_TOKENS)
+    return round(1000 * sum(finished(work).seconds.values()), 1)
+
+
 def compared(
     peer: Peer, models: Mapping[Way, Bagel], size: tuple[int, int], among: Iterable[Form], rounds: int, folder: Path
 ) -> dict[str, dict[str, Any]]:
@@ -72,6 +84,9 @@ def compared(
     exact = peer.result(f"{side} {points}", best[TORCH], folder / "latents.npy")
     for name, found in latents.items():
         row[name]["latents_apart"] = round(float(np.linalg.norm(found - exact) / np.linalg.norm(exact)), 4)
+    for each, bagel in models.items():
+        for name, cache in ((f"{each}", None), (f"{each}, step cache", "taylorseer")):
+            row[name]["planned_ms"] = planned(bagel, replace(opts, step_cache=cache))
     row[TORCH] |= {"form": spoken(best[TORCH]), f"forms_{SCOUT}_points": told}
     return row
 
@@ -101,7 +116,8 @@ def main() -> None:
         models = {w: load(w.artefact(folder), w.backend, arithmetic=w.arithmetic) for w in args.ways}
         report["engines"] = {str(each): bagel.engine for each, bagel in models.items()}
         peer = Peer("bench.torch_picture", str(checkpoint.folder))
-        among = forms(not args.eager, int8=False)
+        # fewer threads never won with so many rows (bench/layers.py)
+        among = [form for form in forms(not args.eager, int8=False) if form[2] == own_cpus()]
         for side, rounds in zip(args.sides, args.rounds, strict=True):
             row = compared(peer, models, (side, args.points), among, rounds, folder)
             report["results"][f"{side} x {side}"] = {"rounds": rounds, **row}
