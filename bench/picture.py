@@ -79,9 +79,9 @@ def compared(
         drawn(bagel, options(side, SCOUT), None)()  # packs the weights
         runs[f"{each}"] = drawn(bagel, opts, None)
         runs[f"{each}, step cache"] = drawn(bagel, opts, "taylorseer")
-    official = {TORCH: partial(peer.run, f"{side} {points}", best[TORCH])}
+    official = {TORCH: partial(peer.run, f"{side} {points}", best[TORCH], folder / "latents.npy")}
     row = against(alternating(official | kept(runs, latents), rounds, warm=False), TORCH)
-    exact = peer.result(f"{side} {points}", best[TORCH], folder / "latents.npy")
+    exact = np.load(folder / "latents.npy")
     for name, found in latents.items():
         row[name]["latents_apart"] = round(float(np.linalg.norm(found - exact) / np.linalg.norm(exact)), 4)
     for each, bagel in models.items():

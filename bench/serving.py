@@ -5,7 +5,7 @@ tokens: answers at once against one after another, tokens a second, on bagel-nan
 int8 with random weights and a small vocabulary.
 drawing: seconds to the first token of an answer while pictures are drawn, and a picture's seconds a step while answers
 are written, by priority, on bagel-nano.
-overhead: a token's time through the scheduler where nobody else is there, against the turn without it.
+overhead: a token's time through the scheduler where nobody else is there, against the turn without it, of both.
 mix: pictures from text and edits, so many at once, latencies and pictures a second, of the model named by --model: with
 --side 512 --steps 20 the request mix of vLLM-Omni's nightly figures.
 Nothing else may run meanwhile. Ends in one JSON line.
@@ -163,35 +163,34 @@ def while_drawing(model: str, backend: str, small: bool) -> dict[str, Any]:
     return {"milliseconds": found}
 
 
-def overhead(model: str, backend: str, small: bool) -> dict[str, Any]:
+def overhead(bagel: Bagel, small: bool) -> dict[str, Any]:
     """An answer's time with the scheduler and without, alternating."""
-    with bagel_rt.load(model, backend) as bagel:
-        opts = TextOptions(max_tokens=TOKENS, do_sample=True, text_temperature=3.0, seed=1)
-        values = {name: value for name, value in vars(opts).items() if value is not None}
+    opts = TextOptions(max_tokens=TOKENS, do_sample=True, text_temperature=3.0, seed=1)
+    values = {name: value for name, value in vars(opts).items() if value is not None}
 
-        def with_it() -> None:
-            for _ in bagel.stream(PROMPT, "text", **values):
-                pass
+    def with_it() -> None:
+        for _ in bagel.stream(PROMPT, "text", **values):
+            pass
 
-        def without() -> None:
-            with bagel._gate.enter():
-                finished(bagel._calls.answer([PROMPT], opts, 1))
+    def without() -> None:
+        with bagel._gate.enter():
+            finished(bagel._calls.answer([PROMPT], opts, 1))
 
-        shares, per_token = [], []
-        admission, bagel._admission = bagel._admission, None  # the check of memory is not the scheduler's
-        with_it()
-        written = len(finished(bagel._calls.answer([PROMPT], opts, 1)).token_ids)
-        for i in range(4 if small else 60):
-            order = (with_it, without) if i % 2 else (without, with_it)
-            taken = {run: seconds(run) for run in order}
-            shares.append(taken[with_it] / taken[without] - 1)
-            per_token.append((taken[with_it] - taken[without]) / written)
-        bagel._admission = admission
-        return {
-            "engine": bagel.engine,
-            "share": round(statistics.median(shares), 4),
-            "microseconds_per_token": round(1e6 * statistics.median(per_token), 1),
-        }
+    shares, per_token = [], []
+    admission, bagel._admission = bagel._admission, None  # the check of memory is not the scheduler's
+    with_it()
+    written = len(finished(bagel._calls.answer([PROMPT], opts, 1)).token_ids)
+    for i in range(4 if small else 60):
+        order = (with_it, without) if i % 2 else (without, with_it)
+        taken = {run: seconds(run) for run in order}
+        shares.append(taken[with_it] / taken[without] - 1)
+        per_token.append((taken[with_it] - taken[without]) / written)
+    bagel._admission = admission
+    return {
+        "engine": bagel.engine,
+        "share": round(statistics.median(shares), 4),
+        "microseconds_per_token": round(1e6 * statistics.median(per_token), 1),
+    }
 
 
 def mix(model: str, backend: str, side: int, steps: int, at_once: tuple[int, ...]) -> dict[str, Any]:
@@ -219,29 +218,33 @@ def mix(model: str, backend: str, side: int, steps: int, at_once: tuple[int, ...
         return {"engine": bagel.engine, "model": bagel.model, **found}
 
 
-def layer(small: bool, folder: Path, rounds: int) -> dict[str, Any]:
+def layer(small: bool, folder: Path) -> Bagel:
+    """A model of one layer, on OpenVINO in int8."""
     checkpoint = open_checkpoint(write_checkpoint(folder / "checkpoint", shape(small)))
-    way, found = Way("int8", "int8"), {}
+    way = Way("int8", "int8")
     exported([way], checkpoint.folder, folder)
-    with bagel_rt.load(way.artefact(folder), way.backend, arithmetic=way.arithmetic) as bagel:
-        found[bagel.engine] = tokens_a_second(bagel, rounds)
-    return found
+    return bagel_rt.load(way.artefact(folder), way.backend, arithmetic=way.arithmetic)
+
+
+def of_texts(results: dict[str, Any], args: argparse.Namespace, bagel: Bagel, name: str, rounds: int) -> None:
+    """Add the parts that are about texts alone."""
+    if "tokens" in args.parts:
+        results.setdefault(f"tokens, {name}", {})[bagel.engine] = tokens_a_second(bagel, rounds)
+    if "overhead" in args.parts:
+        results.setdefault(f"overhead, {name}", {})[bagel.engine] = overhead(bagel, args.small)
 
 
 def measured(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     results: dict[str, Any] = {}
     rounds = 1 if args.small else 3
-    if "tokens" in args.parts:
-        results["tokens, bagel-nano"] = {}
-        for backend in args.backends:
-            with bagel_rt.load(args.model, backend) as bagel:
-                results["tokens, bagel-nano"][bagel.engine] = tokens_a_second(bagel, rounds)
-        results["tokens, one layer"] = layer(args.small, folder, rounds)
     for backend in args.backends:
+        with bagel_rt.load(args.model, backend) as bagel:
+            of_texts(results, args, bagel, "bagel-nano", rounds)
         if "drawing" in args.parts:
             results.setdefault("drawing", {})[backend] = while_drawing(args.model, backend, args.small)
-        if "overhead" in args.parts:
-            results.setdefault("overhead", {})[backend] = overhead(args.model, backend, args.small)
+    if {"tokens", "overhead"} & set(args.parts):
+        with layer(args.small, folder) as bagel:
+            of_texts(results, args, bagel, "one layer", rounds)
     if "mix" in args.parts:
         side, steps, at_once = (64, 3, (1, 2)) if args.small else (args.side, args.steps, MIXED)
         results["mix"] = mix(args.model, args.backends[0], side, steps, at_once)

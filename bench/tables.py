@@ -60,25 +60,74 @@ def timed(cell: dict[str, float] | None, base: bool = False) -> str:
 LAYER_WAYS = ("fp32", "int8", "int8/int8", "int4", "int4/int8", "w8a8")
 
 
+ZEN4_WAYS = {
+    "torch int8": "PyTorch int8",
+    "fp32": "`fp32` in bfloat16",
+    "int8/int8": "`int8`, `--arithmetic int8`",
+    "w8a8": "`w8a8` in bfloat16",
+    "onnxruntime:int8/int8": "`int8`, `int8`, ONNX Runtime",
+    "onnxruntime:int8/int8-rows": "`int8`, `int8-rows`, ONNX Runtime",
+    "onnxruntime:w8a8/float32": "`w8a8`, ONNX Runtime",
+    "int4/int8": "`int4`, `--arithmetic int8`",
+}
+
+
 @table
 def speed():
-    """README: the least that says what to expect."""
-    ways = ("int8/int8", "w8a8")
-    yield "work", "PyTorch, bfloat16", "`int8`, `--arithmetic int8`", "`w8a8`, `--arithmetic bfloat16`", "command"
-    layers, pictures = read("layers-cpu.json")["results"], read("picture-cpu.json")["results"]
+    """README: the least that says what to expect, of every kind of machine in bench/results."""
+    yield "work", "AMX: PyTorch", "`int8`", "`w8a8`", "Zen 4: PyTorch", "`int8`", "`w8a8`"
+    machines = (("cpu", "int8/int8", "w8a8"), ("zen4", "int8/int8", "onnxruntime:w8a8/float32"))
     for title, work in (
         ("one denoising step, 1024 latents", "denoise 1024 latents, context 50"),
         ("one denoising step, 4096 latents", "denoise 4096 latents, context 50"),
         ("reading 500 tokens", "prefill of 500 tokens"),
         ("writing one token", "one token, context 500"),
     ):
-        row = layers[work]
-        yield title, timed(row["torch bf16"], True), *(timed(row[way]) for way in ways), "`python bench/layers.py`"
-    row = pictures["512 x 512"]
-    official = timed(row["official control flow, torch bf16"], True)
-    yield "a picture of 512 x 512", official, *(timed(row[way]) for way in ways), "`python bench/picture.py`"
-    cached = (timed(row[f"{way}, step cache"]) for way in ways)
-    yield "the same with `--step-cache taylorseer`", "", *cached, "`python bench/picture.py`"
+        yield title, *_beside("layers-{}.json", work, machines)
+    yield "a picture of 512 x 512", *_beside("picture-{}.json", "512 x 512", machines)
+    cached = [(name, *(f"{way}, step cache" for way in ways)) for name, *ways in machines]
+    yield "the same with `--step-cache taylorseer`", *_beside("picture-{}.json", "512 x 512", cached, peer=False)
+
+
+def _beside(file: str, work: str, machines: Iterable[Sequence[str]], peer: bool = True) -> Iterable[str]:
+    """Of each machine PyTorch's time, where peer says so, and those of its ways."""
+    for name, *ways in machines:
+        row = read(file.format(name))["results"][work]
+        yield timed(_peer(row), True) if peer else ""
+        yield from (timed(row[way]) for way in ways)
+
+
+def _peer(row: dict[str, Any]) -> dict[str, float]:
+    """PyTorch's fastest form; results before it was chosen have bfloat16."""
+    names = ("torch", "torch bf16", "official control flow, torch bf16")
+    return next(row[name] for name in names if name in row)
+
+
+@table
+def layers_zen4():
+    report = read("layers-zen4.json")
+    yield "work", "PyTorch", *ZEN4_WAYS.values(), "roof"
+    best = max(report["rates_gop_per_s"].values())
+    for work, row in report["results"].items():
+        roof = {"ms": report["operations_g"][work] / best * 1000}
+        roof["ratio"] = roof["ms"] / row["torch"]["ms"]
+        many = not work.startswith(("one", "4", "8"))
+        cells = (timed(row.get(way)) for way in ZEN4_WAYS)
+        yield work, timed(row["torch"], True), *cells, timed(roof) if many else ""
+    row = report["results"]["denoise 1024 latents, context 50"]
+    errors = (f"{100 * row[way]['relative_error']:.2g} %" if way in row else "" for way in ("torch", *ZEN4_WAYS))
+    yield "error, 1024 latents", *errors, ""
+
+
+@table
+def forms_zen4():
+    """Every form that PyTorch was tried in."""
+    results = read("layers-zen4.json")["results"]
+    tried = {work: row["torch"]["forms"] for work, row in results.items() if "forms" in row["torch"]}
+    yield "PyTorch", *tried
+    for form in next(iter(tried.values())):
+        told = (forms[form] for forms in tried.values())
+        yield form.removeprefix("torch "), *(duration(ms) if isinstance(ms, float) else "not run" for ms in told)
 
 
 @table
@@ -159,6 +208,45 @@ def pictures():
     for size, row in read("picture-cpu.json")["results"].items():
         yield size, timed(row["official control flow, torch bf16"], True), *(timed(row.get(way)) for way in ways)
         yield f"{size}, step cache", "", *(timed(row.get(f"{way}, step cache")) for way in ways)
+
+
+@table
+def pictures_zen4():
+    yield "a picture of 512 x 512", "time", "with the step cache", "forecast", "forecast with it"
+    row = read("picture-zen4.json")["results"]["512 x 512"]
+    yield f"official control flow, PyTorch, {_form(row)}", timed(row["torch"], True), "", "", ""
+    for way, told in ZEN4_WAYS.items():
+        if way in row:
+            both = row[way], row[f"{way}, step cache"]
+            ahead = (f"{one['planned_ms'] / one['ms']:.2f} of it" for one in both)
+            yield told, *(timed(one) for one in both), *ahead
+
+
+@table
+def serving_tokens():
+    found = read("serving-cpu.json")["results"]
+    rows = {
+        "bagel-nano, OpenVINO": found["tokens, bagel-nano"]["openvino 2026.4.1 (cpu, float32)"],
+        "bagel-nano, ONNX Runtime": found["tokens, bagel-nano"]["onnxruntime 1.31.1 (cpu, float32)"],
+        "one layer of the 7B's shape, int8, OpenVINO": found["tokens, one layer"]["openvino 2026.4.1 (cpu, int8)"],
+    }
+    yield "model", *(f"{n} at once" for n in ("1", "2", "4", "8", "16")), "one after another"
+    for name, row in rows.items():
+        cells = (f"{one['tokens_per_s']:.0f} ({one['times']:.2f})" for one in row.values())
+        yield name, *cells, f"{row['8']['one_after_another']:.0f}"
+
+
+@table
+def serving_drawing():
+    yield "engine", "first", "first token, alone", "beside two pictures", "a step, alone", "beside eight answers"
+    for row in read("serving-cpu.json")["results"]["drawing"].values():
+        for first, ms in row["milliseconds"].items():
+            keys = ("first_token_alone", "first_token_beside_two_pictures", "step_alone", "step_beside_eight_answers")
+            yield row["engine"].split()[0], first, *(f"{ms[key]:.0f} ms" for key in keys)
+
+
+def _form(row: dict[str, Any]) -> str:
+    return row["torch"]["form"].removeprefix("torch ")
 
 
 @table
