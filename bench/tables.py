@@ -239,10 +239,10 @@ def serving_tokens():
 @table
 def serving_drawing():
     yield "engine", "first", "first token, alone", "beside two pictures", "a step, alone", "beside eight answers"
-    for row in read("serving-cpu.json")["results"]["drawing"].values():
-        for first, ms in row["milliseconds"].items():
-            keys = ("first_token_alone", "first_token_beside_two_pictures", "step_alone", "step_beside_eight_answers")
-            yield row["engine"].split()[0], first, *(f"{ms[key]:.0f} ms" for key in keys)
+    keys = ("first_token_alone", "first_token_beside_two_pictures", "step_alone", "step_beside_eight_answers")
+    for engine, row in read("serving-cpu.json")["results"]["drawing"].items():
+        for first in ("tokens", "pictures"):
+            yield engine, first, *(f"{row['milliseconds'][first][key]:.0f} ms" for key in keys)
 
 
 def _form(row: dict[str, Any]) -> str:
