@@ -120,6 +120,17 @@ def layers_zen4():
 
 
 @table
+def ran_zen4():
+    """What the engines' own graphs hold."""
+    yield "way", "of one layer's products"
+    found = read("ran-zen4.json")["results"]
+    for way, told in ZEN4_WAYS.items():
+        if way in found:
+            counts = (f"{count} {'in ' if name.islower() else ''}{name}" for name, count in found[way].items())
+            yield told, ", ".join(counts)
+
+
+@table
 def forms_zen4():
     """Every form that PyTorch was tried in."""
     results = read("layers-zen4.json")["results"]

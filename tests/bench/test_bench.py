@@ -36,9 +36,18 @@ def test_the_layer_benchmark_runs_in_its_small_form(tmp_path):
     command += ["--ways", *ways]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     for work, row in json.loads(done.stdout.strip().splitlines()[-1])["results"].items():
-        assert {"torch", *ways} == row.keys(), work
+        assert {"torch", "torch int8", *ways} == row.keys(), work
         assert all(found["ms"] > 0 for found in row.values())
         assert row["torch"]["form"] in row["torch"]["forms"]
+
+
+def test_what_engines_ran_is_counted_by_what_they_say_afterwards():
+    ways = ("w8a8/float32", "onnxruntime:int8/int8", "onnxruntime:w8a8/float32")
+    found = small_form("ran", "--ways", *ways)["results"]
+    assert found["w8a8/float32"]["int8"] == 14
+    assert found["onnxruntime:int8/int8"] == {"MatMulNBits": 14}
+    assert found["onnxruntime:w8a8/float32"]["MatMulInteger"] == 14
+    assert "DequantizeLinear" not in found["onnxruntime:w8a8/float32"]
 
 
 def test_the_full_size_benchmark_runs_in_its_small_form_and_cleans_up(tmp_path):
@@ -82,11 +91,25 @@ def test_the_benchmark_of_vit_and_vae_runs_in_its_small_form():
 
 
 def test_the_benchmark_of_a_whole_picture_draws_what_the_official_control_flow_draws():
-    options = ("--sides", "64", "--rounds", "1", "--points", "8", "--layers", "2", "--ways", "int8", "int8/int8")
-    (rows,) = small_form("picture", *options)["results"].values()
-    official = rows.pop("official control flow, torch bf16")
-    assert official["forwards"] == 7 + 2 * 6  # guided down to t = 0.4: six steps of seven
-    assert all(rows[way]["latents_apart"] < 0.1 for way in ("int8", "int8/int8"))
+    options = ("--sides", "64", "--rounds", "1", "--points", "8", "--layers", "2", "--ways", "int8", "int8/float32")
+    (row,) = small_form("picture", *options, "--eager")["results"].values()
+    assert row["torch"]["form"] in row["torch"]["forms_3_points"]
+    for way in ("int8", "int8/float32"):
+        assert row[way]["latents_apart"] < 0.1
+        assert row[f"{way}, step cache"]["planned_ms"] > 0
+
+
+def test_the_official_control_flow_of_a_picture_makes_three_forwards_where_it_guides(tmp_path, monkeypatch):
+    from bagel_export.checkpoint.open import open_checkpoint
+    from bagel_export.checkpoint.synthetic import write_checkpoint
+    from bench import picture, torch_picture
+
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "checkpoint", picture.shape(True, 1)))
+    official = torch_picture.Official(checkpoint, "float32", False)
+    forwards, real = [], official.run.velocity
+    monkeypatch.setattr(official.run, "velocity", lambda *given: forwards.append(given) or real(*given))
+    official.latents(picture.options(64, 8))
+    assert len(forwards) == 7 + 2 * 6  # guided down to t = 0.4: six steps of seven
 
 
 def test_the_benchmark_of_growth_runs_in_its_small_form_and_draws_a_plot(tmp_path):
@@ -107,5 +130,6 @@ def test_the_benchmark_of_many_users_runs_in_its_small_form():
     results = small_form("serving", "--backends", "onnxruntime")["results"]
     (rows,) = results["tokens, bagel-nano"].values()
     assert rows["8"]["calls"] < rows["8"]["tokens"] / 2
-    assert set(results) == {"tokens, bagel-nano", "tokens, one layer", "drawing", "overhead", "mix"}
+    overheads = {"overhead, bagel-nano", "overhead, one layer"}
+    assert set(results) == {"tokens, bagel-nano", "tokens, one layer", "drawing", *overheads, "mix"}
     assert results["mix"]["edit, 2 at once"]["pictures_per_s"] > 0
