@@ -426,6 +426,14 @@ def mutation():
         )
 
 
+@table
+def fuzzed():
+    yield "target", "minutes", "calls", "guided by coverage", "found in this run"
+    for target, one in read("fuzz.json")["results"].items():
+        guided = "yes" if one["guided"] else "no"
+        yield f"`{target}`", f"{one['minutes']:.1f}", f"{one['calls']:,}", guided, str(len(one["found"]))
+
+
 def main() -> int:
     check, wrong = "--check" in sys.argv[1:], []
     for path in documents():
