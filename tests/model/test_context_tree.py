@@ -25,7 +25,7 @@ class Images:
     def __init__(self):
         self.given = []
 
-    def run(self, segment, pool, past, position):
+    def run(self, segment, pool, past, position, adapter=()):
         self.given.append((segment, pool, past.length, position))
         rows = np.arange(segment.tokens, dtype=np.float32)
         return np.broadcast_to(rows[None, :, None, None], (6, segment.tokens, 2, 4))

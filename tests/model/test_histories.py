@@ -71,7 +71,7 @@ class FakePrefill:
     def __init__(self):
         self.calls = []
 
-    def run(self, segment, pool, past, position):
+    def run(self, segment, pool, past, position, adapter=()):
         self.calls.append((segment, past.length, position))
         return np.full((6, segment.tokens, 2, 4), len(self.calls), np.float32)
 
@@ -123,7 +123,7 @@ def test_a_branch_continues_without_changing_what_it_came_from(pool):
 
 def test_every_page_comes_back_also_after_an_error(pool):
     class Failing(FakePrefill):
-        def run(self, segment, pool, past, position):
+        def run(self, segment, pool, past, position, adapter=()):
             if segment == MORE:
                 raise RuntimeError("engine failed")
             return super().run(segment, pool, past, position)
