@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 PIP = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint docs ray cuda-standin gpu-pack
+.PHONY: demo test lint docs ray cuda-standin gpu-pack mutation fuzz drift lock
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/bagel-rt demo
@@ -28,6 +28,34 @@ cuda-standin: $(VENV)/.dev
 GPU_PACK = gpu-pack
 gpu-pack: $(VENV)/.dev
 	PYTHONPATH=$(CURDIR):$(CURDIR)/export:$(CURDIR)/engines $(VENV)/bin/python bench/gpu_pack.py $(GPU_PACK)
+
+# which changes of the core no test notices: make mutation, or make mutation GROUPS="kv_cache reader"
+MUTATION = $(abspath $(VENV))/mutation
+mutation: $(VENV)/.dev
+	test -d $(MUTATION)/site || $(VENV)/bin/pip install --quiet -c constraints.txt --target $(MUTATION)/site mutmut==3.8.1
+	PYTHONPATH=$(CURDIR):$(CURDIR)/engines:$(CURDIR)/export:$(MUTATION)/site BAGEL_RT_TEST_CACHE=$(abspath $(VENV))/test-artefacts \
+	$(VENV)/bin/python -m bench.mutation $(GROUPS) --work $(MUTATION)/work --out bench/results/mutation.json
+
+# what comes from strangers, changed by what it reaches: make fuzz MINUTES=10, or make fuzz TARGETS="picture graph"
+MINUTES = 1
+FUZZ = $(abspath $(VENV))/fuzz
+fuzz: $(VENV)/.dev
+	test -d $(FUZZ)/site || $(VENV)/bin/pip install --quiet --no-deps --target $(FUZZ)/site atheris==3.0.0
+	PYTHONPATH=$(CURDIR):$(CURDIR)/engines:$(CURDIR)/export:$(FUZZ)/site \
+	$(VENV)/bin/python -m bench.fuzz $(TARGETS) --minutes $(MINUTES) --kept $(FUZZ)/kept
+
+# does a process grow that works for long: about half an hour on two cores
+drift: $(VENV)/.dev
+	PYTHONPATH=$(CURDIR):$(CURDIR)/engines:$(CURDIR)/export $(VENV)/bin/python -m bench.drift
+
+# hashes of what the runtime and its server install, and the oldest versions that pyproject.toml allows
+UV = $(VENV)/bin/uv pip compile --quiet pyproject.toml --python-version 3.11 --no-annotate --custom-compile-command "make lock"
+lock: $(VENV)/.dev
+	test -x $(VENV)/bin/uv || $(VENV)/bin/pip install --quiet uv
+	$(UV) --extra cpu --extra serve -c constraints.txt --universal --generate-hashes -o requirements.lock
+	$(UV) $(OLDEST:%=--extra %) --resolution lowest-direct -o constraints-oldest.txt
+
+OLDEST = cpu openvino gguf completion sign serve
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/pyright && $(VENV)/bin/lint-imports

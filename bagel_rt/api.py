@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from bagel_engines import EngineFailure, Settings, open_engine
+from bagel_rt.adapters.switched import check_engine, checked_paths
 from bagel_rt.artefact.folders import model_folder
 from bagel_rt.artefact.manifest import Manifest, read_manifest
 from bagel_rt.artefact.precision import check_rounding, spelled_out
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Seeds = Sequence[int]
+Adapter = str | Mapping[str, float] | None
 
 
 @bare_errors
@@ -75,6 +77,7 @@ def load(
     queue_seconds: float | None = None,
     verify: bool = False,
     key: str | Path | None = None,
+    adapters: Mapping[str, str | Path] | None = None,
 ) -> Bagel:
     """Open an artefact folder on an engine; use it in a `with` block, or close() it.
 
@@ -106,6 +109,8 @@ def load(
     queue_seconds: how long one waits before it ends with QueueTimeout, None: without end.
     verify: compare every byte of the artefact with the manifest's hashes first, which reads all of it. key: the file of
     a public key; what was not signed with its private half (`bagel-rt sign`) is refused, and every byte is compared.
+    adapters: LoRA adapters, folders or files of any kind that export reads, by the names that calls choose them by
+    (adapter="style"); on onnxruntime and openvino on the CPU. What cannot be switched is refused by name.
 
     Raises ArtefactError for the folder, EngineUnavailableError for the engine, InputError for an option.
     """
@@ -120,9 +125,16 @@ def load(
     priority = checks.choice("priority", priority, tuple(TEXT_SHARE))
     queue_length = checks.whole("queue_length", queue_length, least=0, optional=True)
     queue_seconds = checks.positive("queue_seconds", queue_seconds, optional=True)
+    paths = checked_paths(adapters)
     manifest = read_manifest(model_folder(checks.path("artefact_dir", artefact_dir)))
     check_trust(manifest, checks.flag("verify", verify), None if key is None else checks.path("key", key))
     check_rounding(manifest, arithmetic)
+    switched = None
+    if paths:
+        check_engine(backend, device, packed_weights)
+        from bagel_rt.adapters.loaded import load_adapters
+
+        switched = load_adapters(manifest, paths)
     try:
         backend, arithmetic = resolved(manifest, backend, device, arithmetic, threads, packed_weights)
         plans = plans_for(manifest, pool_tokens=cache_tokens) if backend == "tensorrt" else None
@@ -141,10 +153,11 @@ def load(
     except EngineFailure as error:
         raise EngineUnavailableError(str(error)) from error
     vocabulary = Vocabulary.of(manifest)
-    counts = queue_length is not None
-    admission = Admission(manifest, engine, limit_of(max_memory), cache_tokens, low_memory, vocabulary, counts)
+    counts, held = queue_length is not None, switched.nbytes if switched else 0
+    limit = limit_of(max_memory)
+    admission = Admission(manifest, engine, limit, cache_tokens, low_memory, vocabulary, counts, held)
     queue = Queue(queue_length, queue_seconds, priority)
-    return Bagel(manifest, Graphs(manifest, engine, low_memory), cache_tokens, admission, vocabulary, queue)
+    return Bagel(manifest, Graphs(manifest, engine, low_memory, switched), cache_tokens, admission, vocabulary, queue)
 
 
 class Bagel:
@@ -194,6 +207,11 @@ class Bagel:
     def model(self) -> str:
         """Name and fingerprint of the artefact."""
         return f"{self.manifest.name} {self.manifest.fingerprint}"
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that calls may choose."""
+        return self.graphs.adapters.names
 
     @property
     def free_tokens(self) -> int:
@@ -326,6 +344,7 @@ class Bagel:
         max_pictures: int = MAX_PICTURES,
         max_tokens: int | None = None,
         system: str | None = None,
+        adapter: Adapter = None,
         seed: int | None = None,
         on_progress: OnProgress = None,
         **options: Unpack[ReasonKeywords],
@@ -334,7 +353,7 @@ class Bagel:
 
         style: a built-in name (generic, zebra-cot, thinkmorph, mathcanvas, unicot), a TOML file or a Style; None: the
         artefact's own, else generic. max_pictures ends the loop where one more is asked for. max_tokens: of one text.
-        system: a system prompt in place of the style's.
+        system: a system prompt in place of the style's. adapter: as in the other calls.
         Turn n has the seed `seed` + n, and images are encoded with the noise of `seed`, so that each turn is what
         interleave(items, seed=seed + n, vae_seed=seed) gives. Other options replace the style's; on_progress sees
         finished pictures, too.
@@ -346,6 +365,7 @@ class Bagel:
             max_pictures=max_pictures,
             max_tokens=max_tokens,
             system=system,
+            adapter=adapter,
             seed=seed,
             **options,
         )
@@ -361,6 +381,7 @@ class Bagel:
         max_pictures: int = MAX_PICTURES,
         max_tokens: int | None = None,
         system: str | None = None,
+        adapter: Adapter = None,
         seed: int | None = None,
         **options: Unpack[ReasonKeywords],
     ) -> Generator[Event, None, None]:
@@ -368,7 +389,7 @@ class Bagel:
         self._gate.check_open()
         asked, opened = checks.text("prompt", prompt), open_images(images)
         first = draw_seed(checks.whole("seed", seed, least=None, optional=True))
-        request = request_for(self._turns, self._style(style), max_pictures, max_tokens, system, options)
+        request = request_for(self._turns, self._style(style), max_pictures, max_tokens, system, options, adapter)
         need = self._need(reason_rehearsal(asked, opened, request), checked_options(request))
         return stream(self._scheduler, reason(self._turns, asked, opened, request, first), need=need)
 
@@ -389,13 +410,16 @@ class Bagel:
             return self._turns.decode(step.clean, step.grid)
 
     @bare_errors
-    def session(self, seed: int | None = None, think: Think = None, *, system: str | None = None) -> Session:
+    def session(
+        self, seed: int | None = None, think: Think = None, *, system: str | None = None, adapter: Adapter = None
+    ) -> Session:
         """A conversation that keeps its contexts; use it in a `with` block, or close() it. See session.Session.
 
         system: a text that stands at the beginning; None: the one that the artefact keeps, "": not that either.
+        adapter: as in the calls; everything in the session is computed with it.
         """
         self._gate.check_open()
-        start = beginning(self._turns, seed, think, system)
+        start = beginning(self._turns, seed, think, system, adapter)
         return Session(self._scheduler, start, self._admission and self._admission.check, self._own_style)
 
     def _events(self, given: Sequence[Item], output: str, preset: str | None, values: dict[str, Any]):
@@ -409,6 +433,7 @@ class Bagel:
     def _text(self, items: list, defaults: Any, values: dict[str, Any]) -> Generator[Event, None, None]:
         self._gate.check_open()
         opts = with_values(defaults, values)
+        self.graphs.adapters.check(opts.adapter)
         remark_on_idle(opts, defaults, values, _pictures(items))
         need = self._need(rehearsal(items), opts)
         return stream(self._scheduler, self._calls.answer(items, opts, draw_seed(opts.seed)), writes=True, need=need)
@@ -424,6 +449,7 @@ class Bagel:
         seeds = seeds_of(seed, images)
         opts = with_values(defaults, {**values, "seed": None if seeds else seed})
         self._turns.check_draws()
+        self.graphs.adapters.check(opts.adapter)
         self._turns.sizes.check_asked(opts)
         remark_on_idle(opts, defaults, values, _pictures(items))
         need = self._need(rehearsal(items), opts)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from bagel_rt.adapters.choice import PLAIN, Choice
 from bagel_rt.kv_cache.page_table import Sequence
 
 
@@ -37,6 +38,7 @@ class TextRows:
     position: int  # position id of the first token
     logits: bool
     done: int = 0  # tokens that are in the sequence already: long texts go there in pieces
+    adapter: Choice = PLAIN  # only those that choose the same are evaluated in one call
     merged: bool = False  # whether some of them were evaluated in one call with others' rows
 
 

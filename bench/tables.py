@@ -421,6 +421,30 @@ def recorded():
         yield engine, plain, cached, f"{row['pixels']} of 255", f"{row['texts_same']} of {row['texts']}"
 
 
+@table
+def mutation():
+    """Shares of changes that a test noticed, when first measured and since tests were added."""
+    yield "module", "mutants", "noticed at first", "noticed now", "survivors now", "in the words of messages"
+    for module, found in read("mutation.json")["results"].items():
+        before, after = found["before"], found["after"]
+        now = (f"{100 * after['score']:.1f} %", str(len(after["survivors"]))) if after else ("not measured again", "")
+        yield (
+            f"`{module}`",
+            str(before["mutants"]),
+            f"{100 * before['score']:.1f} %",
+            *now,
+            str(before["words_of_messages"]),
+        )
+
+
+@table
+def fuzzed():
+    yield "target", "minutes", "calls", "guided by coverage", "found in this run"
+    for target, one in read("fuzz.json")["results"].items():
+        guided = "yes" if one["guided"] else "no"
+        yield f"`{target}`", f"{one['minutes']:.1f}", f"{one['calls']:,}", guided, str(len(one["found"]))
+
+
 def main() -> int:
     check, wrong = "--check" in sys.argv[1:], []
     for path in documents():

@@ -258,7 +258,7 @@ def _pattern(path: Path, config: Mapping[str, Any], key: str, module: str, defau
         for pattern, value in patterns.items():
             if re.fullmatch(rf"(.*\.)?({pattern})", module):
                 return value
-    except (re.error, AttributeError) as error:
+    except (re.error, AttributeError, FutureWarning) as error:  # the last: odd patterns under python -W error
         raise CheckpointError(f"{path}: key '{key}' is malformed: {error}") from None
     return default
 

@@ -56,12 +56,15 @@ def mapping(key: str, value: Any) -> Mapping[str, Any]:
 
 
 def check_files(files: Any) -> None:
-    """Every entry of "files": a plain name, and a size that a file can have."""
+    """Every entry of "files": a plain name that is no other's on any system, and a size that a file can have."""
     if len(mapping("files", files)) > MOST_FILES:
         raise ValueError(f"files has {len(files)} entries; allowed are {MOST_FILES}")
+    seen: dict[str, str] = {}
     for name, entry in files.items():
         plain_name("files", name)
         whole(f"files.{name}.size", mapping(f"files.{name}", entry)["size"], 0, MOST_BYTES)
+        if (other := seen.setdefault(name.casefold(), name)) != name:
+            raise ValueError(f"files has {other!r} and {name!r}, which are one file where case does not count")
 
 
 def check_graphs(key: str, graphs: Any) -> None:

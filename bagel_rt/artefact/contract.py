@@ -34,6 +34,10 @@ VAE_STRIPS = (
 EXTRAS = (LAYER, VAE_BODY, *VAE_STRIPS)  # graphs an artefact may have beside those of its task
 NORM_GROUPS, NORM_EPSILON = 32, 1e-6  # of the VAE's group norms
 
+# inputs that the step graphs get when a model is loaded with adapters (the files have neither): which of their ranks a
+# call uses, int64 (n,), and what each is multiplied by, float32 (n,)
+ADAPTER_COLUMNS, ADAPTER_SCALES = "adapter_columns", "adapter_scales"
+
 TASK_GRAPHS = {
     "full": (VIT, UND_STEP, GEN_STEP, FLOW_EMBED, FLOW_HEAD, LM_HEAD, VAE_ENCODER, VAE_DECODER),
     "understand": (VIT, UND_STEP, LM_HEAD),

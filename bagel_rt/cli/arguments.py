@@ -50,7 +50,8 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser, switches: bool = True) -> None:
+    """switches: with adapters that calls choose from."""
     group = parser.add_argument_group("model and engine")
     group.add_argument(
         "--model", metavar="DIR", help="artefact, or bagel-nano (default: BAGEL_RT_MODEL, `bagel-rt use`, the bundled)"
@@ -77,11 +78,43 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max-memory", type=float, metavar="GIB", help="memory that may be taken (default: what is free)"
     )
+    if switches:
+        group.add_argument(
+            "--lora",
+            dest="switched",
+            action="append",
+            type=argument(named_adapter),
+            metavar="[NAME=]PATH",
+            help="load an adapter, to be chosen by its name (repeatable; onnxruntime and openvino on the CPU)",
+        )
     group.add_argument(
         "--packed-weights",
         action="store_true",
         help="map packed weights from the cache folder (onnxruntime on the CPU)",
     )
+
+
+def named_adapter(given: str) -> tuple[str, Path]:
+    """NAME=PATH, or a path whose last part is the name."""
+    name, equals, path = given.partition("=")
+    found = typed_path(path if equals else given)
+    return (name if equals else found.stem if found.is_file() else found.name), found
+
+
+def adapters_of(args: argparse.Namespace) -> dict[str, Path]:
+    """The adapters that are to be loaded, by name. Raises InputError for two of one name."""
+    found: dict[str, Path] = {}
+    for name, path in getattr(args, "switched", None) or ():
+        if name in found:
+            raise InputError(f"--lora: two adapters are called {name}: {found[name]} and {path}; give one a NAME=PATH")
+        found[name] = path
+    return found
+
+
+def chosen_adapter(args: argparse.Namespace, given: dict[str, Any]) -> dict[str, Any]:
+    """The options of a call, with all adapters that were loaded for it where none is chosen."""
+    loaded = adapters_of(args)
+    return given if "adapter" in given or not loaded else {**given, "adapter": dict.fromkeys(loaded, 1.0)}
 
 
 def option_names(options: Any, images: bool = True) -> list[str]:
@@ -136,6 +169,7 @@ def open_model(args: argparse.Namespace) -> Bagel:
         queue_length=getattr(args, "queue_length", None),
         queue_seconds=getattr(args, "queue_seconds", None),
         key=args.key,
+        adapters=adapters_of(args),
     )
     print(f"bagel-rt: {bagel.manifest.name} in {found.folder} ({found.why}) on {bagel.engine}", file=sys.stderr)
     return bagel

@@ -9,6 +9,7 @@ from bagel_rt.cli.arguments import (
     add_model_arguments,
     add_options_to,
     add_preset_argument,
+    chosen_adapter,
     given_options,
     open_model,
     option_names,
@@ -32,7 +33,7 @@ def register(commands) -> None:
 
 
 def run_ask(args: argparse.Namespace) -> None:
-    opts = given_options(args, OPTIONS)
+    opts = chosen_adapter(args, given_options(args, OPTIONS))
     with_values(presets.defaults(presets.ASK, args.preset), opts)  # a bad option is found before a model is loaded
     with open_model(args) as bagel:
         show(bagel.stream([*args.image, args.prompt], output="text", preset=args.preset, **opts))

@@ -32,7 +32,7 @@ def register(commands) -> None:
         " largest) with 50 points, a written token, and the share of the machine's own rates. What would take long is"
         " computed from one layer. Ends in one JSON document, to be passed on.",
     )
-    add_model_arguments(bench)
+    add_model_arguments(bench, switches=False)
     bench.set_defaults(run=run_bench)
 
 

@@ -12,6 +12,7 @@ from bagel_rt.cli.arguments import (
     SYSTEM,
     add_model_arguments,
     add_options_to,
+    chosen_adapter,
     given_options,
     open_model,
     option_names,
@@ -39,7 +40,7 @@ text            say it, and read the answer
 /help, /quit    this text; the end (so does Ctrl-D; Ctrl-C stops what is being written or drawn)"""
 DRAWING = ("height", "width", "cfg_text_scale", "cfg_img_scale", "timestep_shift", "num_timesteps", "step_cache")
 WRITING = [
-    name for name in option_names(defaults.ANSWER) if name not in ("think", "system", "seed")
+    name for name in option_names(defaults.ANSWER) if name not in ("think", "system", "adapter", "seed")
 ]  # those are the session's
 
 
@@ -55,7 +56,7 @@ def register(commands) -> None:
     chat.add_argument("--seed", type=int, help="any integer (default: a new one)")
     chat.add_argument("--system", **SYSTEM, help="system prompt: a text that stands at the beginning")
     add_model_arguments(chat)
-    add_options_to(chat.add_argument_group("answers"), defaults.ANSWER, WRITING)
+    add_options_to(chat.add_argument_group("answers"), defaults.ANSWER, [*WRITING, "adapter"])
     add_options_to(chat.add_argument_group("pictures"), defaults.INTERLEAVE, DRAWING)
     chat.set_defaults(run=run_chat)
 
@@ -64,7 +65,8 @@ def run_chat(args: argparse.Namespace) -> None:
     writing, drawing = given_options(args, WRITING), given_options(args, DRAWING)
     with_values(defaults.ANSWER, writing)
     with_values(defaults.INTERLEAVE, drawing)
-    with open_model(args) as bagel, bagel.session(args.seed, args.think, system=args.system) as session:
+    adapter = chosen_adapter(args, given_options(args, ["adapter"]))
+    with open_model(args) as bagel, bagel.session(args.seed, args.think, system=args.system, **adapter) as session:
         chat = Chat(bagel, session, writing, drawing)
         print("bagel-rt: /help lists the commands", file=sys.stderr)
         for line in _lines():

@@ -11,6 +11,7 @@ from bagel_rt.cli.arguments import (
     add_model_arguments,
     add_options_to,
     add_preset_argument,
+    chosen_adapter,
     given_options,
     open_model,
     option_names,
@@ -57,7 +58,7 @@ def register(commands) -> None:
 
 
 def run_frames(args: argparse.Namespace) -> None:
-    opts = given_options(args, OPTIONS)
+    opts = chosen_adapter(args, given_options(args, OPTIONS))
     every_option = with_values(presets.defaults(presets.EDIT, args.preset), opts)
     checks.whole("count", args.count, least=1)
     checks.whole("duration", args.duration, least=1)

@@ -16,7 +16,7 @@ from bagel_rt.errors import InputError
 from bagel_rt.files.text_files import parse_json, read_text
 from bagel_rt.files.typed_paths import typed_path
 from bagel_rt.inputs.masks import open_mask
-from bagel_rt.options import presets
+from bagel_rt.options import checks, presets
 from bagel_rt.options.defaults import with_values
 from bagel_rt.options.seeds import seeds_of
 
@@ -109,8 +109,8 @@ def _request(line: Any, number: str, folder: Path, preset: str | None, hashed: C
     images = given if isinstance(given, list) else [given]
     if not all(isinstance(image, str) for image in images):
         raise InputError('"image" is a path or a list of paths')
-    preset = values.pop("preset", preset) or "notebook"
-    task = values.pop("task", None) or _task(preset, bool(images))
+    chosen: str = checks.text("preset", values.pop("preset", preset) or "notebook")
+    task = values.pop("task", None) or _task(chosen, bool(images))
     _check_task(task, bool(images))
     paths = tuple(folder / typed_path(image, folder) for image in images)
     files = [*paths]
@@ -118,7 +118,7 @@ def _request(line: Any, number: str, folder: Path, preset: str | None, hashed: C
         files.append(folder / typed_path(values["mask"], folder))
         values["mask"] = open_mask(files[-1])
     hashes = tuple(map(hashed, files))
-    return Request(str(name), task, prompt, paths, hashes, values, preset, _meant(task, preset, values))
+    return Request(str(name), task, prompt, paths, hashes, values, chosen, _meant(task, chosen, values))
 
 
 def _task(preset: str, has_image: bool) -> str:

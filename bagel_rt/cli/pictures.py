@@ -10,6 +10,7 @@ from bagel_rt.cli.arguments import (
     add_model_arguments,
     add_options_to,
     add_preset_argument,
+    chosen_adapter,
     given_options,
     open_model,
     option_names,
@@ -62,7 +63,7 @@ def run_edit(args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace, task: str, items: list, more: dict[str, Any]) -> None:
-    opts = {**given_options(args, option_names(presets.defaults(task, None))), **more}
+    opts = chosen_adapter(args, {**given_options(args, option_names(presets.defaults(task, None))), **more})
     # what is wrong with the arguments is found before a model is loaded
     with_values(presets.defaults(task, args.preset), opts)
     seeds_of(opts.get("seed"), args.images)

@@ -6,7 +6,15 @@ import argparse
 import json
 from pathlib import Path
 
-from bagel_rt.cli.arguments import SYSTEM, add_model_arguments, add_options_to, given_options, open_model, text_argument
+from bagel_rt.cli.arguments import (
+    SYSTEM,
+    add_model_arguments,
+    add_options_to,
+    chosen_adapter,
+    given_options,
+    open_model,
+    text_argument,
+)
 from bagel_rt.cli.progress import show
 from bagel_rt.conversation.reason import MAX_PICTURES
 from bagel_rt.errors import InputError
@@ -49,7 +57,7 @@ def register(commands) -> None:
     reason.add_argument("--seed", type=int, metavar="N", help="of the first turn (default: a new one)")
     add_model_arguments(reason)
     group = reason.add_argument_group("options, in place of the style's")
-    add_options_to(group, defaults.ANSWER, OF_TEXTS)
+    add_options_to(group, defaults.ANSWER, (*OF_TEXTS, "adapter"))
     add_options_to(group, defaults.EDIT, [name for name in IMAGE if name != "vae_sample"])
     reason.set_defaults(run=run_reason)
 
@@ -65,7 +73,7 @@ def run_reason(args: argparse.Namespace) -> None:
     with output_folder(out), open_model(args) as bagel:
         events = bagel.stream_reason(
             args.prompt, images, style=style, max_pictures=args.max_pictures, max_tokens=args.max_tokens,
-            seed=args.seed, system=args.system, **options,
+            seed=args.seed, system=args.system, **chosen_adapter(args, given_options(args, ["adapter"])), **options,
         )  # fmt: skip
         result = show(events, lambda ready: _write_picture(out, ready))
         given = [f"given-{i}.png" for i in range(1, len(images) + 1)]

@@ -35,7 +35,7 @@ def register(commands) -> None:
         " every stage in PyTorch and compare; with --record, compare with a recorded run of the official code. Exit"
         " code 1 when a stage differs.",
     )
-    add_model_arguments(verify)
+    add_model_arguments(verify, switches=False)
     add_checkpoint_arguments(verify, required=False)
     verify.add_argument("--hash", action="store_true", help="compare the files' bytes alone, without an engine")
     verify.add_argument("--layers", action="store_true", help="stream a checkpoint larger than memory layer by layer")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from bagel_rt.adapters.choice import choice_of
 from bagel_rt.events import ImageReady, Turn, finished
 from bagel_rt.generation.reader import skip_encoding
 from bagel_rt.generation.turns import Rehearsal, Turns
@@ -26,7 +27,7 @@ class Calls:
 
     def answer(self, items: list, opts: TextOptions, seed: int) -> Turn[TextResult]:
         turns = self._turns
-        with turns.tree.lease() as contexts:
+        with turns.tree.lease(choice_of(opts.adapter)) as contexts:
             system = first_of(opts.system, turns.manifest.system, THINK_THEN_ANSWER if opts.think else None)
             noise = TorchNoise(seed)
             reading = turns.reader.read(items, system, opts.encoding, noise)
@@ -40,7 +41,7 @@ class Calls:
     def draw(self, items: list, opts: ImageOptions, seeds: list[int]) -> Turn[list[ImageResult]]:
         """A picture per seed. Images are encoded with the noise of opts.vae_seed, else of the first seed."""
         turns, results = self._turns, []
-        with turns.tree.lease() as contexts:
+        with turns.tree.lease(choice_of(opts.adapter)) as contexts:
             encoding_noise = TorchNoise(seeds[0] if opts.vae_seed is None else opts.vae_seed)
             system = first_of(opts.system, turns.manifest.system, THINK_THEN_DRAW if opts.think else None)
             reading = turns.reader.read(items, system, opts.encoding, encoding_noise)

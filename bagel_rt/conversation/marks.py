@@ -5,8 +5,9 @@ Session.mark() hands it out, rollback() goes back to it, fork() begins a second 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bagel_rt.errors import InputError
 from bagel_rt.generation.reader import Reading
@@ -46,6 +47,7 @@ class Mark:
     noise: TorchNoise  # its random numbers; copied before anything is drawn from them, so that the mark stays as it is
     think: Kind = None
     system: str | None = None  # the system prompt as it was asked for
+    adapter: Mapping[str, float] | None = None  # checked
     drawn: Drawn | None = None  # comes after everything in `reading`
 
     def __repr__(self) -> str:
@@ -56,14 +58,17 @@ class Mark:
         return replace(self, seed=int(seed), noise=TorchNoise(seed))
 
 
-def beginning(turns: Turns, seed: int | None, think: Think, system: str | None = None) -> Mark:
-    """The mark of a new session. Raises InputError for an unknown `think`, or one that the artefact cannot do."""
+def beginning(turns: Turns, seed: int | None, think: Think, system: str | None = None, adapter: Any = None) -> Mark:
+    """The mark of a new session. Raises InputError for an unknown `think`, or one that the artefact cannot do,
+    and for an adapter that was not loaded."""
     system = checks.text("system", system, optional=True)
+    adapter = checks.adapters("adapter", adapter)
+    turns.graphs.adapters.check(adapter)
     seed = checks.whole("seed", seed, least=None, optional=True)
     kind, seed = _kind_of_thinking(think, turns), draw_seed(seed)
     official = {"image": THINK_THEN_DRAW, "text": THINK_THEN_ANSWER, None: None}[kind]
     reading = turns.reader.start(first_of(system, turns.manifest.system, official))
-    return Mark(turns, reading, seed, TorchNoise(seed), kind, system=system)
+    return Mark(turns, reading, seed, TorchNoise(seed), kind, system=system, adapter=adapter)
 
 
 def _kind_of_thinking(think: Think, turns: Turns) -> Kind:

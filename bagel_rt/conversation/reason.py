@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from bagel_rt.adapters.choice import choice_of
 from bagel_rt.events import Turn, finished
 from bagel_rt.generation.reasoning import Reasoning, Request
 from bagel_rt.generation.turn_seeds import CountedSeeds
@@ -25,7 +26,7 @@ MAX_PICTURES = 8
 
 def reason(turns: Turns, prompt: str, images: list[Image], request: Request, seed: int) -> Turn[ReasonResult]:
     """The loop of words and pictures that a style describes, from nothing."""
-    with turns.tree.lease() as contexts:
+    with turns.tree.lease(choice_of(request.text.adapter)) as contexts:
         loop = Reasoning(turns, contexts, request, CountedSeeds(seed))
         loop.read(prompt, images)
         why = yield from loop.run()
@@ -56,6 +57,7 @@ def request_for(
     max_tokens: int | None,
     system: str | None,
     values: Mapping[str, Any],
+    adapter: Any = None,
 ) -> Request:
     """What a caller asks of a loop, checked. system: in place of the style's, which comes before the artefact's.
 
@@ -65,7 +67,9 @@ def request_for(
     style = replace(style, system=first_of(system, style.system or turns.manifest.system, None) or "")
     max_pictures = checks.whole("max_pictures", max_pictures, least=0, most=checks.MOST)
     for_texts, for_pictures = split({**values, **({} if max_tokens is None else {"max_tokens": max_tokens})})
-    request = Request(style, style.text_options(for_texts), for_pictures, max_pictures)
+    texts = replace(style.text_options(for_texts), adapter=adapter)
+    turns.graphs.adapters.check(texts.adapter)
+    request = Request(style, texts, for_pictures, max_pictures)
     if request.draws or "vae" in style.contexts.text_view:
         turns.check_draws()
     turns.sizes.check_asked(style.image_options(for_pictures))

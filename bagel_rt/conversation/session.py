@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
+from bagel_rt.adapters.choice import choice_of
 from bagel_rt.artefact.contract import VAE_ENCODER
 from bagel_rt.asks import ALONE
 from bagel_rt.bare_errors import bare_errors
@@ -54,8 +55,8 @@ class Session:
     fails or is cancelled leaves the session as it was. Use it in a `with` block, or close() it.
 
     think: "image" (or True) makes it plan before every picture, "text" reason in its answers; the official system
-    prompt stands at the beginning, or the caller's own (`system`). One call at a time; sessions of a model may be used
-    from several threads.
+    prompt stands at the beginning, or the caller's own (`system`). `adapter`: all is computed with it. One
+    call at a time; sessions of a model may be used from several threads.
     """
 
     def __init__(self, scheduler: Scheduler, mark: Mark, admit: Admit | None = None, style: Style | None = None):
@@ -63,7 +64,7 @@ class Session:
         self._style = style
         self._turns, self._scheduler, self._gate, self._admit = mark.turns, scheduler, scheduler.gate, admit
         self._busy, self._closed = False, False
-        self._lease = self._turns.tree.lease()
+        self._lease = self._turns.tree.lease(choice_of(mark.adapter))
         with self._gate.enter():
             self._move_to(mark)
         self._gate.admit(self, Session._forget)
@@ -77,6 +78,11 @@ class Session:
     def think(self) -> Kind:
         """What it thinks before doing: "image", "text" or None."""
         return self._mark.think
+
+    @property
+    def adapter(self) -> Mapping[str, float] | None:
+        """How much of which adapter everything in it is computed with."""
+        return self._mark.adapter
 
     @property
     def _has_pictures(self) -> bool:
@@ -126,7 +132,7 @@ class Session:
             self._move_to(self._with_image(here, opened, Encoding(vae, vit, vae_sample)))
 
     @bare_errors
-    @explains(defaults.ANSWER, without=("seed", "think", "system"))
+    @explains(defaults.ANSWER, without=("seed", "think", "system", "adapter"))
     def generate_text(self, *, on_progress: OnProgress = None, **options: Unpack[TextTurnKeywords]) -> TextResult:
         """Write an answer, which enters the session as a text.
 
@@ -135,7 +141,7 @@ class Session:
         return drain(self.stream_text(**options), on_progress)
 
     @bare_errors
-    @explains(defaults.INTERLEAVE, without=("seed", "vae_seed", "system"))
+    @explains(defaults.INTERLEAVE, without=("seed", "vae_seed", "system", "adapter"))
     def generate_image(self, *, on_progress: OnProgress = None, **options: Unpack[ImageTurnKeywords]) -> ImageResult:
         """Draw a picture, which enters the session as an image. The size follows the last image, a drawn one too.
 
@@ -144,22 +150,22 @@ class Session:
         return drain(self.stream_image(**options), on_progress)
 
     @bare_errors
-    @explains(defaults.ANSWER, without=("seed", "think", "system"))
+    @explains(defaults.ANSWER, without=("seed", "think", "system", "adapter"))
     def stream_text(self, **options: Unpack[TextTurnKeywords]) -> Generator[Event, None, None]:
         """As generate_text, as a generator of events that ends with Done(result). Closing it undoes the turn."""
-        _refuse(options, "seed", "think", "system")
+        _refuse(options, "seed", "think", "system", "adapter")
         opts = with_values(defaults.ANSWER, options)
         remark_on_idle(opts, defaults.ANSWER, options, self._has_pictures)
         need = self._check_memory(lambda session, opts: finished(session._answer(opts)), opts)
         return self._stream(self._answer(opts), need, writes=True)
 
     @bare_errors
-    @explains(defaults.INTERLEAVE, without=("seed", "vae_seed", "system"))
+    @explains(defaults.INTERLEAVE, without=("seed", "vae_seed", "system", "adapter"))
     def stream_image(self, **options: Unpack[ImageTurnKeywords]) -> Generator[Event, None, None]:
         """As generate_image, as a generator of events. The turn stands once ImageReady was given out."""
-        _refuse(options, "seed", "vae_seed", "system")
+        _refuse(options, "seed", "vae_seed", "system", "adapter")
         plans = self.think == "image"
-        chosen = {"think": plans, "system": self._mark.system}
+        chosen = {"think": plans, "system": self._mark.system, "adapter": self._mark.adapter}
         opts = with_values(defaults.INTERLEAVE, {**chosen, **with_mask_opened(options)})
         if opts.think and not plans:
             raise InputError('think needs the system prompt at the beginning: open the session with think="image"')
@@ -207,7 +213,7 @@ class Session:
         """As reason, as a generator of events that ends with Done(result). Closing it undoes the turn as a whole."""
         asked, opened = checks.text("prompt", prompt), open_images(images)
         used = style_named(style) if style is not None else self._style or style_named(GENERIC)
-        request = request_for(self._turns, used, max_pictures, max_tokens, system, options)
+        request = request_for(self._turns, used, max_pictures, max_tokens, system, options, self._mark.adapter)
         short = shortened(request)
         need = self._check_memory(
             lambda session, opts: finished(session._reason(asked, opened, steps_of(short, opts))),
@@ -244,7 +250,7 @@ class Session:
     def _answer(self, opts: TextOptions) -> Turn[TextResult]:
         here = self._ready_mark()
         noise = here.noise.copy()
-        with self._turns.tree.lease() as contexts:
+        with self._turns.tree.lease(choice_of(here.adapter)) as contexts:
             history = here.reading.histories.cond
             written = yield from self._turns.write(contexts, history, opts, noise, "answering")
             said = self._turns.reader.add_text(here.reading, written.text)
@@ -255,7 +261,7 @@ class Session:
     def _draw(self, opts: ImageOptions) -> Turn[ImageResult]:
         turns, here = self._turns, self._ready_mark()
         noise = here.noise.copy()
-        with turns.tree.lease() as contexts:
+        with turns.tree.lease(choice_of(here.adapter)) as contexts:
             size = turns.sizes.choose(opts, here.reading.size)
             grid = turns.sizes.grid(size)
             turns.check_noise(opts, grid)
@@ -275,7 +281,7 @@ class Session:
     def _reason(self, prompt: str, images: list[Image], request: Request) -> Turn[ReasonResult]:
         here = self._with_drawn_read()
         noise = here.noise.copy()
-        with self._turns.tree.lease() as contexts:
+        with self._turns.tree.lease(choice_of(here.adapter)) as contexts:
             seeds = OneStream(self.seed, noise)
             loop = Reasoning(self._turns, contexts, request, seeds, here.reading)
             loop.read(prompt, images)
@@ -294,7 +300,7 @@ class Session:
         """Make `mark` the session's state: compute contexts that are not cached yet, then give back what only the old
         state needs."""
         self._check_open()
-        histories, lease = mark.reading.histories, self._turns.tree.lease()
+        histories, lease = mark.reading.histories, self._turns.tree.lease(choice_of(mark.adapter))
         try:
             lease.open(histories.cond)
             lease.keep(histories.cfg_text)

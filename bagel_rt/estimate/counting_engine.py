@@ -18,7 +18,7 @@ import numpy as np
 
 from bagel_engines import EngineInfo, Runner, Tensor
 from bagel_engines.device.linear_sums import SUM_GRAPHS
-from bagel_engines.protocol import Arrays, Tensors
+from bagel_engines.protocol import Arrays, LowRank, Tensors
 from bagel_rt.artefact.contract import GraphSpec, ModelDims, dim_value, graph_specs
 
 
@@ -65,7 +65,7 @@ class CountingEngine:
     def tokens(self) -> int:
         return 0 if self._cache is None else int(self._cache.written.sum())
 
-    def load(self, graph: Path, prime: Arrays | None = None) -> Runner:
+    def load(self, graph: Path, prime: Arrays | None = None, added: LowRank | None = None) -> Runner:
         return _SumRunner(self, graph.stem) if graph.stem in SUM_GRAPHS else _GraphRunner(self, self._specs[graph.stem])
 
     def hold(self, array: np.ndarray) -> np.ndarray:

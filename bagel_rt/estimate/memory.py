@@ -33,12 +33,14 @@ class Memory:
         return sum(size for name, size in self.parts.items() if name.startswith("context"))
 
 
-def memory(manifest: Manifest, widths: Widths, work: Workload, needs: Needs, low_memory: bool = False) -> Memory:
+def memory(
+    manifest: Manifest, widths: Widths, work: Workload, needs: Needs, low_memory: bool = False, adapters: int = 0
+) -> Memory:
     """Memory at the peak of a workload.
 
     Engines keep every loaded graph and the working memory of its largest call, so these add up. With low_memory the
     VAE, the ViT and every call's working memory are given back after use, so only the largest counts. What decodes a
-    large picture is given back in any case.
+    large picture is given back in any case. adapters: bytes of those that the model was loaded with.
     """
     sizes = [_size(manifest, call) for call in work.of(VAE_DECODER)]
     weights = {graph: _weights(manifest, graph, needs, work) for graph in work.graphs}
@@ -60,6 +62,7 @@ def memory(manifest: Manifest, widths: Widths, work: Workload, needs: Needs, low
             "weights": sum(weights[graph] for graph in steady),
             f"context, {work.tokens} tokens": work.tokens * token,
             "working": max(busy + work.held, packing),
+            **({"adapters": adapters} if adapters else {}),
         }
     )
 

@@ -77,9 +77,12 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     return {k: _tensor(path, k, v, start, size) for k, v in header.items() if k != METADATA}
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
+def read_metadata(path: Path) -> dict[str, str]:
     """The words that a safetensors file's header keeps beside its tensors. Raises CheckpointError."""
     found = _parsed(path)[0].get(METADATA)
+    for key, value in found.items() if isinstance(found, dict) else ():
+        if not isinstance(value, str):
+            raise CheckpointError(f"{path}: its {METADATA} keeps texts alone, and '{key}' is {value!r:.80}")
     return found if isinstance(found, dict) else {}
 
 

@@ -167,7 +167,7 @@ class Branches:
         if id(context) not in self._frames:
             self._contexts.check_position(context.position)
             self._frames[id(context)] = self._experts.frame(
-                context.position, self._latents, self._contexts.pool, context.sequence
+                context.position, self._latents, self._contexts.pool, context.sequence, context.adapter
             )
         return self._frames[id(context)]
 

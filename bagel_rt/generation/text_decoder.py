@@ -77,7 +77,9 @@ class TextDecoder:
     ) -> Generator[TextRows, np.ndarray, np.ndarray]:
         """Ask for tokens to be added to the context; returns the logits behind each (tokens, vocab)."""
         contexts.check_position(scratch.position)
-        logits = yield TextRows(self._evaluator, ids, scratch.sequence, scratch.position, logits=True)
+        logits = yield TextRows(
+            self._evaluator, ids, scratch.sequence, scratch.position, logits=True, adapter=scratch.adapter
+        )
         scratch.position += len(ids)
         return logits
 

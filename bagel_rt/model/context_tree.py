@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from types import TracebackType
+from weakref import WeakValueDictionary
 
+from bagel_rt.adapters.choice import PLAIN, Choice
 from bagel_rt.asks import Evaluator, TextRows
 from bagel_rt.errors import InputError
 from bagel_rt.inputs.segments import History, Latents, Segment, Text
@@ -32,10 +34,15 @@ class Context:
     segment: Segment | None = None  # what it adds to its parent, where the tree gives it to others
     children: dict[Segment, Context] = field(default_factory=dict)
     leases: int = 0  # how many leases hold it
+    adapter: Choice = PLAIN  # what its keys and values are computed with
 
     @property
     def length(self) -> int:
         return self.sequence.length
+
+    def followed(self, sequence: Sequence, segment: Segment) -> Context:
+        """The context that is one segment longer, whose tokens are in `sequence`."""
+        return Context(sequence, self.position + segment.positions, self, adapter=self.adapter)
 
 
 class ContextTree:
@@ -44,9 +51,17 @@ class ContextTree:
     def __init__(self, pool: PagePool, prefill: Prefill, evaluator: Evaluator, max_positions: int):
         self.pool, self._prefill, self._evaluator, self._max_positions = pool, prefill, evaluator, max_positions
         self.root = Context(pool.table.new())  # holds no page
+        self._roots: WeakValueDictionary[Choice, Context] = WeakValueDictionary({PLAIN: self.root})
 
-    def lease(self) -> Lease:
-        return Lease(self)
+    def lease(self, adapter: Choice = PLAIN) -> Lease:
+        """A lease of contexts computed with these adapters; with others, equal histories are other contexts."""
+        return Lease(self, self._root(adapter))
+
+    def _root(self, adapter: Choice) -> Context:
+        """The empty context of a choice, there as long as a lease or another context holds it."""
+        if (known := self._roots.get(adapter)) is None:
+            known = self._roots[adapter] = Context(self.root.sequence, adapter=adapter)
+        return known
 
     def check_position(self, position: int) -> None:
         """Raise InputError when a token at this position id is beyond what the model was made for."""
@@ -65,7 +80,8 @@ class ContextTree:
         if (known := context.children.get(segment)) is not None:
             return known
         self.check_position(context.position + segment.positions - 1)
-        child = Context(self._extended(context, segment), context.position + segment.positions, context, segment)
+        child = context.followed(self._extended(context, segment), segment)
+        child.segment = segment
         context.children[segment] = child
         return child
 
@@ -79,13 +95,13 @@ class ContextTree:
             return known
         self.check_position(context.position + text.positions - 1)
         sequence = self.pool.table.fork(context.sequence)
-        ask = TextRows(self._evaluator, text.ids, sequence, context.position, logits=False)
+        ask = self._ask(text, context, sequence)
         try:
             yield ask
         except BaseException:
             self.pool.table.release(sequence)
             raise
-        child = Context(sequence, context.position + text.positions, context)
+        child = context.followed(sequence, text)
         if not ask.merged and text not in context.children:
             child.segment = text
             context.children[text] = child
@@ -99,15 +115,20 @@ class ContextTree:
 
     def clear(self) -> None:
         """Forget every context, held or not; leases can still be closed."""
-        self.root.children.clear()
+        for root in list(self._roots.values()):
+            root.children.clear()
+
+    def _ask(self, text: Text, context: Context, sequence: Sequence) -> TextRows:
+        """That a text is read behind a context, into `sequence`."""
+        return TextRows(self._evaluator, text.ids, sequence, context.position, False, adapter=context.adapter)
 
     def _extended(self, context: Context, segment: Segment) -> Sequence:
         sequence = self.pool.table.fork(context.sequence)
         try:
             if isinstance(segment, Text):
-                self._evaluator.alone(TextRows(self._evaluator, segment.ids, sequence, context.position, logits=False))
+                self._evaluator.alone(self._ask(segment, context, sequence))
             elif segment.tokens:
-                new_kv = self._prefill.run(segment, self.pool, sequence, context.position)
+                new_kv = self._prefill.run(segment, self.pool, sequence, context.position, context.adapter)
                 self.pool.append(sequence, new_kv, segment.order if isinstance(segment, Latents) else None)
         except BaseException:
             self.pool.table.release(sequence)
@@ -122,8 +143,8 @@ class Lease:
     freed before those that continue it.
     """
 
-    def __init__(self, tree: ContextTree):
-        self._tree = tree
+    def __init__(self, tree: ContextTree, root: Context):
+        self._tree, self._root = tree, root
         self._held: dict[Context, None] = {}  # in the order of taking, parents first
 
     def __enter__(self) -> Lease:
@@ -146,7 +167,7 @@ class Lease:
 
     def open(self, history: History) -> Context:
         """The context with this history; only segments not seen behind the same beginning are computed."""
-        context = self._tree.root
+        context = self._root
         for segment in history:
             context = self._take(self._tree.child(context, segment))
         return context
@@ -161,7 +182,7 @@ class Lease:
 
     def keep(self, history: History) -> None:
         """Hold as much of this history as is cached already, and compute nothing."""
-        context: Context | None = self._tree.root
+        context: Context | None = self._root
         for segment in history:
             context = context.children.get(segment)
             if context is None:
@@ -170,7 +191,8 @@ class Lease:
 
     def branch(self, context: Context) -> Context:
         """A copy of a context that is not in the tree, to append tokens to while a text is decoded."""
-        return self._take(Context(self._tree.pool.table.fork(context.sequence), context.position))
+        sequence = self._tree.pool.table.fork(context.sequence)
+        return self._take(Context(sequence, context.position, adapter=context.adapter))
 
     def drop(self, branch: Context, tokens: int) -> None:
         """Take the last tokens, of text, off a branch."""

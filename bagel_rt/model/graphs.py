@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bagel_engines import Engine, Runner, Tensor, kept_in_children, trim
+from bagel_engines import Engine, LowRank, Runner, Tensor, kept_in_children, trim
+from bagel_rt.adapters.switched import Adapters
 from bagel_rt.artefact import contract
 from bagel_rt.artefact.contract import GraphSpec, graph_specs, strip_specs
 from bagel_rt.artefact.manifest import Manifest
@@ -31,11 +34,13 @@ class Graphs:
     low_memory: the VAE and the ViT are loaded for each use and given back after it.
     """
 
-    def __init__(self, manifest: Manifest, engine: Engine, low_memory: bool = False):
+    def __init__(self, manifest: Manifest, engine: Engine, low_memory: bool = False, adapters: Adapters | None = None):
         self._manifest, self._engine, self._low_memory = manifest, engine, low_memory
+        # float32 sums with zeros are the same to the bit; in fewer bits engines round where a sum ends
+        self.adapters = replace(adapters or Adapters(), apart=engine.info.arithmetic != "float32")
         self._lent: set[str] = set()
         self._specs = specs_of(manifest)
-        self._runners: dict[str, Runner] = {}
+        self._runners: dict[tuple[str, bool], Runner] = {}
         self.calls: dict[str, int] = {}
 
     @property
@@ -52,7 +57,8 @@ class Graphs:
         if self._low_memory and graph in BRIEF and graph not in self._lent:
             with self.lent(graph):
                 return self(graph, only, held, **inputs)
-        runner = self._runners.get(graph) or self.open(graph)
+        adapted = contract.ADAPTER_COLUMNS in inputs
+        runner = self._runners.get((graph, adapted)) or self.open(graph, adapted)
         names = only or tuple(t.name for t in self._specs[graph].outputs)
         self.calls[graph] = self.calls.get(graph, 0) + 1
         with named_failures():
@@ -64,18 +70,24 @@ class Graphs:
         with named_failures():
             return self._engine.hold(array)
 
-    def open(self, graph: str) -> Runner:
-        """Load a graph and check that its inputs and outputs are the contract's."""
-        path = self._manifest.graph_file(graph)
+    def open(self, graph: str, adapted: bool = False) -> Runner:
+        """Load a graph, with the model's adapters or without, and check that its inputs and outputs are the
+        contract's."""
+        path, added = self._manifest.graph_file(graph), self.adapters.graphs[graph] if adapted else None
         with self._manifest.unchanged(), named_failures():
-            runner = kept_in_children(self._engine.load(path, self._prime(graph)))
-        spec = self._specs[graph]
-        for kind, found, stated in (("inputs", runner.inputs, spec.inputs), ("outputs", runner.outputs, spec.outputs)):
+            runner = kept_in_children(self._load(path, graph, added))
+        spec, more = self._specs[graph], {added.columns, added.scales} if added else set()
+        found_in = tuple(name for name in runner.inputs if name not in more)
+        for kind, found, stated in (("inputs", found_in, spec.inputs), ("outputs", runner.outputs, spec.outputs)):
             if set(found) != {t.name for t in stated}:
                 names = ", ".join(t.name for t in stated)
                 raise ArtefactError(f"{path}: its {kind} are {', '.join(found)}, the contract's {names}; export again")
-        self._runners[graph] = runner
+        self._runners[graph, adapted] = runner
         return runner
+
+    def _load(self, path: Path, graph: str, added: LowRank | None) -> Runner:
+        prime = self._prime(graph)
+        return self._engine.load(path, prime) if added is None else self._engine.load(path, prime, added)
 
     @contextmanager
     def lent(self, graph: str) -> Iterator[None]:
@@ -117,10 +129,10 @@ class Graphs:
     @property
     def opened(self) -> set[str]:
         """Names of the graphs that are loaded now."""
-        return set(self._runners)
+        return {graph for graph, _ in self._runners}
 
     def _give_back(self, graph: str) -> None:
-        self._runners.pop(graph, None)
+        self._runners.pop((graph, False), None)
         trim()
 
     def close(self) -> None:

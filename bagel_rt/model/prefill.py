@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from bagel_engines import Sums, Tensor
+from bagel_rt.adapters.choice import PLAIN, Choice
 from bagel_rt.artefact import contract
 from bagel_rt.artefact.manifest import Manifest
 from bagel_rt.inputs.images import position_ids, stretched_places
@@ -23,7 +24,7 @@ class Prefill:
         self._model = manifest.model
         self._graphs, self._experts, self._embeddings = graphs, experts, embeddings
 
-    def run(self, segment: Segment, pool: PagePool, past: Sequence, position: int) -> Tensor:
+    def run(self, segment: Segment, pool: PagePool, past: Sequence, position: int, adapter: Choice = PLAIN) -> Tensor:
         """The segment's new_kv (2 * layers, tokens, kv heads, head dim), its tokens in the order the graph returns
         them.
 
@@ -32,9 +33,10 @@ class Prefill:
         match segment:
             case Latents():
                 rows = self.latent_rows(segment.rows, np.float32(0.0), segment.grid)
-                return self._experts.image_kv(rows, self._experts.frame(position, len(segment.rows), pool, past))
+                frame = self._experts.frame(position, len(segment.rows), pool, past, adapter)
+                return self._experts.image_kv(rows, frame)
             case Patches():
-                return self._patches(segment, pool, past, position)
+                return self._patches(segment, pool, past, position, adapter)
             case Text() | Gap():
                 raise ValueError("prefill is of images")
 
@@ -69,11 +71,11 @@ class Prefill:
         weighted = [(row - rows[0]) * weight[:, None] for row, (_, weight) in zip(rows[1:], corners[1:], strict=True)]
         return np.stack(weighted).sum(0, dtype=np.float32)
 
-    def _patches(self, segment: Patches, pool: PagePool, past: Sequence, position: int) -> Tensor:
+    def _patches(self, segment: Patches, pool: PagePool, past: Sequence, position: int, adapter: Choice) -> Tensor:
         ids = position_ids(segment.grid, self._model.vit_grid)
         (rows,) = self._graphs(contract.VIT, patches=segment.rows, position_ids=ids)
         markers = self._embeddings.markers
         rows = np.concatenate([markers[:1], rows, markers[1:]])
         mask = np.ones((len(rows), past.length + len(rows)), bool)
         rope = self._experts.rope.constant(position, len(rows))
-        return self._experts.und_kv(rows, rope, pool, pool.slots(past), mask)
+        return self._experts.und_kv(rows, rope, pool, pool.slots(past), mask, adapter)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bagel_engines import Tensor
+from bagel_rt.adapters.choice import PLAIN, Choice
 from bagel_rt.artefact import contract
 from bagel_rt.artefact.manifest import Manifest
 from bagel_rt.kv_cache.page_pool import PagePool
@@ -35,29 +36,47 @@ class Experts:
         # where the engine can run gen_step without latents, text goes through it too: one loaded graph holds all
         # weights
         self._und_through_gen = manifest.task == "full" and graphs.engine.takes_zero_rows
+        self._und_graph = contract.GEN_STEP if self._und_through_gen else contract.UND_STEP
         self._no_rows = np.zeros((0, model.hidden_size), np.float32)
         self._no_rope = np.zeros((0, model.head_dim), np.float32)
 
     def und(
-        self, rows: np.ndarray, rope: RopePair, pool: PagePool, slots: np.ndarray, mask: np.ndarray
+        self,
+        rows: np.ndarray,
+        rope: RopePair,
+        pool: PagePool,
+        slots: np.ndarray,
+        mask: np.ndarray,
+        adapter: Choice = PLAIN,
     ) -> tuple[np.ndarray, Tensor]:
         """Run understanding rows over the tokens in `slots` -> (rows, new_kv); new_kv may stay on the engine's
         device."""
-        return self._und(("und_out", "new_kv"), rows, rope, pool, slots, mask)
+        return self._und(("und_out", "new_kv"), rows, rope, pool, slots, mask, adapter)
 
-    def und_kv(self, rows: np.ndarray, rope: RopePair, pool: PagePool, slots: np.ndarray, mask: np.ndarray) -> Tensor:
+    def und_kv(
+        self,
+        rows: np.ndarray,
+        rope: RopePair,
+        pool: PagePool,
+        slots: np.ndarray,
+        mask: np.ndarray,
+        adapter: Choice = PLAIN,
+    ) -> Tensor:
         """`und` where only the keys and values are wanted."""
-        return self._und(("new_kv",), rows, rope, pool, slots, mask)[0]
+        return self._und(("new_kv",), rows, rope, pool, slots, mask, adapter)[0]
 
-    def _und(self, outputs: tuple[str, ...], rows, rope, pool, slots, mask) -> tuple[Any, ...]:
+    def _und(self, outputs: tuple[str, ...], rows, rope, pool, slots, mask, adapter: Choice) -> tuple[Any, ...]:
         given = {"und": rows, "und_cos": rope[0], "und_sin": rope[1]}
         given |= {"pool": pool.tensor, "slots": slots, "mask": mask}
+        given |= self._graphs.adapters.inputs(self._und_graph, adapter)
         if not self._und_through_gen:
             return self._graphs(contract.UND_STEP, outputs, ("new_kv",), **given)
         none = {"gen": self._no_rows, "gen_cos": self._no_rope, "gen_sin": self._no_rope}
         return self._graphs(contract.GEN_STEP, outputs, ("new_kv",), **given, **none)
 
-    def frame(self, position: int, latents: int, pool: PagePool, past: Sequence) -> dict[str, Any]:
+    def frame(
+        self, position: int, latents: int, pool: PagePool, past: Sequence, adapter: Choice = PLAIN
+    ) -> dict[str, Any]:
         """The inputs of gen_step that are the same at every denoising step of a picture over a context.
 
         They are put on the engine's device once. The latents and the two vision markers around them share one position
@@ -72,6 +91,7 @@ class Experts:
             "gen_sin": gen_rope[1],
             "slots": pool.slots(past),
             "mask": np.ones((2, past.length + 2 + latents), bool),
+            **self._graphs.adapters.inputs(contract.GEN_STEP, adapter),
         }
         hold = self._graphs.hold
         return {"pool": pool.tensor, **{name: hold(array) for name, array in once.items()}}

@@ -47,7 +47,7 @@ class TextEvaluator:
         """See asks.Evaluator."""
         piece, past = Piece(ask, len(ask.ids) - ask.done), ask.sequence
         rows, rope = self._embeddings.rows(piece.ids), self._experts.rope.at(piece.positions)
-        given = (rows, rope, self._pool, self._pool.slots(past), causal_mask(past.length, piece.count))
+        given = (rows, rope, self._pool, self._pool.slots(past), causal_mask(past.length, piece.count), ask.adapter)
         if not ask.logits:
             self._pool.append(past, self._experts.und_kv(*given))
             return None
@@ -60,8 +60,10 @@ class TextEvaluator:
 
         A call for several that fails, or whose rows are not finite, is made once more for each alone: so an error
         meets the one whose it is. (A number that is not finite reaches the others' rows through masked places, too.)
+        Those that choose other adapters than the first are left for the next call.
         """
         asks = list(asks)
+        asks = [ask for ask in asks if ask.adapter == asks[0].adapter]
         found = self._merged(list(_pieces(asks))) if len(asks) > 1 else None
         return {ask: self._attempted(ask) for ask in asks} if found is None else found
 
@@ -94,7 +96,7 @@ class TextEvaluator:
         rope = self._experts.rope.at(np.concatenate([piece.positions for piece in pieces]))
         pasts = [self._pool.slots(p.ask.sequence)[:length] for p, length in zip(pieces, lengths, strict=True)]
         slots, mask = block_mask(pasts, [piece.count for piece in pieces], self._pool.table.total_tokens)
-        return self._experts.und(rows, rope, self._pool, slots, mask)
+        return self._experts.und(rows, rope, self._pool, slots, mask, pieces[0].ask.adapter)
 
     def _answers(self, pieces: list[Piece], out: np.ndarray) -> Answers:
         """The answers of those that are complete now; the others get further. out: (all rows, hidden)."""

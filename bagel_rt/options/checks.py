@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,28 @@ def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf
         large = f" (up to {LARGEST:.2g}, as float32 has)" if real and LARGEST < abs(value) < math.inf else ""
         raise InputError(f"{name} is {shown(value)}; a finite number{span}{large} is expected")
     return float(value)
+
+
+def adapters(name: str, value: Any) -> Any:
+    """How much of each adapter: given as a name, as a mapping of names to numbers, or in words, "style=0.8,faces=1"."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        parts = [part.partition("=") for part in value.split(",")]
+        value = {key.strip(): scale.strip() if equals else 1.0 for key, equals, scale in parts}
+    if not isinstance(value, Mapping) or not value or not all(isinstance(key, str) and key for key in value):
+        raise InputError(
+            f"{name} is {shown(value)}; a loaded adapter's name, or a mapping of names to numbers is expected"
+        )
+    return {key: number(f"{name} {key!r}", _numeral(scale)) for key, scale in value.items()}
+
+
+def _numeral(value: Any) -> Any:
+    """A number that may be written in words."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def positive(name: str, value: Any, optional: bool = False) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Literal, TypedDict
@@ -13,6 +14,7 @@ from bagel_rt.options import checks
 from bagel_rt.options.encoding import Encoding
 from bagel_rt.options.fields import check_all, explains, option
 from bagel_rt.options.text_options import (
+    ADAPTER,
     GUESSES,
     PIXELS,
     PROMPT_LOOKUP,
@@ -140,6 +142,7 @@ class ImageOptions:
     )
     think: bool = option(False, "write a plan before drawing", checks.flag)
     system: str | None = option(None, SYSTEM, SYSTEM_TEXT)
+    adapter: str | Mapping[str, float] | None = option(None, ADAPTER, checks.adapters)
     max_think_tokens: int = option(1000, "longest plan, in tokens; acts with think", TOKENS, needs=("think",))
     do_sample: bool = option(
         False, "sample the plan's tokens instead of taking the likeliest ones", checks.flag, needs=("think",)
@@ -285,9 +288,9 @@ class DrawingKeywords(TypedDict, total=False):
     negative_prompt: str | None
 
 
-@explains(ImageOptions(), without=("seed", "vae_seed", "system"))
+@explains(ImageOptions(), without=("seed", "vae_seed", "system", "adapter"))
 class ImageTurnKeywords(DrawingKeywords, total=False):
-    """Options of a picture in a session, which has its own seed and system prompt."""
+    """Options of a picture in a session, which has its own seed, system prompt and adapter."""
 
     think: bool
     max_think_tokens: int
@@ -307,3 +310,4 @@ class ImageKeywords(ImageTurnKeywords, total=False):
 
     vae_seed: int | None
     system: str | None
+    adapter: str | Mapping[str, float] | None

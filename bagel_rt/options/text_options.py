@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, TypedDict
@@ -26,6 +27,10 @@ SYSTEM = (
     "system prompt: a text that stands before everything else, in place of think's own; left out: the one that the"
     " artefact keeps; empty: not that either"
 )
+ADAPTER = (
+    "which of the adapters that the model was loaded with: a name, a name and how much of it (style=0.8), or several of"
+    " those; left out: none"
+)
 TEXT_TEMPERATURE = "of sampled text: above 1 more varied, near 0 always the likeliest token; acts with do_sample"
 
 PROMPT_LOOKUP = (
@@ -44,6 +49,7 @@ class TextOptions:
 
     think: bool = option(False, "reason before answering", checks.flag)
     system: str | None = option(None, SYSTEM, SYSTEM_TEXT)
+    adapter: str | Mapping[str, float] | None = option(None, ADAPTER, checks.adapters)
     max_tokens: int = option(
         1000, "longest answer, in tokens; as in the official code, N of them are N - 1 and a start token", TOKENS
     )
@@ -82,9 +88,9 @@ class TextOptions:
 explains(TextOptions())(TextOptions)
 
 
-@explains(TextOptions(), without=("think", "system", "seed"))
+@explains(TextOptions(), without=("think", "system", "adapter", "seed"))
 class TextTurnKeywords(TypedDict, total=False):
-    """Options of an answer in a session, which has its own `think`, `system` and `seed`."""
+    """Options of an answer in a session, which has its own `think`, `system`, `adapter` and `seed`."""
 
     max_tokens: int
     do_sample: bool
@@ -104,4 +110,5 @@ class TextKeywords(TextTurnKeywords, total=False):
 
     think: bool
     system: str | None
+    adapter: str | Mapping[str, float] | None
     seed: int | None

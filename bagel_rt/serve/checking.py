@@ -13,14 +13,20 @@ from bagel_rt.serve.hub import Hub
 
 
 def check_model(hub: Hub, asked: Asked) -> Asked:
-    """The request; one for another model is answered by this one, which a warning says, or refused under strict."""
+    """The request, with the adapter that MODEL:ADAPTER names. One for another model is answered by this one, which a
+    warning says, or refused under strict."""
     given = asked.own.get("model")
     if given is None or given == hub.name:
         return asked
     checks.text("model", given)
+    if given in hub.names:
+        return replace(asked, options={"adapter": given.removeprefix(f"{hub.name}:"), **asked.options})
     if hub.settings.strict:
         raise ApiError(
-            404, f"no model {checks.shown(given)} here; {hub.name} is", param="model", code="model_not_found"
+            404,
+            f"no model {checks.shown(given)} here; {', '.join(hub.names)} is",
+            param="model",
+            code="model_not_found",
         )
     return replace(asked, remarks=(*asked.remarks, f"model {checks.shown(given)}: answered by {hub.name}"))
 

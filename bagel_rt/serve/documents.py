@@ -20,6 +20,9 @@ KINDS: dict[str, Schema] = {
     "bool": {"type": "boolean"},
     "str": {"type": "string"},
     "tuple[str, ...]": {"type": "array", "items": {"type": "string"}},
+    "str | Mapping[str, float]": {
+        "anyOf": [{"type": "string"}, {"type": "object", "additionalProperties": {"type": "number"}}]
+    },
     "tuple[float, float]": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
 }
 FOREIGN: dict[str, Schema] = {
@@ -67,7 +70,10 @@ def body(properties: dict[str, Schema], required: tuple[str, ...], kind: str = "
     return {"requestBody": {"required": True, "content": {kind: {"schema": schema}}}}
 
 
-MODEL: Schema = {"type": "string", "description": "any name; the model that is loaded answers"}
+MODEL: Schema = {
+    "type": "string",
+    "description": "any name; the loaded model answers, as MODEL:ADAPTER with that adapter",
+}
 PRESET: Schema = {"type": "string", "enum": list(PRESETS), "description": "settings of an official script"}
 IMAGE: Schema = {"type": "string", "description": "a data URL, base64, or the address of an allowed host"}
 STREAM: Schema = {"type": "boolean", "description": "answer with server-sent events"}
@@ -133,12 +139,13 @@ CHAT = body(
     },
     ("messages",),
 )  # fmt: skip
+_ADAPTER = option_schemas(defaults.ANSWER)["adapter"]
 REASON = body(
     {
         "model": MODEL, "prompt": {"type": "string"}, "images": {"type": "array", "items": IMAGE},
         "style": {"type": "string", "enum": list(BUILT_IN), "description": "left out: the model's own, else generic"},
         "max_pictures": {"type": "integer", "minimum": 0, "description": "the loop ends where one more is asked for"},
-        "system": {"type": "string"}, "seed": {"type": "integer"},
+        "system": {"type": "string"}, "seed": {"type": "integer"}, "adapter": _ADAPTER,
         **{name: schema for name, schema in SENT.items() if name not in ("n", "preset")},
         **{name: schema for name, schema in option_schemas(defaults.GENERATE).items() if name in tables.IMAGE},
         **{name: schema for name, schema in option_schemas(defaults.ANSWER).items() if name in tables.TEXT},
@@ -159,7 +166,7 @@ MSTAR = body(
     "multipart/form-data",
 )  # fmt: skip
 _THINK = {"type": ["string", "boolean", "null"], "description": "image: plan pictures; text: reason in answers"}
-SESSION = body({"seed": {"type": "integer"}, "think": _THINK, "system": {"type": "string"}}, ())
+SESSION = body({"seed": {"type": "integer"}, "think": _THINK, "system": {"type": "string"}, "adapter": _ADAPTER}, ())
 FORK = body({"seed": _with({"type": "integer"}, "random numbers that start afresh; left out: as in the first")}, ())
 ROLLBACK = body({"turns": _with({"type": "integer", "minimum": 1}, "how many are taken back; left out: one")}, ())
 _OUTPUT = {"type": "string", "enum": ["text", "image"], "description": "left out: what is said is only read"}

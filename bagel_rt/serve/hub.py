@@ -82,6 +82,11 @@ class Hub:
     def name(self) -> str:
         return self.bagel.manifest.name
 
+    @property
+    def names(self) -> list[str]:
+        """What a request may name as its model: the model, and the model with each of its adapters."""
+        return [self.name, *(f"{self.name}:{adapter}" for adapter in self.bagel.adapters)]
+
     def job(self) -> Job:
         """A place for a request's work. Raises ApiError 429 and 503."""
         _ = self.bagel

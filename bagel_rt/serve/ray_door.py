@@ -4,14 +4,16 @@ for a replica that died.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from ray import serve  # pyright: ignore[reportMissingImports]
-from ray.exceptions import RayActorError  # pyright: ignore[reportMissingImports]
-from ray.serve.exceptions import BackPressureError  # pyright: ignore[reportMissingImports]
+from ray.exceptions import RayError  # pyright: ignore[reportMissingImports]
+from ray.serve.exceptions import BackPressureError, RayServeException  # pyright: ignore[reportMissingImports]
 from ray.serve.request_router import RequestRouter  # pyright: ignore[reportMissingImports]
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -19,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount
 
-from bagel_rt.serve.answers import sse
+from bagel_rt.serve.answers import json_line, sse
 from bagel_rt.serve.failures import ApiError
 from bagel_rt.serve.guard import Guard
 from bagel_rt.serve.hub import Hub
@@ -31,9 +33,12 @@ if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
 log = logging.getLogger("bagel_rt.serve")
-TRIES = 3  # replicas that may die over one request
+TRIES, PAUSE = 3, 0.1  # replicas that may die over one request; seconds between
 SENT = ("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "headers", "client",
         "server")  # fmt: skip
+
+
+LAST = {b"text/event-stream": lambda told: sse(told, "error"), b"application/x-ndjson": json_line}  # of a stream
 
 
 class KeptPlace(RequestRouter):
@@ -85,30 +90,39 @@ class Passing:
     async def _passed(self, call: Call, place: str, answer: Answer) -> None:
         for left in reversed(range(TRIES)):
             try:
-                async for message in self._messages(call, place):
-                    await answer.take(message)
+                async with aclosing(self._messages(call, place)) as messages:
+                    async for message in messages:
+                        await answer.take(message)
+                if not answer.ended:
+                    raise ReplicaLost
                 return
-            except RayActorError:
-                log.warning("a replica died over a request")
+            except ReplicaLost as lost:
+                log.warning("a replica was lost over a request: %s", type(lost.__cause__ or lost).__name__)
                 if answer.begun or place or not left:
                     raise _lost(place) from None
+                await asyncio.sleep(PAUSE)  # in which the death becomes known
             except BackPressureError:
                 raise ApiError(
                     429, "the queue is full; try again", code="queue_full", headers={"Retry-After": "10"}
                 ) from None
 
-    async def _messages(self, call: Call, place: str) -> AsyncIterator[Message]:
+    async def _messages(self, call: Call, place: str) -> AsyncGenerator[Message, None]:
         """Of one replica's answer; whoever stops reading cancels it."""
         answering = self._replicas.options(session_id=place).remote(call)
         try:
             async for message in answering:
                 yield message
-        except GeneratorExit:
-            answering.cancel()
+        except BackPressureError:
             raise
+        except (RayError, RayServeException, TimeoutError) as error:  # a TimeoutError of ours is a client's
+            raise ReplicaLost from error
         except BaseException:
             answering.cancel()
             raise
+
+
+class ReplicaLost(Exception):
+    """No answer, or no more of it, comes from a replica."""
 
 
 def _lost(place: str) -> ApiError:
@@ -125,7 +139,7 @@ class Answer:
     def __init__(self, send: Send):
         self._send = send
         self._head: Message | None = None
-        self.begun = self._streams = False
+        self.begun = self.ended = False
 
     async def take(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -133,8 +147,8 @@ class Answer:
             return
         if self._head is not None and not self.begun:
             self.begun = True
-            self._streams = dict(self._head["headers"]).get(b"content-type", b"").startswith(b"text/event-stream")
             await self._send(self._head)
+        self.ended = not message.get("more_body", False)
         await self._send(message)
 
     async def refuse(self, scope: Scope, receive: Receive, error: ApiError) -> None:
@@ -142,6 +156,7 @@ class Answer:
         if not self.begun:
             await JSONResponse(error.body, error.status, headers=error.headers)(scope, receive, self._send)
             return
-        if not self._streams:
+        kind = dict(self._head["headers"] if self._head else ()).get(b"content-type", b"").partition(b";")[0]
+        if kind not in LAST:
             raise error
-        await self._send({"type": "http.response.body", "body": sse(error.body, "error"), "more_body": False})
+        await self._send({"type": "http.response.body", "body": LAST[kind](error.body), "more_body": False})

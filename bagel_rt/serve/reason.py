@@ -30,7 +30,7 @@ from bagel_rt.styles.files import BUILT_IN
 OWN = ("model", "prompt", "images", "style", "max_pictures", "system", "seed", "stream", "partial_images", "progress",
        "output_format", "output_compression")  # fmt: skip
 TEXTS = tuple(row for row in names.TEXTS if row not in names.THINKING)
-KIND = Kind((*names.PICTURES, *TEXTS), (*tables.TEXT, *tables.IMAGE))
+KIND = Kind((*names.PICTURES, *TEXTS), (*tables.TEXT, *tables.IMAGE, "adapter"))
 
 
 def routes(hub: Hub) -> APIRouter:

@@ -149,13 +149,16 @@ class Beginning:
     seed: int | None
     think: Any
     system: str | None
+    adapter: Any
 
 
 def _beginning(want: Want, options: dict[str, Any]) -> Beginning:
     """Taken out of the options of a turn."""
     seed = checks.whole("seed", options.pop("seed", None), least=None, optional=True)
     think = checks.flag("think", options.pop("think", False))
-    return Beginning(seed, want.output if think else None, options.pop("system", want.asked.own.get("instructions")))
+    system = options.pop("system", want.asked.own.get("instructions"))
+    adapter = checks.adapters("adapter", options.pop("adapter", None))
+    return Beginning(seed, want.output if think else None, system, adapter)
 
 
 class Exchange:
@@ -180,10 +183,13 @@ class Exchange:
 
     def _session(self, beginning: Beginning) -> Session:
         if self._before is None:
-            return self._hub.bagel.session(beginning.seed, beginning.think, system=beginning.system)
+            chosen = {"system": beginning.system, "adapter": beginning.adapter}
+            return self._hub.bagel.session(beginning.seed, beginning.think, **chosen)
         earlier = self._kept.sessions.find(self._before.session).session
         if beginning.think is not None and beginning.think != earlier.think:
             raise refused("thinking is chosen when a conversation begins; leave it out, or begin another", "reasoning")
+        if beginning.adapter is not None and beginning.adapter != earlier.adapter:
+            raise refused("an adapter is chosen when a conversation begins; leave it out, or begin another", "adapter")
         return earlier.fork(beginning.seed)
 
     def _turn(

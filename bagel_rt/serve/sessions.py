@@ -39,13 +39,15 @@ def routes(hub: Hub, sessions: Sessions) -> APIRouter:
 
     @router.post("", openapi_extra=documents.SESSION, responses=documents.ERRORS)
     async def create(request: Request) -> Response:
-        """Open a conversation: seed, system prompt, and think ("image": plan pictures, "text": reason in answers)."""
+        """Open a conversation: seed, system prompt, adapter, and think ("image": plan pictures, "text": reason in
+        answers)."""
         body = await json_body(request)
         think = body.get("think")
         if not any(think is one for one in THINKING) and think not in ("image", "text"):
             raise refused(f"think is {checks.shown(think)}; allowed: image, text, or nothing", "think")
         bagel = hub.bagel
-        kept = await _aside(lambda: sessions.keep(bagel.session(body.get("seed"), think, system=body.get("system"))))
+        chosen = {name: body.get(name) for name in ("system", "adapter")}
+        kept = await _aside(lambda: sessions.keep(bagel.session(body.get("seed"), think, **chosen)))
         return JSONResponse(told(kept), 201)
 
     @router.get("/{name}", responses=documents.ERRORS)

@@ -20,20 +20,20 @@ def routes(hub: Hub) -> APIRouter:
     router = APIRouter(tags=["the server"])
     began = int(time.time())
 
-    def model() -> dict[str, Any]:
-        return {"id": hub.name, "object": "model", "created": began, "owned_by": "bagel-rt"}
+    def model(name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": began, "owned_by": "bagel-rt"}
 
     @router.get("/v1/models", responses=documents.ERRORS)
     async def models() -> dict[str, Any]:
-        """The model that is served."""
-        return {"object": "list", "data": [model()]}
+        """The model that is served, and the model with each of its adapters."""
+        return {"object": "list", "data": [model(name) for name in hub.names]}
 
     @router.get("/v1/models/{name}", responses=documents.ERRORS)
     async def one_model(name: str) -> dict[str, Any]:
-        """The same, by its name."""
-        if name != hub.name:
-            raise ApiError(404, f"no such model here; {hub.name} is", param="model", code="model_not_found")
-        return model()
+        """One of them, by its name."""
+        if name not in hub.names:
+            raise ApiError(404, f"no such model here; {', '.join(hub.names)} is", param="model", code="model_not_found")
+        return model(name)
 
     @router.get("/health")
     async def health() -> dict[str, str]:

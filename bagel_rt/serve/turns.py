@@ -16,7 +16,7 @@ from bagel_rt.serve.hub import Hub
 from bagel_rt.serve.kept import Kept
 from bagel_rt.serve.work import Work
 
-OF_THE_SESSION = ("seed", "vae_seed", "system", "think")  # chosen once, when it is opened
+OF_THE_SESSION = ("seed", "vae_seed", "system", "think", "adapter")  # chosen once, when it is opened
 
 
 def turn(hub: Hub, kept: Kept, items: Sequence[Any], making: Callable[[Session], Work] | None) -> Work:

@@ -10,7 +10,18 @@ from bagel_engines.device.recorded_runs import repeating
 from bagel_engines.host_cache import HostCache
 from bagel_engines.host_memory import trim
 from bagel_engines.inherited import kept_in_children
-from bagel_engines.protocol import Cache, Engine, EngineFailure, EngineInfo, Held, OutOfDeviceMemory, Runner, Tensor
+from bagel_engines.protocol import (
+    Cache,
+    Engine,
+    EngineFailure,
+    EngineInfo,
+    Held,
+    LowRank,
+    OutOfDeviceMemory,
+    Runner,
+    Tensor,
+    Thin,
+)
 from bagel_engines.select import installed, open_engine
 from bagel_engines.settings import Settings
 
@@ -21,11 +32,13 @@ __all__ = [
     "EngineInfo",
     "Held",
     "HostCache",
+    "LowRank",
     "OutOfDeviceMemory",
     "Runner",
     "Settings",
     "Sums",
     "Tensor",
+    "Thin",
     "installed",
     "kept_in_children",
     "open_engine",

@@ -34,8 +34,11 @@ def claim(folder: Path) -> IO[bytes]:
     path = folder / IN_USE
     try:
         stream = disk.opened(path, "ab")
-    except PermissionError:  # a folder that others made, to be read only
-        stream = path.open("rb")
+    except PermissionError as refused:  # a folder that others made, to be read only
+        try:
+            stream = path.open("rb")
+        except FileNotFoundError:  # nothing to claim by, and the reason is what was refused
+            raise FileNotFoundError(refused.errno, refused.strerror, str(path)) from None
     if fcntl is not None:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(stream, fcntl.LOCK_SH)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from bagel_engines import disk
-from bagel_engines.protocol import EngineFailure
+from bagel_engines.low_rank import add_low_rank
+from bagel_engines.protocol import EngineFailure, LowRank
 
 
 @dataclass(frozen=True)
@@ -56,21 +57,24 @@ def has_links(graph: Path) -> bool:
     return any(file.is_symlink() for file in graph.parent.iterdir())
 
 
-def with_weights_at_addresses(graph: Path, marker: str) -> tuple[bytes, list[np.ndarray]]:
+def with_weights_at_addresses(graph: Path, marker: str, added: LowRank | None = None) -> tuple[bytes, list[np.ndarray]]:
     """The graph with its weights' addresses in mapped files, which must live as long as what reads them.
 
     marker: stands where a weight file's name does, and tells an engine that the offset is an address.
+    added: products beside the graph's own.
     """
     model, files = _stated(graph), {}
+    given = add_low_rank(model, added) if added else {}
     for tensor in model.graph.initializer:
         entries = {entry.key: entry for entry in tensor.external_data}
         if entries:
             file = graph.parent / entries["location"].value
-            if file not in files:
+            if tensor.name not in given and file not in files:
                 files[file] = mapped(file)
+            array = given[tensor.name] if tensor.name in given else files[file]
             offset = entries.get("offset") or tensor.external_data.add(key="offset", value="0")
-            entries["location"].value, offset.value = marker, str(files[file].ctypes.data + int(offset.value))
-    return model.SerializeToString(), list(files.values())
+            entries["location"].value, offset.value = marker, str(array.ctypes.data + int(offset.value))
+    return model.SerializeToString(), [*files.values(), *given.values()]
 
 
 def with_weights_below_root(graph: Path, model: bytes | None = None) -> tuple[bytes, Path]:

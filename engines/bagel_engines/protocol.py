@@ -60,6 +60,36 @@ class EngineInfo:
         return f"{self.name} {self.version} ({details})"
 
 
+@dataclass(frozen=True)
+class Thin:
+    """Two thin matrices beside a weight of (inputs, outputs): down (rank, inputs) and up (rank, outputs), float32."""
+
+    down: np.ndarray
+    up: np.ndarray
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """Thin products to be added to those of a graph (low_rank.py), by the names of their weights.
+
+    columns and scales are the names of two inputs that the graph gets: which of the ranks a call uses, int64 (n,), and
+    what each is multiplied by, float32 (n,).
+    """
+
+    products: Mapping[str, Thin]
+    columns: str
+    scales: str
+
+
+def refuse_added(added: LowRank | None, engine: str) -> None:
+    """For an engine that adds no products to a graph."""
+    if added is not None:
+        raise EngineFailure(
+            f"{engine} cannot switch adapters of a loaded model; onnxruntime and openvino on the CPU can, and an export"
+            " with --lora runs everywhere"
+        )
+
+
 class Runner(Protocol):
     """A loaded graph."""
 
@@ -120,8 +150,10 @@ class Engine(Protocol):
         device."""
         ...
 
-    def load(self, graph: Path, prime: Arrays | None = None) -> Runner:
-        """Load a graph file. `prime`: inputs of a first call, made and thrown away by engines whose first call decides
+    def load(self, graph: Path, prime: Arrays | None = None, added: LowRank | None = None) -> Runner:
+        """Load a graph file. `added`: products beside its own; engines that cannot add them raise EngineFailure.
+
+        `prime`: inputs of a first call, made and thrown away by engines whose first call decides
         how later ones are computed (see openvino.engine)."""
         ...
 

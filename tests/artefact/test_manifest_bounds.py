@@ -124,6 +124,14 @@ def test_more_files_than_an_artefact_has_are_refused(folder):
     refused(folder, put("files", value=many), "files has 10001 entries; allowed are 10000")
 
 
+@pytest.mark.parametrize("name", ["VIT.onnx", "vit.ONNX"])
+def test_two_files_whose_names_differ_in_case_alone_are_refused(folder, name):
+    (folder / name).write_bytes((folder / "vit.onnx").read_bytes())
+    stated = {"size": (folder / name).stat().st_size, "sha256": ""}
+    words = f"files has 'vit.onnx' and '{name}', which are one file where case does not count"
+    refused(folder, put("files", name, value=stated), words)
+
+
 def test_a_manifest_of_a_size_that_none_has_is_not_read(folder, monkeypatch):
     monkeypatch.setattr(manifests, "MOST_MANIFEST", 1000)
     monkeypatch.setattr(manifests, "read_bytes", lambda *_: pytest.fail("it was read"))

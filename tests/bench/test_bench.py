@@ -133,3 +133,12 @@ def test_the_benchmark_of_many_users_runs_in_its_small_form():
     overheads = {"overhead, bagel-nano", "overhead, one layer"}
     assert set(results) == {"tokens, bagel-nano", "tokens, one layer", "drawing", *overheads, "mix"}
     assert results["mix"]["edit, 2 at once"]["pictures_per_s"] > 0
+
+
+def test_the_benchmark_of_a_clusters_door_runs_in_its_small_form():
+    pytest.importorskip("ray", reason="needs ray, which is large: make ray")
+    command = [sys.executable, "bench/ray_door.py", "--small"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    results = json.loads(done.stdout.strip().splitlines()[-1])["results"]
+    assert len(results) == 4
+    assert min(results.values()) > 0

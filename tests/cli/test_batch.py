@@ -167,6 +167,17 @@ def drawn(small_bagel, folder, lines) -> list[dict]:
     return results(folder / "out")
 
 
+def test_a_line_may_have_a_mask(small_bagel, photo, tmp_path):
+    photo.save(tmp_path / "photo.png")
+    mask = np.zeros((photo.height, photo.width), bool)
+    mask[:, : photo.width // 2] = True
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    line = {"prompt": "green", "image": "photo.png", "mask": "mask.png", "seed": 4, "num_timesteps": 3}
+    (record,) = drawn(small_bagel, tmp_path, [line])
+    expected = small_bagel.edit(photo, "green", mask=mask, seed=4, num_timesteps=3).image
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / record["files"][0])), np.asarray(expected))
+
+
 def test_no_two_pictures_have_one_name_on_any_file_system(small_bagel, tmp_path):
     lines = [
         {"id": "a", "prompt": "one", "seed": [1, 2], **FAST},

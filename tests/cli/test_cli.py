@@ -13,8 +13,10 @@ import time
 import numpy as np
 import pytest
 from calls import run
+from checkpoints import of, pair, write_adapter
 from PIL import Image
 
+import bagel_rt
 from bagel_rt.artefact.contract import FORMAT_VERSION
 
 SMALL = ["--height", "64", "--width", "64", "--num-timesteps", "3", "--seed", "1", "--backend", "onnxruntime"]
@@ -263,3 +265,23 @@ def test_the_demo_draws_edits_thinks_and_answers_with_the_bundled_model(capsys, 
     }
     for text in (*demo.DRAWN, *demo.EDITED, demo.THOUGHT_OVER, demo.CAPTIONED[1]):
         assert text in out
+
+
+def test_adapters_are_loaded_by_name_and_chosen(capsys, model, tmp_path, small_artefact):
+    module = "language_model.model.layers.0.mlp_moe_gen.up_proj"
+    first, second = (
+        write_adapter(tmp_path / name, of(module, *pair(128, 64, len(name)))).folder for name in ("x", "b2")
+    )
+    how = {"seed": 1, "height": 64, "width": 64, "num_timesteps": 3}
+    with bagel_rt.load(small_artefact, backend="onnxruntime", adapters={"a": first, "b2": second}) as bagel:
+        wanted = [bagel.generate("x", adapter=a, **how) for a in ({"a": 1, "b2": 1}, {"a": 0.5}, None)]
+    given = ["generate", "--prompt", "x", *SMALL, "--lora", f"a={first}", "--lora", second]
+    target = tmp_path / "x.png"
+    for choice, picture in zip(([], ["--adapter", "a=0.5"], ["--adapter", "a=0"]), wanted, strict=True):
+        code, _, err = run(capsys, *given, *choice, "--out", target)
+        assert (code, np.array_equal(np.asarray(Image.open(target)), np.asarray(picture.image))) == (0, True), err
+    assert len({picture.latent.tobytes() for picture in wanted}) == 3
+    code, _, err = run(capsys, *given, "--adapter", "c", "--out", target)
+    assert (code, "adapter is 'c'; loaded: a, b2" in err) == (2, True)
+    code, _, err = run(capsys, *given, "--lora", f"a={second}", "--out", target)
+    assert (code, "two adapters are called a" in err) == (2, True)

@@ -12,6 +12,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from sizes import dims
 
 import bagel_rt
+from bagel_engines import OutOfDeviceMemory
 from bagel_rt.kv_cache.page_pool import PagePool
 from bagel_rt.kv_cache.page_table import PageTable
 
@@ -150,6 +151,67 @@ def test_the_pool_gives_back_what_was_written_in_the_layout_of_the_contract():
         assert np.array_equal(rows, pool.read(second)[2 * layer + 1])
 
 
+def test_a_released_or_foreign_sequence_is_refused_by_everything():
+    table, other = PageTable(4, 4), PageTable(4, 4).new()
+    released = table.new()
+    table.release(released)
+    assert (released.pages, released.length) == ([], 0)
+    calls = [
+        table.fork,
+        table.room,
+        table.slots,
+        table.release,
+        lambda s: table.append(s, 1),
+        lambda s: table.truncate(s, 0),
+    ]
+    for call in calls:
+        for sequence in (released, other):
+            with pytest.raises(ValueError, match="was released or belongs to another page table"):
+                call(sequence)
+    table.check_integrity()
+
+
+def test_a_table_may_have_one_page_of_one_token_and_pages_have_sixteen_unless_told():
+    table = PageTable(1, 1)
+    sequence = table.new()
+    assert table.append(sequence, 1).slots == (0,)
+    assert table.room(sequence) == 0
+    assert PageTable(3).total_tokens == 48
+    with pytest.raises(ValueError, match="one page of one token, got 1 of 0"):
+        PageTable(1, 0)
+
+
+def test_the_pool_writes_rows_in_the_order_it_is_told_and_takes_the_last_ones_back():
+    pool = PagePool(dims(), 10, page_size=4)
+    assert pool.table.total_tokens == 12  # whole pages
+    rows = np.arange(5, dtype=np.float32)[None, :, None, None] * np.ones((6, 5, 2, 4), np.float32)
+    sequence = pool.table.new()
+    pool.append(sequence, rows, np.array([4, 0, 1, 2, 3]))
+    assert pool.read(sequence)[0, :, 0, 0].tolist() == [1, 2, 3, 4, 0]
+    pool.truncate(sequence, 2)
+    assert pool.read(sequence)[0, :, 0, 0].tolist() == [1, 2]
+    assert pool.slots(sequence).dtype == pool.take(sequence, 1).dtype == np.int64
+    empty = pool.table.new()
+    assert pool.slots(empty).dtype == pool.take(empty, 0).dtype == np.int64
+
+
+@pytest.mark.parametrize("dtype, bits", [("float32", 32), ("float16", 16), ("bfloat16", 16)])
+def test_the_pool_holds_what_it_was_told_to_hold(dtype, bits):
+    pool = PagePool(dims(), 8, dtype, page_size=4)
+    assert pool.tensor.shape == (6 * 8, 2, 4)
+    assert 8 * pool.tensor.dtype.itemsize == bits
+
+
+def test_a_closed_pool_holds_nothing_and_its_books_still_answer():
+    pool = PagePool(dims(), 8, page_size=4)
+    sequence = pool.table.new()
+    pool.take(sequence, 3)
+    pool.close()
+    held = pool._cache._by_half  # type: ignore[attr-defined]
+    assert (held.size, held.dtype) == (0, np.float32)
+    assert pool.slots(sequence).tolist() == [0, 1, 2]
+
+
 def test_an_unused_pool_takes_no_memory():
     def resident() -> int:
         import psutil
@@ -163,5 +225,15 @@ def test_an_unused_pool_takes_no_memory():
 
 
 def test_a_pool_that_cannot_be_addressed_is_refused():
-    with pytest.raises(bagel_rt.InputError, match="cache_tokens 10000000000000 needs"):
-        PagePool(dims(), 10**13)
+    # 2 * 3 layers, 2 heads of 4 numbers of 2 bytes: 96 bytes a token
+    with pytest.raises(bagel_rt.InputError, match=r"cache_tokens 10000000000000 needs 894069\.7 GiB"):
+        PagePool(dims(), 10**13, "float16")
+
+
+@pytest.mark.parametrize("error", [MemoryError, OutOfDeviceMemory])
+def test_a_pool_that_the_machine_or_device_does_not_give_is_refused(error):
+    def full(*_):
+        raise error("full")
+
+    with pytest.raises(bagel_rt.InputError, match=r"cache_tokens 100 needs 0\.0 GiB, which this machine does not give"):
+        PagePool(dims(), 100, make_cache=full)

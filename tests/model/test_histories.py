@@ -7,7 +7,7 @@ import pytest
 from sizes import dims
 
 import bagel_rt
-from bagel_rt.inputs.segments import Histories, Latents, Patches, Text
+from bagel_rt.inputs.segments import Gap, Histories, Latents, Patches, Text
 from bagel_rt.kv_cache.page_pool import PagePool
 from bagel_rt.model.context_tree import ContextTree
 
@@ -39,6 +39,23 @@ def test_thinking_puts_the_system_prompt_everywhere_and_the_thought_into_cond_al
     assert (h.cond, h.cfg_text, h.cfg_img) == ((SYSTEM, PROMPT, THOUGHT), (SYSTEM,), (SYSTEM, PROMPT))
 
 
+def test_a_system_prompt_alone_is_no_text_that_guidance_leads_away_from():
+    assert Histories().with_system(SYSTEM) == Histories((SYSTEM,), (), (SYSTEM,))
+
+
+def test_a_text_may_be_added_to_the_image_branch_alone_or_be_what_guidance_leads_away_from():
+    h = Histories().with_text(PROMPT)
+    assert h.with_cfg_img_text(THOUGHT) == Histories((PROMPT,), (), (PROMPT, THOUGHT))
+    assert h.with_negative(MORE) == Histories((PROMPT,), (MORE,), (PROMPT,))
+
+
+def test_the_system_prompt_leaves_its_positions_in_the_text_branch_where_it_is_taken_out():
+    h = Histories().with_system(SYSTEM).with_text(PROMPT).with_text(MORE)
+    assert h.without_system_in_cfg_text() == Histories(h.cond, (Gap(3), PROMPT), h.cfg_img)
+    for without in (Histories(), Histories().with_text(PROMPT), Histories().with_image(VAE, VIT)):
+        assert without.without_system_in_cfg_text() is without  # nothing to take out
+
+
 def test_segments_are_equal_when_their_content_is():
     same = Latents(np.zeros((6, 64), np.float32), (2, 3))
     other = Latents(np.ones((6, 64), np.float32), (2, 3))
@@ -54,7 +71,7 @@ class FakePrefill:
     def __init__(self):
         self.calls = []
 
-    def run(self, segment, pool, past, position):
+    def run(self, segment, pool, past, position, adapter=()):
         self.calls.append((segment, past.length, position))
         return np.full((6, segment.tokens, 2, 4), len(self.calls), np.float32)
 
@@ -106,7 +123,7 @@ def test_a_branch_continues_without_changing_what_it_came_from(pool):
 
 def test_every_page_comes_back_also_after_an_error(pool):
     class Failing(FakePrefill):
-        def run(self, segment, pool, past, position):
+        def run(self, segment, pool, past, position, adapter=()):
             if segment == MORE:
                 raise RuntimeError("engine failed")
             return super().run(segment, pool, past, position)

@@ -22,6 +22,7 @@ OTHERS = {  # a legal value of each kind of option that is not a default
     "float": 0.5,
     "bool": True,
     "str": "a",
+    "str | Mapping[str, float]": {"a": 0.5},
     "tuple[float, float]": (0.25, 0.75),
     "tuple[str, ...]": ("a", "b"),
     "Literal['global', 'channel', 'text_channel']": "channel",
@@ -37,6 +38,8 @@ def in_numpy(value) -> list:
     if isinstance(value, tuple):
         kind = np.float32 if isinstance(value[0], float) else np.str_
         return [tuple(kind(v) for v in value), np.array(value), [np.array(v) for v in value]]
+    if isinstance(value, dict):
+        return [{key: np.float32(number) for key, number in value.items()}]
     small = {int: [np.int32, np.uint8], float: [np.float32, np.float16, np.longdouble], bool: [], str: []}[type(value)]
     return [np.asarray(value)[()], np.array(value), *(kind(value) for kind in small)]
 

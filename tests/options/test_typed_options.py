@@ -22,9 +22,9 @@ from bagel_rt.sampling.solvers import SOLVERS
 
 KEYWORDS = [  # of a call or a turn, the class they stand for, and what is given another way
     (ImageKeywords, ImageOptions, {"seed"}),
-    (ImageTurnKeywords, ImageOptions, {"seed", "vae_seed", "system"}),
+    (ImageTurnKeywords, ImageOptions, {"seed", "vae_seed", "system", "adapter"}),
     (TextKeywords, TextOptions, set()),
-    (TextTurnKeywords, TextOptions, {"seed", "think", "system"}),
+    (TextTurnKeywords, TextOptions, {"seed", "think", "system", "adapter"}),
 ]
 CALLS = [
     (bagel_rt.Bagel.generate, defaults.GENERATE),
@@ -68,7 +68,7 @@ def test_every_option_says_what_it_does_and_is_checked(options):
 
 @pytest.mark.parametrize("call, options", CALLS)
 def test_help_shows_every_option_of_a_call_with_its_default_there(call, options):
-    given_elsewhere = {"seed", "vae_seed", "think", "system"} if "Session" in call.__qualname__ else set()
+    given_elsewhere = {"seed", "vae_seed", "think", "system", "adapter"} if "Session" in call.__qualname__ else set()
     text = " ".join(call.__doc__.split())
     for one in options_of(options):
         if one.name not in given_elsewhere:

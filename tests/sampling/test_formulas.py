@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 
@@ -40,6 +41,30 @@ def test_noise_is_torchs_stream_draw_after_draw(seed):
     noise = TorchNoise(seed)
     for shape in [(1, 16, 8, 12), (24, 64), (17,), (33, 3), (4096, 64)]:
         assert np.abs(noise.normal(*shape) - torch.randn(*shape).numpy()).max() <= 1e-6
+
+
+def test_the_streams_bits_are_these_on_every_processor():
+    """float32 is what is kept between the steps; in float64 the numbers would be other ones, as near to torch's."""
+    normal = [TorchNoise(seed).normal(4096, 64) for seed in range(3)]
+    times = [TorchNoise(seed).exponential(152064) for seed in range(3)]
+    assert {array.dtype for array in (*normal, *times)} == {np.dtype(np.float32)}
+    found = hashlib.sha256(b"".join(array.tobytes() for array in (*normal, *times)))
+    assert found.hexdigest() == "f2e19880361161ca80c2469b3fd4ed9595317dd1c9828717c2b352d36df77022"
+
+
+def test_a_copied_stream_goes_on_by_itself():
+    noise = TorchNoise(3)
+    noise.normal(16)
+    twin = noise.copy()
+    wanted = noise.normal(32)
+    assert np.array_equal(twin.normal(32), wanted)
+    assert np.array_equal(twin.normal(16), noise.normal(16))
+
+
+def test_fewer_than_sixteen_normal_numbers_are_refused():
+    with pytest.raises(ValueError, match="torch draws fewer than 16 numbers by another method; 15 were asked for"):
+        TorchNoise(0).normal(3, 5)
+    assert TorchNoise(0).normal(4, 4).shape == (4, 4)
 
 
 @pytest.mark.parametrize("count, seeds", [(1, 50), (15, 50), (16, 50), (17, 50), (376, 50), (152064, 3)])
@@ -270,6 +295,12 @@ def test_sampling_follows_temperature_top_k_and_top_p():
     assert np.allclose(share(top_p=0.79), [0.625, 0.375, 0, 0], atol=0.03)
     assert np.allclose(share(top_p=0.81), np.array([0.5, 0.3, 0.15, 0]) / 0.95, atol=0.03)
     assert np.allclose(share(top_k=1), [1, 0, 0, 0])
+    assert np.allclose(share(top_k=2, top_p=0.6), [1, 0, 0, 0])  # of the two, the first has 0.625
+
+
+def test_of_equally_likely_tokens_the_first_ones_are_kept():
+    logits = np.zeros(300)
+    assert {drawn(logits, TorchNoise(seed), 1.0, 3, None) for seed in range(60)} == {0, 1, 2}
 
 
 def test_a_temperature_too_small_for_float32_is_greedy_and_takes_as_many_random_numbers():

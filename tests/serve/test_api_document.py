@@ -25,6 +25,10 @@ class Hurried(Lent):
             raise InputError("more than this test draws")
         return self._bagel.stream(items, output, **{**options, **FEW[output]})
 
+    def stream_reason(self, prompt, images, **options):
+        few = {"max_tokens": 3, "num_timesteps": 3, "max_pictures": min(1, options["max_pictures"])}
+        return self._bagel.stream_reason(prompt, images, **{**options, **few})
+
 
 @pytest.fixture(scope="module")
 def hurried(nano):
@@ -57,7 +61,7 @@ def test_the_document_names_every_route_and_every_option():
     from bagel_rt.options.image_options import ImageOptions
 
     routes = {"/v1/models", "/v1/images/generations", "/v1/images/edits", "/v1/chat/completions", "/v1/responses",
-              "/v1/sessions", "/v1/sessions/{name}/turns", "/health", "/ready"}  # fmt: skip
+              "/v1/sessions", "/v1/sessions/{name}/turns", "/v1/reason", "/generate", "/health", "/ready"}  # fmt: skip
     assert routes <= set(document["paths"])
     body = document["paths"]["/v1/images/generations"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert {one.name for one in fields(ImageOptions)} - set(body["properties"]) == {"noise", "mask"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -19,11 +20,13 @@ from live_server import opened, soon
 pytest.importorskip("ray", reason="needs ray, which is large: make ray")
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 FEW = {"num_timesteps": 5}
+ask = httpx2.Client(timeout=120)
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory) -> Iterator[str]:
     """The address of two replicas of bagel-nano."""
+    os.environ["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = "60"  # 5 are too few on a machine with other work
     import ray
     from ray import serve
 
@@ -61,7 +64,7 @@ def replicas() -> list[psutil.Process]:
 
 
 def sessions(cluster: str, count: int) -> list[str]:
-    return [httpx2.post(f"{cluster}/v1/sessions", json={"seed": 1}).json()["id"] for _ in range(count)]
+    return [ask.post(f"{cluster}/v1/sessions", json={"seed": 1}).json()["id"] for _ in range(count)]
 
 
 def test_pictures_answers_and_streams_are_those_of_the_library(client, nano):
@@ -83,11 +86,11 @@ def test_a_session_and_a_response_reach_the_replica_that_keeps_them(cluster, cli
     kept = sessions(cluster, 12)
     assert len({place(one) for one in kept}) == 2
     for one in kept:
-        said = httpx2.post(f"{cluster}/v1/sessions/{one}/turns", json={"text": "a ring"})
+        said = ask.post(f"{cluster}/v1/sessions/{one}/turns", json={"text": "a ring"})
         assert said.json()["turn"] == 1, said.text
     for one in kept:
-        assert httpx2.get(f"{cluster}/v1/sessions/{one}").json()["turns"] == 1
-        assert httpx2.delete(f"{cluster}/v1/sessions/{one}").status_code == 200
+        assert ask.get(f"{cluster}/v1/sessions/{one}").json()["turns"] == 1
+        assert ask.delete(f"{cluster}/v1/sessions/{one}").status_code == 200
     for _ in range(6):
         first = client.responses.create(model="bagel-nano", input="a ring", max_output_tokens=3)
         again = client.responses.create(
@@ -99,7 +102,7 @@ def test_a_session_and_a_response_reach_the_replica_that_keeps_them(cluster, cli
 def test_an_accepted_request_is_answered_though_its_replica_is_killed(cluster, client, nano):
     expected = {seed: nano.generate("a red ring", seed=seed, num_timesteps=20).image.tobytes() for seed in range(3)}
 
-    def ask(number: int) -> str:
+    def drawn(number: int) -> str:
         seed = number % 3
         try:
             made = client.images.generate(
@@ -112,16 +115,16 @@ def test_an_accepted_request_is_answered_though_its_replica_is_killed(cluster, c
         right = opened(made.data[0].b64_json).convert("RGB").tobytes() == expected[seed]
         return "right" if right else "wrong"
 
-    kept = sessions(cluster, 6)
+    kept = sessions(cluster, 12)
     before = {one.pid for one in replicas()}
     assert len(before) == 2
     with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(ask, number) for number in range(24)]
+        asked = [pool.submit(drawn, number) for number in range(24)]
         assert soon(lambda: any(one.done() for one in asked), 60)
         os.kill(min(before), signal.SIGKILL)
         outcomes = Counter(one.result() for one in asked)
     assert outcomes["right"] == 24, outcomes
-    told = [httpx2.get(f"{cluster}/v1/sessions/{one}") for one in kept]
+    told = [ask.get(f"{cluster}/v1/sessions/{one}") for one in kept]
     assert {one.status_code for one in told} <= {200, 404, 503}
     lost = [one.json()["error"] for one in told if one.status_code != 200]
     assert lost
@@ -132,8 +135,24 @@ def test_an_accepted_request_is_answered_though_its_replica_is_killed(cluster, c
 def test_a_client_that_goes_away_cancels_the_work(cluster):
     turns = f"{cluster}/v1/sessions/{sessions(cluster, 1)[0]}/turns"
     body = {"text": "a ring", "output": "image", "num_timesteps": 1000, "stream": True, "progress": True}
-    with httpx2.stream("POST", turns, json=body, timeout=60) as answer:
+    with ask.stream("POST", turns, json=body) as answer:
         lines = answer.iter_lines()
         next(lines)
-        assert httpx2.post(turns, json={"text": "and"}).status_code == 409
-    assert soon(lambda: httpx2.post(turns, json={"text": "and"}).status_code == 200, 20)
+        assert ask.post(turns, json={"text": "and"}).status_code == 409
+    assert soon(lambda: ask.post(turns, json={"text": "and"}).status_code == 200, 20)
+
+
+def test_a_stream_whose_replica_is_killed_ends_with_an_error(cluster, client):
+    import ray
+
+    name = sessions(cluster, 1)[0]
+    body = {"text": "a ring", "output": "image", "num_timesteps": 1000, "stream": True, "progress": True}
+    with ask.stream("POST", f"{cluster}/v1/sessions/{name}/turns", json=body) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        ray.kill(ray.get_actor(f"SERVE_REPLICA::default#Replica#{place(name)}", namespace="serve"))
+        events = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+    assert events[-1]["error"]["code"] == "replica_lost"
+    assert events[-1]["error"]["type"] == "server_error"
+    with pytest.raises(openai.NotFoundError):
+        client.responses.create(model="m", input="and?", previous_response_id=f"resp_{place(name)}.gone")

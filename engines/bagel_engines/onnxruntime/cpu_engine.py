@@ -16,7 +16,7 @@ from bagel_engines.onnxruntime.packed_weights import SAVING, PackedStore
 from bagel_engines.onnxruntime.prepared_graph import RECIPE, WEIGHTS_BESIDE, possible, prepared
 from bagel_engines.onnxruntime.quantised_weights import HIDES_QUANTISED_WEIGHTS, PLAIN, ROUNDED
 from bagel_engines.onnxruntime.recognised import recognised
-from bagel_engines.protocol import Arrays, EngineFailure, EngineInfo, Runner, Tensors
+from bagel_engines.protocol import Arrays, EngineFailure, EngineInfo, LowRank, Runner, Tensors
 
 ROWS = "int8-rows"  # rows rounded to 8 bits as wholes, not in blocks
 ARITHMETIC = ("float32", "float16", "int8", ROWS)  # float16 is computed in float32 and rounded between operators
@@ -77,16 +77,21 @@ class OnnxRuntimeEngine:
             self._how.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self.info = EngineInfo("onnxruntime", onnxruntime.__version__, device, arithmetic)
 
-    def load(self, graph: Path, prime: Arrays | None = None) -> Runner:
-        session = self._session(graph) if self._packed is None else self._packed_session(graph, self._packed)
+    def load(self, graph: Path, prime: Arrays | None = None, added: LowRank | None = None) -> Runner:
+        if added is not None or self._packed is None:
+            session = self._session(graph, added=added)
+        else:
+            session = self._packed_session(graph, self._packed)
         return OnnxRuntimeRunner(session, graph.stem, self._how)
 
-    def _session(self, graph: Path, saved_as: Path | None = None):
+    def _session(self, graph: Path, saved_as: Path | None = None, added: LowRank | None = None):
         """A session of a graph file, rewritten for this engine where that is possible.
 
-        saved_as: also write the optimised graph and its packed weights there.
+        saved_as: also write the optimised graph and its packed weights there. added: see Engine.load.
         """
-        read = prepared(graph, rounded=self._rounded, rows=self._rows) if self._rewritten else None
+        if added is not None and not self._rewritten:
+            raise EngineFailure("adapters of a loaded model need the onnx package; run: pip install onnx")
+        read = prepared(graph, rounded=self._rounded, rows=self._rows, added=added) if self._rewritten else None
         settings, model = self._settings(read is not None and read.convolves), read.model if read else None
         beside = graph.parent
         if has_links(graph):

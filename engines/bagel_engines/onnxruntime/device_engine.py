@@ -37,7 +37,17 @@ from bagel_engines.onnxruntime.prepared_graph import WEIGHTS_BESIDE
 from bagel_engines.onnxruntime.quantised_weights import HIDES_QUANTISED_WEIGHTS
 from bagel_engines.onnxruntime.shared_weights import NOT_IN_PLACE, SharedWeights
 from bagel_engines.onnxruntime.widened_resize import with_wide_resize
-from bagel_engines.protocol import Arrays, EngineFailure, EngineInfo, OutOfDeviceMemory, Runner, Tensor, Tensors
+from bagel_engines.protocol import (
+    Arrays,
+    EngineFailure,
+    EngineInfo,
+    LowRank,
+    OutOfDeviceMemory,
+    Runner,
+    Tensor,
+    Tensors,
+    refuse_added,
+)
 
 ONNX_TYPES = {
     "tensor(float)": 1,
@@ -248,7 +258,8 @@ class OnnxRuntimeDeviceEngine:
         self._remarks[about] = words
         self.info = replace(self.info, remark="; ".join(self._remarks.values()))
 
-    def load(self, graph: Path, prime: Arrays | None = None) -> Runner:
+    def load(self, graph: Path, prime: Arrays | None = None, added: LowRank | None = None) -> Runner:
+        refuse_added(added, f"onnxruntime on {self.info.device}")
         masks = masks_of(graph) if self._fused is not None and graph.stem in STEPS and readable() else ()
         if not masks:
             return self._runner(graph, OTHER)

@@ -19,7 +19,7 @@ from bagel_engines.openvino.executed import differing, products
 from bagel_engines.openvino.fuse_upsampling import upsample_at_once
 from bagel_engines.openvino.share_kv_heads import share_keys
 from bagel_engines.openvino.split_new_kv import STACKED, Parts, take_apart
-from bagel_engines.protocol import Arrays, EngineFailure, EngineInfo, Runner, Tensor, Tensors
+from bagel_engines.protocol import Arrays, EngineFailure, EngineInfo, LowRank, Runner, Tensor, Tensors
 
 POOL = "pool"  # the step graphs' input that lies in the cache
 ADDRESS = "*/_ORT_MEM_ADDR_/*"  # in place of a weight file's name: the offset is an address (as ONNX Runtime gives it)
@@ -118,9 +118,11 @@ class OpenVinoEngine:
         remarks = (self._claimed.remark, differ)
         return replace(self._claimed, remark=", ".join(filter(None, remarks)))
 
-    def load(self, graph: Path, prime: Arrays | None = None) -> Runner:
+    def load(self, graph: Path, prime: Arrays | None = None, added: LowRank | None = None) -> Runner:
         try:
-            read, weights = with_weights_at_addresses(graph, ADDRESS) if has_links(graph) else (str(graph), [])
+            read, weights = str(graph), []
+            if added is not None or has_links(graph):
+                read, weights = with_weights_at_addresses(graph, ADDRESS, added)
             model = self._core.read_model(read)
             self._narrow_pool(model)
             share_keys(model)

@@ -17,7 +17,7 @@ from bagel_engines import disk
 from bagel_engines.device import cuda
 from bagel_engines.device.arrays import DeviceArray, DeviceCache, HostStream, Memory, Stream, on_device
 from bagel_engines.device.recorded_runs import Recording, Repeats
-from bagel_engines.protocol import Arrays, EngineFailure, EngineInfo, Tensors
+from bagel_engines.protocol import Arrays, EngineFailure, EngineInfo, LowRank, Tensors, refuse_added
 from bagel_engines.tensorrt import plan_builder
 from bagel_engines.tensorrt.plan_builder import BuildSettings, Flavour, Profile
 from bagel_engines.tensorrt.plan_store import PlanKey, PlanStore, Target, key_for, record_of, refusal
@@ -249,9 +249,10 @@ class TensorRtEngine:
                 scratch.before_growth = repeats.close  # recordings hold the old buffer's address
         self._runtime = found.trt.Runtime(found.trt.Logger(found.trt.Logger.ERROR))
 
-    def load(self, graph: Path, prime: Arrays | None = None) -> TensorRtRunner:
+    def load(self, graph: Path, prime: Arrays | None = None, added: LowRank | None = None) -> TensorRtRunner:
         """Load the graph's plan, built where there is none. Raises EngineFailure for one that was found to compute
         wrongly."""
+        refuse_added(added, "tensorrt")
         path = self.plan_of(graph)
         if (reason := refusal(path, record := record_of(path))) is not None:
             raise EngineFailure(reason)

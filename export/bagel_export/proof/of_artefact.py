@@ -51,7 +51,7 @@ class Artefact:
             yield stop.finding
             return
         positions = self._model.max_position_embeddings
-        with Lease(ContextTree(self._pool, self._prefill, self._evaluator, positions)) as tree:
+        with ContextTree(self._pool, self._prefill, self._evaluator, positions).lease() as tree:
             if "text0.returned_ids" in trace:
                 yield from self._writing(case, trace, limits, tree, histories)
                 histories = self._with_thought(case, trace, histories)

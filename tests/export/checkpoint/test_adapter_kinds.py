@@ -190,3 +190,38 @@ def test_a_folder_of_several_files_wants_one_named(quick_checkpoint, tmp_path):
     refused(quick_checkpoint, Lora(tmp_path), "2 other safetensors files are there: name one of them")
     (tmp_path / "two.safetensors").unlink()
     assert merged(quick_checkpoint, Lora(tmp_path)).any()
+
+
+DIFFUSERS = {f"transformer.{QUERY}.lora_A.weight": A, f"transformer.{QUERY}.lora_B.weight": B}
+
+
+@pytest.mark.parametrize("form", ["peft", "DoRA", "diffusers", "kohya"])
+def test_an_adapter_s_file_that_is_cut_off_is_named(quick_checkpoint, tmp_path, form):
+    if form in ("peft", "DoRA"):
+        more = {f"base_model.model.{QUERY}.lora_magnitude_vector": torch.ones(64)} if form == "DoRA" else {}
+        lora = write_adapter(tmp_path / "a", of(QUERY, A, B) | more, use_dora=form == "DoRA")
+        path = lora.folder / "adapter_model.safetensors"
+    else:
+        path = tmp_path / "a.safetensors"
+        lora = file_of(path, DIFFUSERS if form == "diffusers" else KOHYA)
+    merged(quick_checkpoint, lora)
+    path.write_bytes(path.read_bytes()[:-100])
+    refused(quick_checkpoint, lora, path.name, "the file is cut off: tensor '")
+
+
+@pytest.mark.parametrize("form", ["DoRA", "diffusers"])
+def test_a_foreign_name_a_missing_part_and_a_wrong_size_are_named_in_every_form(quick_checkpoint, tmp_path, form):
+    key = f"base_model.model.{QUERY}" if form == "DoRA" else f"transformer.{QUERY}"
+    whole = {f"{key}.lora_A.weight": A, f"{key}.lora_B.weight": B}
+    whole |= {f"{key}.lora_magnitude_vector": torch.ones(64)} if form == "DoRA" else {}
+    twins = [
+        ({k.replace("q_proj", "q_prj"): v for k, v in whole.items()}, "matches nothing in the checkpoint"),
+        ({k: v for k, v in whole.items() if "lora_B" not in k}, "has no lora_B beside it"),
+        (whole | {f"{key}.lora_C.weight": A}, "lora_C.weight' matches nothing"),
+        (whole | {f"{key}.lora_A.weight": torch.ones(RANK, 63)}, "makes an update of [64, 63]"),
+    ]
+    if form == "DoRA":
+        twins.append((whole | {f"{key}.lora_magnitude_vector": torch.ones(63)}, "has shape [63]; 64 lengths"))
+        twins.append(({k: v for k, v in whole.items() if "magnitude" not in k}, "has no lora_magnitude_vector"))
+    for number, (tensors, words) in enumerate(twins):
+        refused(quick_checkpoint, write_adapter(tmp_path / f"{number}", tensors, use_dora=form == "DoRA"), words)

@@ -125,6 +125,13 @@ def test_a_changed_tensor_of_another_shape_or_name_is_refused_with_its_own_file(
     refused(Asked(folder, quick_checkpoint), "tune/model.safetensors", "'llm2vae.bia' is not part")
 
 
+def test_a_part_that_is_cut_off_is_named(quick_checkpoint, tmp_path):
+    folder = changed(quick_checkpoint, tmp_path / "tune", is_generation)
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    refused(Asked(folder, quick_checkpoint), "tune/model.safetensors: the file is cut off: tensor '")
+
+
 def test_the_command_line_reads_a_part_over_its_base(quick_checkpoint, tmp_path, capsys, monkeypatch):
     folder = changed(quick_checkpoint, tmp_path / "tune", is_generation, "a.safetensors")
     changed(quick_checkpoint, folder, is_generation, "b.safetensors")

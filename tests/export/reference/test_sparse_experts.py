@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from calls import FAST
-from checkpoints import change_tensors
+from checkpoints import change_tensors, of, pair, write_adapter
 from safetensors.torch import load_file
 
 import bagel_rt
@@ -108,6 +108,20 @@ def test_eight_bits_in_blocks_are_the_reference_too_and_leave_the_routers_as_the
     assert stored[f"{AT}gate.weight"].dtype == torch.float32
 
 
+def test_an_adapter_of_a_piece_and_of_the_shared_one_is_switched_in_a_loaded_model(checkpoint, artefact, tmp_path):
+    tensors = of(f"{AT}experts.1.up_proj", *pair(32, 64, 1)) | of(f"{AT}shared_expert.down_proj", *pair(64, 16, 2))
+    lora = write_adapter(tmp_path / "style", tensors)
+    for _ in export(checkpoint, tmp_path / "merged", lora=lora, verify=False):
+        pass
+    for backend in ("onnxruntime", "openvino"):
+        with bagel_rt.load(artefact, backend, adapters={"style": lora.folder}) as bagel:
+            found, plain = (bagel.generate("a ring", seed=1, adapter=one, **FAST).latent for one in ("style", None))
+        with bagel_rt.load(tmp_path / "merged", backend) as bagel:
+            wanted = bagel.generate("a ring", seed=1, **FAST).latent
+        size = np.linalg.norm(wanted)
+        assert np.linalg.norm(found - wanted) / size < 1e-5 < 1e-3 < np.linalg.norm(plain - wanted) / size
+
+
 # Bad twins
 
 
@@ -131,6 +145,8 @@ def test_a_calibrated_precision_is_refused_with_what_to_use(checkpoint, tmp_path
         ),
         (lambda t: {k: v for k, v in t.items() if k != f"{AT}gate.weight"}, "mlp_moe_gen.gate.weight' is missing"),
         (lambda t: t | {f"{AT}experts.1.up_proj.weight": torch.zeros(31, 64)}, "has shape [31, 64], [32, 64] is"),
+        (lambda t: t | {f"{AT}gate.weight": torch.zeros(3, 64)}, "mlp_moe_gen.gate.weight' has shape [3, 64]"),
+        (lambda t: t | {f"{AT}experts.1.up_prj.weight": torch.zeros(32, 64)}, "experts.1.up_prj.weight' is not part"),
     ],
 )
 def test_what_is_wrong_with_pieces_is_named(checkpoint, tmp_path, change, words):
@@ -139,6 +155,15 @@ def test_what_is_wrong_with_pieces_is_named(checkpoint, tmp_path, change, words)
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint(copy)
     assert words in str(caught.value)
+
+
+def test_a_file_of_pieces_that_is_cut_off_is_named(checkpoint, tmp_path):
+    path = copied(checkpoint, tmp_path) / "ema.safetensors"
+    whole = path.read_bytes()
+    path.unlink()
+    path.write_bytes(whole[:-1000])
+    with pytest.raises(CheckpointError, match=r"ema.safetensors: the file is cut off: tensor '"):
+        open_checkpoint(path.parent)
 
 
 @pytest.mark.parametrize("top_k", [None, 0, 5, True, "2"])

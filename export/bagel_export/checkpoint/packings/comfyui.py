@@ -8,14 +8,14 @@ no VAE and no tokenizer in it.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from bagel_export.checkpoint.shards import SUFFIX
 from bagel_export.config import LLMConfig, ViTConfig, read_json
-from bagel_rt.errors import CheckpointError
+from bagel_rt.errors import CheckpointError, InputError
 from bagel_rt.files.safetensors_file import read_metadata
+from bagel_rt.files.text_files import parse_json
 
 FORMAT, VERSION = "comfyui_bagel", 1
 BESIDE = ".comfyui-bagel.json"
@@ -66,6 +66,6 @@ def _object(value: Any) -> dict[str, Any]:
 def _parsed(value: Any) -> Any:
     """A header keeps texts alone: a value that is JSON is read, another one stays a text."""
     try:
-        return json.loads(value) if isinstance(value, str) else value
-    except ValueError:
+        return parse_json(value) if isinstance(value, str) else value
+    except InputError:
         return value
