@@ -217,7 +217,7 @@ def test_a_foreign_name_a_missing_part_and_a_wrong_size_are_named_in_every_form(
     twins = [
         ({k.replace("q_proj", "q_prj"): v for k, v in whole.items()}, "matches nothing in the checkpoint"),
         ({k: v for k, v in whole.items() if "lora_B" not in k}, "has no lora_B beside it"),
-        (whole | {f"{key}.lora_C.weight": A}, "lora_C.weight' matches nothing"),
+        (whole | {f"{key}.lora_C.weight": A.clone()}, "lora_C.weight' matches nothing"),
         (whole | {f"{key}.lora_A.weight": torch.ones(RANK, 63)}, "makes an update of [64, 63]"),
     ]
     if form == "DoRA":
