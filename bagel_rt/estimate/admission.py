@@ -63,7 +63,7 @@ class Admission:
     ):
         """vocabulary: of the open model; None opens it for each request. counts: what a request needs is said also
         where memory is not known. held: bytes that the model holds beside what its artefact states."""
-        self._counts, self._held = counts, held
+        self._counts, self._more = counts, (held,) if held else ()
         self._manifest, self._engine, self._room, self._low_memory = manifest, engine, room, low_memory
         self.limit, self._vocabulary = limit, vocabulary
 
@@ -79,7 +79,7 @@ class Admission:
             return None
         if needs is None or widths is None:
             return Need(work.tokens)
-        found = memory(self._manifest, widths, work, needs, self._low_memory, self._held)
+        found = memory(self._manifest, widths, work, needs, self._low_memory, *self._more)
         if found.total <= self.limit.size:
             return Need(work.tokens, found.context, found.total - found.context)
         parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in found.parts.items())
@@ -95,7 +95,7 @@ class Admission:
         assert widths is not None
 
         def total(changed: Options, low_memory: bool) -> int:
-            return memory(self._manifest, widths, self._counted(request, changed), needs, low_memory, self._held).total
+            return memory(self._manifest, widths, self._counted(request, changed), needs, low_memory, *self._more).total
 
         if not self._low_memory and (size := total(opts, True)) <= self.limit.size:
             yield f"low_memory ({size / GIB:.2f} GiB)"
