@@ -256,6 +256,22 @@ def serving_drawing():
             yield engine, first, *(f"{row['milliseconds'][first][key]:.0f} ms" for key in keys)
 
 
+@table
+def merged():
+    """How exactly adapters arrive."""
+    yield "form", "latents", "latents, scale forgotten"
+    for form, row in read("merged-cpu.json")["apart"].items():
+        yield form, f"{row['latents']:.1e}", f"{row['latents_without_scales']:.1e}"
+
+
+@table
+def merging():
+    """What merging takes."""
+    yield "form", "7B read in", "memory"
+    for form, row in read("merged-cpu.json")["cost"].items():
+        yield form, f"{row['seconds_7b']} s", f"{row['peak_mib']} MiB"
+
+
 def _form(row: dict[str, Any]) -> str:
     return row["torch"]["form"].removeprefix("torch ")
 

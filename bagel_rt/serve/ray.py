@@ -53,7 +53,7 @@ def app(args: Arguments) -> Application:
     waiting = {"queue_length": settings.workers, "queue_seconds": WAITING_SECONDS}
     own = {} if args.gpus else {"threads": max(1, int(args.cpus))}
     load = partial(bagel_rt.load, args.model, **{**waiting, **own, **args.load})
-    replicas = Replica.options(
+    replicas = Replica.options(  # pyright: ignore[reportAttributeAccessIssue]
         **_count(args, settings),
         ray_actor_options={"num_cpus": args.cpus, "num_gpus": args.gpus},
         max_ongoing_requests=settings.workers,
@@ -61,7 +61,7 @@ def app(args: Arguments) -> Application:
         graceful_shutdown_timeout_s=settings.drain_seconds,
         request_router_config=RequestRouterConfig(request_router_class=ROUTER),
     ).bind(load, settings)
-    door = Door.options(
+    door = Door.options(  # pyright: ignore[reportAttributeAccessIssue]
         num_replicas=args.doors, ray_actor_options={"num_cpus": 0}, max_ongoing_requests=DOOR_REQUESTS,
         graceful_shutdown_timeout_s=settings.drain_seconds,
     )  # fmt: skip

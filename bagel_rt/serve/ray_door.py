@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from ray import serve  # pyright: ignore[reportMissingImports]
+from ray import serve  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
 from ray.exceptions import RayError  # pyright: ignore[reportMissingImports]
 from ray.serve.exceptions import BackPressureError, RayServeException  # pyright: ignore[reportMissingImports]
 from ray.serve.request_router import RequestRouter  # pyright: ignore[reportMissingImports]

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ray import serve  # pyright: ignore[reportMissingImports]
+from ray import serve  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
 
 from bagel_rt.serve.app import create_app
 from bagel_rt.serve.settings import ServeSettings
