@@ -42,7 +42,7 @@ def test_closing_gives_pool_weights_and_what_was_read_back_while_everything_stil
         "page pool": weakref.ref(turns.pool._cache._by_half),
         "token table": weakref.ref(turns._vocabulary.embeddings._table),
         **{f"picture read {n}": weakref.ref(rows) for n, rows in enumerate(read)},
-        **{graph: weakref.ref(runner) for graph, runner in bagel.graphs._runners.items()},
+        **{graph: weakref.ref(runner) for (graph, _), runner in bagel.graphs._runners.items()},
     }
     assert {"vit", "gen_step", "picture read 1"} <= set(held)
     del read
@@ -191,7 +191,7 @@ def test_an_error_that_is_kept_holds_no_model_no_arrays_and_no_file(
     bagel = bagel_rt.load(small_artefact, engine)
     bagel.generate("a ring", seed=1, **FAST)
     runner, held = (
-        bagel.graphs._runners["gen_step"],
+        bagel.graphs._runners["gen_step", False],
         [weakref.ref(bagel), weakref.ref(bagel._turns.pool._cache._by_half)],
     )
 

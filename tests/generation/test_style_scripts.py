@@ -57,7 +57,7 @@ class Hand:
         with turns.tree.lease() as contexts:
             how = TextOptions(max_tokens=60)
             written = finished(
-                turns.write_until(contexts, tuple(history), how, TorchNoise(0), "", self.stop_at, self.follows)
+                turns.write(contexts, tuple(history), how, TorchNoise(0), "", self.stop_at, self.follows)
             )
         behind = written.stopped_at if written.following is None else turns.codec.decode([written.following])
         return written.text, behind
