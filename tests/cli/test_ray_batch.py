@@ -64,8 +64,15 @@ def results(file) -> list[dict]:
 
 
 def workers() -> list[psutil.Process]:
-    mine = psutil.Process().children(recursive=True)
-    return [one for one in mine if "ray::Worker" in " ".join(one.cmdline())]
+    return [one for one in psutil.Process().children(recursive=True) if "ray::Worker" in command(one)]
+
+
+def command(process: psutil.Process) -> str:
+    """Its words; none where it has ended meanwhile."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def test_a_batch_is_done_by_several_workers_though_one_is_killed_and_its_command_too(file, address, nano):
