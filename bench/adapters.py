@@ -21,12 +21,13 @@ import numpy as np
 
 from bagel_engines import LowRank, Settings, Thin, open_engine
 from bagel_engines.low_rank import linear_weights
-from bagel_export.artefact.export import export, model_dims
+from bagel_export.artefact.export import model_dims
 from bagel_export.checkpoint.open import open_checkpoint
 from bagel_export.checkpoint.synthetic import write_checkpoint
 from bagel_rt.artefact.contract import ADAPTER_COLUMNS, ADAPTER_SCALES, GEN_STEP
 from bench.layers import SMALL_WORKS, WORKS, arrays, on, shape
 from bench.timing import alternating, finish, machine
+from bench.ways import Way, exported
 
 ENGINES = ("onnxruntime", "openvino")
 ADAPTERS = 2  # beside each product
@@ -76,9 +77,9 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = write_checkpoint(Path(folder) / "checkpoint", shape(args.small))
-        for _ in export(checkpoint, Path(folder) / "artefact", verify=False):
-            pass
-        graph = Path(folder) / "artefact" / f"{GEN_STEP}.onnx"
+        plain = Way("fp32", "float32")
+        exported([plain], checkpoint, Path(folder))
+        graph = plain.artefact(Path(folder)) / f"{GEN_STEP}.onnx"
         dims = model_dims(open_checkpoint(checkpoint))
         works = {work.name: arrays(work, dims) for work in (SMALL_WORKS if args.small else (WORKS[0], WORKS[4]))}
         ranks = (2,) if args.small else (16, 64)

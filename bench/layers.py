@@ -41,7 +41,7 @@ from bench.peer import TORCH, Form, Peer, best_forms, forms, spoken
 from bench.timing import against, alternating, finish, machine, seconds
 from bench.ways import Way, exported, way
 
-AT_ONCE = 4  # ways that are loaded and alternate with PyTorch: all ten would take over 24 GiB
+AT_ONCE = 4  # ways that are loaded and alternate with PyTorch: all at once would take over 24 GiB
 EXACT: Form = ("float32", False, 1)
 MIDDLING = "denoise 1024 latents, context 50"
 WITH_BFLOAT16 = ("fp32", "int8/int8", "int4/int8", "w8a8", "w8a8/float32")

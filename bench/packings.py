@@ -150,11 +150,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        apart, cost_of = distances(Path(folder)), costs(Path(folder))
+        apart, taken = distances(Path(folder)), costs(Path(folder))
     report = {
         "question": "what each packed form loses of a picture's latents, and what unpacking it takes",
         "model": "tests/golden/checkpoint for distances; one matrix of 4736 x 3584 for time and memory",
-        "results": {form: {**apart[form], **cost_of[form]} for form in apart},
+        "results": {form: {**apart[form], **taken[form]} for form in apart},
         "rounds": ROUNDS,
         **machine(),
     }

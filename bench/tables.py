@@ -285,26 +285,6 @@ def adapters():
                 yield names[engine], rank, work, *cells, *seconds
 
 
-def _ways(rows: list[dict[str, Any]], ruler: str, groups: Sequence[str]) -> Iterable[Sequence[str]]:
-    """Rows of bench/nano/shortcuts.py of some groups: shares, and distances by a ruler beside plain steps."""
-    yield "way", "evaluations", "time", "right", "difference (95 %)", "distance", "plain steps there"
-    for row in (one for one in rows if one["group"] in groups):
-        pair, far, plain = row["paired"], row[ruler], row.get("plain_there")
-        yield (
-            row["way"],
-            f"{row['evaluations']:.0f}",
-            duration(1000 * row["processor_seconds"]),
-            f"{row['right']:.2f}",
-            f"{pair['difference']:+.2f} ({pair['low']:+.2f} to {pair['high']:+.2f})",
-            "" if far is None else f"{far:.1e}",
-            f"{plain[ruler]:.1e}: {'better' if row['beats_plain'] else 'worse'}" if plain else "",
-        )
-
-
-def _shortcuts(key: str, ruler: str, *groups: str) -> Iterable[Sequence[str]]:
-    return _ways(read("nano-shortcuts.json")[key], ruler, groups)
-
-
 def _form(row: dict[str, Any]) -> str:
     return row["torch"]["form"].removeprefix("torch ")
 
