@@ -29,6 +29,7 @@ from bagel_export.checkpoint.open import Checkpoint, open_checkpoint
 from bagel_export.checkpoint.synthetic import RELEASED, Shape, write_checkpoint
 from bagel_rt.artefact.contract import VAE_DECODER, VAE_ENCODER, VIT
 from bagel_rt.artefact.manifest import read_manifest
+from bagel_rt.estimate.machine import cpu
 from bagel_rt.model.graphs import Graphs
 from bagel_rt.model.vae_strips import decode_in_strips, in_strips
 from bench.peer import TORCH, Form, Peer, best_forms, forms, spoken
@@ -82,7 +83,7 @@ def engine_runs(
 ) -> dict[str, dict[str, Run]]:
     """Runs on engines, by graph and way (precision of the artefact, engine, arithmetic)."""
     found: dict[str, dict[str, Run]] = {name: {} for name in given}
-    known = [(engine, arithmetic) for engine, arithmetic in GRAPHS if engine in installed()]
+    known = [(engine, arithmetic) for engine, arithmetic in GRAPHS if engine in installed() and _here(arithmetic)]
     for precision, (engine, arithmetic) in product(precisions, known):
         if precision == "fp32" and arithmetic.startswith("int8"):  # rounds what 8-bit weights multiply
             continue
@@ -97,6 +98,11 @@ def engine_runs(
         if VAE_DECODER in graphs and in_strips(manifest, opened.needs, *_side(given)):
             found[VAE_DECODER][f"{told}, in strips"] = _strips_run(Graphs(manifest, opened), given[VAE_DECODER])
     return found
+
+
+def _here(arithmetic: str) -> bool:
+    """Whether this CPU computes in it: bfloat16 would be emulated, at several times float32's time."""
+    return arithmetic != "bfloat16" or "bf16" in cpu()[1]
 
 
 def _side(given: Mapping[str, Inputs]) -> tuple[int, int]:
