@@ -34,7 +34,7 @@ from bagel_rt.model.graphs import Graphs
 from bagel_rt.model.vae_strips import decode_in_strips, in_strips
 from bench.peer import TORCH, Form, Peer, best_forms, forms, spoken
 from bench.timing import against, alternating, finish, kept, machine
-from bench.ways import Way, exported
+from bench.ways import Way, exported, refused
 
 EVERY = (VIT, VAE_DECODER, VAE_ENCODER)
 # (engine, arithmetic); no int8 arithmetic for the VAE, as it rounds only what Linears multiply
@@ -83,7 +83,9 @@ def engine_runs(
 ) -> dict[str, dict[str, Run]]:
     """Runs on engines, by graph and way (precision of the artefact, engine, arithmetic)."""
     found: dict[str, dict[str, Run]] = {name: {} for name in given}
-    known = [(engine, arithmetic) for engine, arithmetic in GRAPHS if engine in installed() and _here(arithmetic)]
+    known = [
+        (engine, arithmetic) for engine, arithmetic in GRAPHS if engine in installed() and _here(engine, arithmetic)
+    ]
     for precision, (engine, arithmetic) in product(precisions, known):
         if precision == "fp32" and arithmetic.startswith("int8"):  # rounds what 8-bit weights multiply
             continue
@@ -100,9 +102,9 @@ def engine_runs(
     return found
 
 
-def _here(arithmetic: str) -> bool:
-    """Whether this CPU computes in it: bfloat16 would be emulated, at several times float32's time."""
-    return arithmetic != "bfloat16" or "bf16" in cpu()[1]
+def _here(engine: str, arithmetic: str) -> bool:
+    """Whether an engine computes in it on this CPU. bfloat16 may be emulated, at several times float32's time."""
+    return (arithmetic != "bfloat16" or "bf16" in cpu()[1]) and not refused([Way("", arithmetic, engine)])
 
 
 def _side(given: Mapping[str, Inputs]) -> tuple[int, int]:

@@ -39,14 +39,14 @@ from bagel_rt.estimate.calibration import operations
 from bagel_rt.estimate.machine import cpu
 from bench.peer import TORCH, Form, Peer, best_forms, forms, spoken
 from bench.timing import against, alternating, finish, machine, seconds
-from bench.ways import Way, exported, way
+from bench.ways import Way, exported, refused, way
 
 AT_ONCE = 4  # ways that are loaded and alternate with PyTorch: all at once would take over 24 GiB
 EXACT: Form = ("float32", False, 1)
 MIDDLING = "denoise 1024 latents, context 50"
 WITH_BFLOAT16 = ("fp32", "int8/int8", "int4/int8", "w8a8", "w8a8/float32")
-WITHOUT = ("fp32/float32", "int8/float32", "int8/int8", "int4/int8", "w8a8/float32")
-ON_ONNXRUNTIME = tuple(f"onnxruntime:{way}" for way in ("int8/int8", "int8/int8-rows", "w8a8/float32"))
+WITHOUT = ("fp32/float32", "int8/float32", "int8/int8", "int4/float32", "int4/int8", "w8a8/float32")
+ON_ONNXRUNTIME = tuple(f"onnxruntime:{way}" for way in ("int8/int8", "int8/int8-rows", "int4/int8", "w8a8/float32"))
 
 
 @dataclass(frozen=True)
@@ -255,6 +255,8 @@ def compared(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if not (folder / "checkpoint").exists():
         write_checkpoint(folder / "checkpoint", shape(args.small))
     checkpoint, ways = open_checkpoint(folder / "checkpoint"), args.ways or [*map(way, default_ways())]
+    without = refused(ways)
+    ways = [each for each in ways if each not in without]
     dims, wanted = model_dims(checkpoint), SMALL_WORKS if args.small else WORKS
     works = [work for work in wanted if not args.works or work.name.startswith(tuple(args.works))]
     works += [work for work in wanted if work.name in {w.like for w in works} and work not in works]
@@ -274,6 +276,7 @@ def compared(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "rates_gop_per_s": rates(),
         "operations_g": {w.name: round(operations(dims, inner, w.und + w.gen, w.past) / 1e9, 1) for w in works},
         "engines": said,
+        "refused_here": {str(each): reason for each, reason in without.items()},
         "results": results,
         **machine(),
     }

@@ -72,11 +72,29 @@ ZEN4_WAYS = {
 }
 
 
+AVX2_WAYS = {
+    "torch int8": "PyTorch int8",
+    "fp32/float32": "`fp32`",
+    "int8/float32": "`int8`",
+    "w8a8/float32": "`w8a8`",
+    "int4/float32": "`int4`",
+    "onnxruntime:int8/int8": "`int8`, `int8`, ONNX Runtime",
+    "onnxruntime:int8/int8-rows": "`int8`, `int8-rows`, ONNX Runtime",
+    "onnxruntime:w8a8/float32": "`w8a8`, ONNX Runtime",
+    "onnxruntime:int4/int8": "`int4`, `int8`, ONNX Runtime",
+}
+
+
 @table
 def speed():
     """README: the least that says what to expect, of every kind of machine in bench/results."""
-    yield "work", "AMX: PyTorch", "`int8`", "`w8a8`", "Zen 4: PyTorch", "`int8`", "`w8a8`"
-    machines = (("cpu", "int8/int8", "w8a8"), ("zen4", "int8/int8", "onnxruntime:w8a8/float32"))
+    kinds = ("AMX", "Zen 4", "AVX2")
+    yield "work", *(head for kind in kinds for head in (f"{kind}: PyTorch", "`int8`", "`w8a8`"))
+    machines = (
+        ("cpu", "int8/int8", "w8a8"),
+        ("zen4", "int8/int8", "onnxruntime:w8a8/float32"),
+        ("avx2", "int8/int8", "onnxruntime:w8a8/float32"),
+    )
     for title, work in (
         ("one denoising step, 1024 latents", "denoise 1024 latents, context 50"),
         ("one denoising step, 4096 latents", "denoise 4096 latents, context 50"),
@@ -105,26 +123,45 @@ def _peer(row: dict[str, Any]) -> dict[str, float]:
 
 @table
 def layers_zen4():
-    report = read("layers-zen4.json")
-    yield "work", "PyTorch", *ZEN4_WAYS.values(), "roof"
+    yield from _layers("layers-zen4.json", ZEN4_WAYS)
+
+
+@table
+def layers_avx2():
+    yield from _layers("layers-avx2.json", AVX2_WAYS)
+
+
+def _layers(file: str, ways: dict[str, str]) -> Iterable[Sequence[str]]:
+    """By work PyTorch's time, those of the ways, and the roof for many rows; at the end the errors."""
+    report = read(file)
+    yield "work", "PyTorch", *ways.values(), "roof"
     best = max(report["rates_gop_per_s"].values())
     for work, row in report["results"].items():
         roof = {"ms": report["operations_g"][work] / best * 1000}
         roof["ratio"] = roof["ms"] / row["torch"]["ms"]
         many = not work.startswith(("one", "4", "8"))
-        cells = (timed(row.get(way)) for way in ZEN4_WAYS)
+        cells = (timed(row.get(way)) for way in ways)
         yield work, timed(row["torch"], True), *cells, timed(roof) if many else ""
     row = report["results"]["denoise 1024 latents, context 50"]
-    errors = (f"{100 * row[way]['relative_error']:.2g} %" if way in row else "" for way in ("torch", *ZEN4_WAYS))
+    errors = (f"{100 * row[way]['relative_error']:.2g} %" if way in row else "" for way in ("torch", *ways))
     yield "error, 1024 latents", *errors, ""
 
 
 @table
 def ran_zen4():
+    yield from _ran("ran-zen4.json", ZEN4_WAYS)
+
+
+@table
+def ran_avx2():
+    yield from _ran("ran-avx2.json", AVX2_WAYS)
+
+
+def _ran(file: str, ways: dict[str, str]) -> Iterable[Sequence[str]]:
     """What the engines' own graphs hold."""
     yield "way", "of one layer's products"
-    found = read("ran-zen4.json")["results"]
-    for way, told in ZEN4_WAYS.items():
+    found = read(file)["results"]
+    for way, told in ways.items():
         if way in found:
             counts = (f"{count} {'in ' if name.islower() else ''}{name}" for name, count in found[way].items())
             yield told, ", ".join(counts)
@@ -132,8 +169,17 @@ def ran_zen4():
 
 @table
 def forms_zen4():
+    yield from _forms("layers-zen4.json")
+
+
+@table
+def forms_avx2():
+    yield from _forms("layers-avx2.json")
+
+
+def _forms(file: str) -> Iterable[Sequence[str]]:
     """Every form that PyTorch was tried in."""
-    results = read("layers-zen4.json")["results"]
+    results = read(file)["results"]
     tried = {work: row["torch"]["forms"] for work, row in results.items() if "forms" in row["torch"]}
     yield "PyTorch", *tried
     for form in next(iter(tried.values())):
@@ -213,6 +259,29 @@ def encoders():
 
 
 @table
+def encoders_avx2():
+    """Artefacts with 8-bit weights where there is a choice; errors against PyTorch in float32."""
+    names = {
+        "torch int8": "PyTorch int8",
+        "openvino float32, fp32 weights": "`fp32`, OpenVINO",
+        "openvino int8, int8 weights": "`int8`, `--arithmetic int8`, OpenVINO",
+        "onnxruntime float32, fp32 weights": "`fp32`, ONNX Runtime",
+        "onnxruntime int8-rows, int8 weights": "`int8`, `int8-rows`, ONNX Runtime",
+    }
+    yield "work", "PyTorch float32", *names.values()
+    results = read("encoders-avx2.json")["results"]
+    for title, graph, suffix in (
+        ("ViT, 980 x 980", "vit", ""),
+        ("VAE decoding, 1024 x 1024", "vae_decoder", ""),
+        ("the same in strips, in half the memory", "vae_decoder", ", in strips"),
+    ):
+        row = results[graph]
+        yield title, "" if suffix else timed(row["torch"], True), *(timed(row.get(name + suffix)) for name in names)
+    row = results["vit"]
+    yield "error of the ViT", "0", *(f"{100 * row[name]['relative_error']:.2g} %" for name in names)
+
+
+@table
 def pictures():
     ways = ("int8/int8", "int4/int8", "w8a8")
     yield "a picture", "official control flow, PyTorch bf16", *(f"`{way}`" for way in ways)
@@ -223,10 +292,19 @@ def pictures():
 
 @table
 def pictures_zen4():
+    yield from _pictures("picture-zen4.json", ZEN4_WAYS)
+
+
+@table
+def pictures_avx2():
+    yield from _pictures("picture-avx2.json", AVX2_WAYS)
+
+
+def _pictures(file: str, ways: dict[str, str]) -> Iterable[Sequence[str]]:
     yield "a picture of 512 x 512", "time", "with the step cache", "forecast", "forecast with it"
-    row = read("picture-zen4.json")["results"]["512 x 512"]
+    row = read(file)["results"]["512 x 512"]
     yield f"official control flow, PyTorch, {_form(row)}", timed(row["torch"], True), "", "", ""
-    for way, told in ZEN4_WAYS.items():
+    for way, told in ways.items():
         if way in row:
             both = row[way], row[f"{way}, step cache"]
             ahead = (f"{one['planned_ms'] / one['ms']:.2f} of it" for one in both)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bagel_engines import EngineFailure, Settings, open_engine
 from bagel_export.artefact.export import export
 
 
@@ -31,6 +32,17 @@ def way(text: str) -> Way:
     backend, named, rest = text.rpartition(":")
     words = rest.split("/", 1)
     return Way(*words, **({"backend": backend} if named else {}))
+
+
+def refused(ways: Iterable[Way]) -> dict[Way, str]:
+    """Those of the ways that an engine does not have on this CPU, with its reason."""
+    found: dict[Way, str] = {}
+    for each in ways:
+        try:
+            open_engine(each.backend, settings=Settings(arithmetic=each.arithmetic))
+        except EngineFailure as error:
+            found[each] = str(error)
+    return found
 
 
 def exported(ways: Iterable[Way], checkpoint: Path, folder: Path) -> None:

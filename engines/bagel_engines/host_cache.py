@@ -20,7 +20,8 @@ class HostCache:
 
     @property
     def tensor(self) -> np.ndarray:
-        return self._by_half.reshape(-1, *self._by_half.shape[2:])
+        halves, slots, *row = self._by_half.shape
+        return self._by_half.reshape(halves * slots, *row)
 
     def write(self, slots: np.ndarray, rows: Tensor) -> None:
         self._by_half[:, slots] = rows

@@ -181,6 +181,20 @@ def test_a_table_may_have_one_page_of_one_token_and_pages_have_sixteen_unless_to
         PageTable(1, 0)
 
 
+def test_a_sequence_whose_half_page_is_shared_has_room_for_all_but_the_page_its_copy_takes():
+    table = PageTable(4, 4)
+    sequence = table.new()
+    table.append(sequence, 6)
+    assert table.room(sequence) == 10
+    second = table.fork(sequence)
+    assert table.room(sequence) == table.room(second) == 6
+    with pytest.raises(bagel_rt.CacheFullError):
+        table.append(second, 7)
+    table.append(second, 6)
+    assert table.room(sequence) == 2  # nobody shares its half page any more
+    table.check_integrity()
+
+
 def test_the_pool_writes_rows_in_the_order_it_is_told_and_takes_the_last_ones_back():
     pool = PagePool(dims(), 10, page_size=4)
     assert pool.table.total_tokens == 12  # whole pages
@@ -207,8 +221,8 @@ def test_a_closed_pool_holds_nothing_and_its_books_still_answer():
     sequence = pool.table.new()
     pool.take(sequence, 3)
     pool.close()
-    held = pool._cache._by_half  # type: ignore[attr-defined]
-    assert (held.size, held.dtype) == (0, np.float32)
+    assert (pool.tensor.shape, pool.tensor.dtype) == ((0, 0, 0), np.float32)
+    assert pool.read(sequence.__class__()).shape == (0, 0, 0, 0)
     assert pool.slots(sequence).tolist() == [0, 1, 2]
 
 
