@@ -37,7 +37,7 @@ from bagel_rt.options import presets
 from bagel_rt.options.image_options import ImageOptions
 from bench.peer import TORCH, Form, Peer, best_forms, forms, spoken
 from bench.timing import against, alternating, kept, machine, save
-from bench.ways import Way, exported, way
+from bench.ways import Way, exported, refused, way
 
 WAYS = ("int8/int8", "w8a8", "onnxruntime:w8a8/float32")
 SCOUT = 3  # points of the pictures with which PyTorch's forms are compared
@@ -102,18 +102,21 @@ def main() -> None:
     parser.add_argument("--eager", action="store_true", help="of PyTorch's forms only those that are not compiled")
     parser.add_argument("--out", type=Path, help="also write the result to this file, after every side")
     args = parser.parse_args()
+    without = refused(args.ways)
+    ways = [each for each in args.ways if each not in without]
     report: dict[str, Any] = {
         "question": "a whole text-to-image against the official control flow (ratio of time), same layers",
         "shape": f"{args.layers} layer(s), {'small' if args.small else 'of BAGEL-7B-MoT, both experts'}",
         "settings": f"app preset, num_timesteps {args.points}",
+        "refused_here": {str(each): reason for each, reason in without.items()},
         "results": {},
         **machine(),
     }
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         checkpoint = open_checkpoint(write_checkpoint(folder / "checkpoint", shape(args.small, args.layers)))
-        exported(args.ways, checkpoint.folder, folder)
-        models = {w: load(w.artefact(folder), w.backend, arithmetic=w.arithmetic) for w in args.ways}
+        exported(ways, checkpoint.folder, folder)
+        models = {w: load(w.artefact(folder), w.backend, arithmetic=w.arithmetic) for w in ways}
         report["engines"] = {str(each): bagel.engine for each, bagel in models.items()}
         peer = Peer("bench.torch_picture", str(checkpoint.folder))
         # fewer threads never won with so many rows (bench/layers.py)

@@ -93,7 +93,7 @@ def speed():
     machines = (
         ("cpu", "int8/int8", "w8a8"),
         ("zen4", "int8/int8", "onnxruntime:w8a8/float32"),
-        ("avx2", "int8/int8", "onnxruntime:w8a8/float32"),
+        ("avx2", "onnxruntime:int8/int8-rows", "onnxruntime:w8a8/float32"),
     )
     for title, work in (
         ("one denoising step, 1024 latents", "denoise 1024 latents, context 50"),
@@ -264,7 +264,6 @@ def encoders_avx2():
     names = {
         "torch int8": "PyTorch int8",
         "openvino float32, fp32 weights": "`fp32`, OpenVINO",
-        "openvino int8, int8 weights": "`int8`, `--arithmetic int8`, OpenVINO",
         "onnxruntime float32, fp32 weights": "`fp32`, ONNX Runtime",
         "onnxruntime int8-rows, int8 weights": "`int8`, `int8-rows`, ONNX Runtime",
     }
