@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench.timing import finish, machine
+from bench.timing import finish, machine, save
 
 ROOT = Path(__file__).parents[1]
 HELPERS = str(ROOT / "tests" / "helpers")
@@ -140,14 +140,27 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1.0, help="for each target")
     parser.add_argument("--kept", type=Path, default=Path(tempfile.gettempdir()) / "bagel-rt-fuzz")
     parser.add_argument("--alone", action="store_true", help="one target, in this process")
-    parser.add_argument("--out", type=Path, help="also write the result to this file")
+    parser.add_argument("--out", type=Path, help="also add the result to this file's, after each target")
     args = parser.parse_args()
     if args.alone:
         return one(args.targets[0], 60 * args.minutes, args.kept)
-    results = {name: _apart(name, args.minutes, args.kept) for name in args.targets or TARGETS}
-    report = {"question": "what of a stranger's bytes is neither read nor refused", "results": results}
+    report = {"question": "what of a stranger's bytes is neither read nor refused", "results": _known(args.out)}
+    for name in args.targets or TARGETS:
+        report["results"][name] = added(report["results"].get(name), _apart(name, args.minutes, args.kept))
+        if args.out:
+            save(report | machine(), args.out)
     finish(report | machine(), args.out)
-    return sys.exit(any(one["found"] for one in results.values()))
+    return sys.exit(any(report["results"][name]["found"] for name in args.targets or TARGETS))
+
+
+def _known(out: Path | None) -> dict[str, Any]:
+    return json.loads(out.read_text(encoding="utf-8"))["results"] if out is not None and out.exists() else {}
+
+
+def added(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
+    """Minutes and calls of all runs; what was found, and whether it was guided, of this one."""
+    earlier = before or {"minutes": 0.0, "calls": 0}
+    return now | {key: round(earlier[key] + now[key], 2) for key in ("minutes", "calls")}
 
 
 def _apart(name: str, minutes: float, kept: Path) -> dict[str, Any]:

@@ -545,7 +545,8 @@ def mutation():
 
 @table
 def fuzzed():
-    yield "target", "minutes", "calls", "guided by coverage", "found in this run"
+    """Minutes and calls of all guided runs together."""
+    yield "target", "minutes", "calls", "guided by coverage", "found in the last run"
     for target, one in read("fuzz.json")["results"].items():
         guided = "yes" if one["guided"] else "no"
         yield f"`{target}`", f"{one['minutes']:.1f}", f"{one['calls']:,}", guided, str(len(one["found"]))

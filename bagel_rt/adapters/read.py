@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import regex
 
 from bagel_rt.adapters.config import CONFIG
 from bagel_rt.adapters.files import find_adapter
@@ -31,6 +32,7 @@ from bagel_rt.errors import CheckpointError
 from bagel_rt.files.safetensors_file import DTYPES, StoredTensor, read_header
 
 SAVED = re.compile(r"(?P<module>.+)\.modules_to_save\.(?P<adapter>[^.]+)\.(?P<rest>.+)")
+PATTERN_SECONDS = 1.0  # for one pattern and one name; a sound one takes microseconds
 Places = dict[tuple[str, bool], dict[str, StoredTensor]]  # by module, and whether it is an embedding; then by part
 
 
@@ -256,10 +258,15 @@ def _pattern(path: Path, config: Mapping[str, Any], key: str, module: str, defau
     patterns = config.get(key) or {}
     try:
         for pattern, value in patterns.items():
-            if re.fullmatch(rf"(.*\.)?({pattern})", module):
+            if regex.fullmatch(rf"(.*\.)?({pattern})", module, timeout=PATTERN_SECONDS):
                 return value
-    except (re.error, AttributeError, FutureWarning) as error:  # the last: odd patterns under python -W error
+    except (regex.error, AttributeError, FutureWarning) as error:  # the last: odd patterns under python -W error
         raise CheckpointError(f"{path}: key '{key}' is malformed: {error}") from None
+    except TimeoutError:
+        raise CheckpointError(
+            f"{path}: a pattern of '{key}' was still at '{module}' after {PATTERN_SECONDS:g} s; "
+            "write the modules' names out instead"
+        ) from None
     return default
 
 

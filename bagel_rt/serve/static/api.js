@@ -87,3 +87,17 @@ function tell(place, text) {
 }
 
 const cancelled = (error) => error.name === "AbortError";
+
+// Ask, and hand each event on. shown: where is told what goes on and what went wrong, and what makes a form busy.
+async function follow(path, body, stop, took, shown) {
+  shown.busy(true);
+  shown.told.textContent = "waiting for the model";
+  try {
+    for await (const one of events(path, body, stop.signal)) took(one);
+  } catch (error) {
+    if (!cancelled(error)) tell(shown.wrong, error.message);
+    shown.told.textContent = cancelled(error) ? "cancelled" : "";
+  } finally {
+    shown.busy(false);
+  }
+}

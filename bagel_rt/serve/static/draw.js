@@ -53,16 +53,8 @@ async function draw(event) {
     if (maskUrl()) body.mask = maskUrl();
   }
   drawing.stop = new AbortController();
-  busy(true);
-  byId("told").textContent = "waiting for the model";
-  try {
-    for await (const one of events(`/v1/images/${name}`, body, drawing.stop.signal)) took(one);
-  } catch (error) {
-    if (!cancelled(error)) tell(byId("wrong"), error.message);
-    byId("told").textContent = cancelled(error) ? "cancelled" : "";
-  } finally {
-    busy(false);
-  }
+  const shown = { told: byId("told"), wrong: byId("wrong"), busy };
+  await follow(`/v1/images/${name}`, body, drawing.stop, took, shown);
 }
 
 function took(event) {

@@ -64,16 +64,8 @@ async function think(event) {
   byId("thoughts").replaceChildren();
   thinking.parts = [];
   thinking.stop = new AbortController();
-  reasoning(true);
-  byId("reason-told").textContent = "waiting for the model";
-  try {
-    for await (const one of events("/v1/reason", reasonBody(), thinking.stop.signal)) thought(one);
-  } catch (error) {
-    if (!cancelled(error)) tell(byId("reason-wrong"), error.message);
-    byId("reason-told").textContent = cancelled(error) ? "cancelled" : "";
-  } finally {
-    reasoning(false);
-  }
+  const shown = { told: byId("reason-told"), wrong: byId("reason-wrong"), busy: reasoning };
+  await follow("/v1/reason", reasonBody(), thinking.stop, thought, shown);
 }
 
 function reasoning(is) {
