@@ -24,9 +24,12 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import torch
+from onnx import TensorProto, helper, numpy_helper
 
 from bagel_engines import Engine, Runner, Settings, open_engine
+from bagel_engines.host_cpus import own_cpus
 from bagel_export.artefact.export import model_dims
 from bagel_export.checkpoint.open import Checkpoint, open_checkpoint
 from bagel_export.checkpoint.synthetic import RELEASED, SMALL_LLM, SMALL_VIT, Shape, write_checkpoint
@@ -71,8 +74,8 @@ WORKS = (
     Work("denoise 4096 latents, context 1074", 2, 4096, 1074, like=MIDDLING),
     Work("one token, context 500", 1, 0, 500, exact=True),
     Work("one token, context 4000", 1, 0, 4000, like="one token, context 500"),
-    Work("4 tokens at once, context 500", 4, 0, 500, like="one token, context 500"),
-    Work("8 tokens at once, context 500", 8, 0, 500, like="one token, context 500"),
+    Work("4 tokens at once, context 500", 4, 0, 500),
+    Work("8 tokens at once, context 500", 8, 0, 500),
     Work("prefill of 500 tokens", 500, 0, 0),
 )
 SMALL_WORKS = (Work("denoise 16 latents, context 5", 2, 16, 5, exact=True), Work("one token, context 5", 1, 0, 5))
@@ -217,18 +220,34 @@ def bandwidth() -> float:
 
 
 def rates() -> dict[str, float]:
-    """GFLOP/s (GOP/s) of PyTorch's product of 1024 rows with one of the layer's weights, at best, by number format."""
+    """GFLOP/s (GOP/s) of a product of 1024 rows with one of the layer's weights, at best, by number format: PyTorch's,
+    and ONNX Runtime's of unsigned rows and signed weights."""
     rows, weights = torch.ones(1024, 3584), torch.ones(3584, 18944)
     products: dict[str, Callable] = {"float32": lambda: rows @ weights}
     if "bf16" in cpu()[1]:
         halved = rows.bfloat16(), weights.bfloat16()
         products["bfloat16"] = lambda: halved[0] @ halved[1]
-    whole = rows.to(torch.int8), weights.to(torch.int8)
-    products["int8"] = lambda: torch._int_mm(*whole)
+    if "vnni" in cpu()[1] or "amx" in cpu()[1]:  # elsewhere PyTorch multiplies bytes one by one, for a minute
+        whole = rows.to(torch.int8), weights.to(torch.int8)
+        products["int8"] = lambda: torch._int_mm(*whole)
+    products["onnxruntime int8"] = integer_product(rows.numpy().astype(np.uint8), weights.numpy().astype(np.int8))
     return {
         name: round(2 * 1024 * weights.numel() / min(seconds(run) for _ in range(3)) / 1e9, 1)
         for name, run in products.items()
     }
+
+
+def integer_product(rows: np.ndarray, weights: np.ndarray) -> Callable[[], Any]:
+    """A run of ONNX Runtime's MatMulInteger alone."""
+    node = helper.make_node("MatMulInteger", ["rows", "weights"], ["out"])
+    given = helper.make_tensor_value_info("rows", TensorProto.UINT8, ["n", weights.shape[0]])
+    gives = helper.make_tensor_value_info("out", TensorProto.INT32, ["n", weights.shape[1]])
+    graph = helper.make_graph([node], "product", [given], [gives], [numpy_helper.from_array(weights, "weights")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = own_cpus()
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    return lambda: session.run(None, {"rows": rows})
 
 
 def main() -> None:
@@ -263,7 +282,7 @@ def compared(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     exported(ways, checkpoint.folder, folder)
     peer, said = Peer("bench.torch_layer", str(checkpoint.folder), *(["--small"] if args.small else [])), {}
     try:
-        results = timed(peer, works, ways, dims, args, folder, said)
+        results = beside_peer(Beside(peer, dims, folder, args.rounds), works, ways, not args.eager, said)
     finally:
         peer.close()
     gb_per_s, inner = bandwidth(), shape(args.small).llm.intermediate_size
@@ -282,50 +301,48 @@ def compared(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
-def timed(
-    peer: Peer,
-    works: Sequence[Work],
-    ways: Sequence[Way],
-    dims: ModelDims,
-    args: argparse.Namespace,
-    folder: Path,
-    said: dict[str, str],
+@dataclass(frozen=True)
+class Beside:
+    """What every measurement beside PyTorch needs. folder: takes its results."""
+
+    peer: Peer
+    dims: ModelDims
+    folder: Path
+    rounds: int
+
+
+def beside_peer(
+    beside: Beside, works: Sequence[Work], ways: Sequence[Way], compiled: bool, said: dict[str, str]
 ) -> dict[str, dict[str, Any]]:
     """By work and way: times, ratios and errors, PyTorch's forms first. said: takes what engines say of themselves."""
-    chosen = {work.name: best_forms(peer, work.name, forms(not args.eager)) for work in works if not work.like}
+    peer, folder = beside.peer, beside.folder
+    chosen = {work.name: best_forms(peer, work.name, forms(compiled)) for work in works if not work.like}
     exact = {work.name: peer.result(work.name, EXACT, folder / "exact.npy") for work in works if work.exact}
     results: dict[str, dict[str, Any]] = {}
     for group in (ways[i : i + AT_ONCE] for i in range(0, len(ways), AT_ONCE)):
         runs = engine_runs(group, folder, said)
         for work in works:
             best, _ = chosen[work.like or work.name]
-            row = measured(work, dims, runs, args.rounds, exact.get(work.name), peer, best)
+            row = measured(work, beside.dims, runs, beside.rounds, exact.get(work.name), peer, best)
             results[work.name] = row | results.get(work.name, {})  # PyTorch's times stay those of the first group
         del runs
-    return {
-        work.name: with_forms(peer, work, results[work.name], *chosen[work.like or work.name], dims, folder, exact)
-        for work in works
-    }
+    for work in works:
+        best, told = chosen[work.like or work.name]
+        results[work.name] = with_forms(beside, work, results[work.name], best, exact.get(work.name))
+        results[work.name][TORCH] |= {} if work.like else {"forms": told}
+    return results
 
 
 def with_forms(
-    peer: Peer,
-    work: Work,
-    row: dict[str, Any],
-    best: Mapping[str, Form],
-    told: Mapping[str, float | str],
-    dims: ModelDims,
-    folder: Path,
-    exact: Mapping[str, np.ndarray],
+    beside: Beside, work: Work, row: dict[str, Any], best: Mapping[str, Form], exact: np.ndarray | None
 ) -> dict[str, Any]:
     """A work's row with PyTorch's forms at its beginning, named, and with their errors."""
     row = {name: row[name] for name in (*best, *(name for name in row if name not in best))}
     for name, form in best.items():
         row[name]["form"] = spoken(form)
-        if work.name in exact:
-            found = peer.result(work.name, form, folder / "found.npy")
-            row[name]["relative_error"] = distance(work, dims, found, exact[work.name])
-    row[TORCH] |= {} if work.like else {"forms": told}
+        if exact is not None:
+            found = beside.peer.result(work.name, form, beside.folder / "found.npy")
+            row[name]["relative_error"] = distance(work, beside.dims, found, exact)
     return row
 
 

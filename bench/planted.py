@@ -16,6 +16,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from bench.mutation import PACKAGES, ROOT, copied_packages
 from bench.timing import finish, machine
 
@@ -63,10 +65,10 @@ def main() -> None:
         for tests in sorted({fault["tests"] for fault in faults}):
             if not run(place, tests):
                 raise SystemExit(f"{tests} fails without a fault")
-        results: list[dict[str, Any]] = [
-            {key: fault[key] for key in ("what", "file", "tests")} | {"noticed": noticed(place, fault)}
-            for fault in faults
-        ]
+        results: list[dict[str, Any]] = []
+        for fault in tqdm(faults, desc="faults", disable=None):
+            told = {key: fault[key] for key in ("what", "file", "tests")}
+            results.append(told | {"noticed": noticed(place, fault)})
     finish({"question": "which faults of a rewrite pass", "results": results} | machine(), args.out)
     sys.exit(not all(one["noticed"] for one in results))
 

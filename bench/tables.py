@@ -110,9 +110,10 @@ def speed():
 def _beside(file: str, work: str, machines: Iterable[Sequence[str]], peer: bool = True) -> Iterable[str]:
     """Of each machine PyTorch's time, where peer says so, and those of its ways."""
     for name, *ways in machines:
-        row = read(file.format(name))["results"][work]
-        yield timed(_peer(row), True) if peer else ""
-        yield from (timed(row[way]) for way in ways)
+        known = (RESULTS / file.format(name)).exists()
+        row = read(file.format(name))["results"][work] if known else {}
+        yield timed(_peer(row), True) if peer and known else ""
+        yield from (timed(row.get(way)) for way in ways)
 
 
 def _peer(row: dict[str, Any]) -> dict[str, float]:
@@ -291,19 +292,10 @@ def pictures():
 
 @table
 def pictures_zen4():
-    yield from _pictures("picture-zen4.json", ZEN4_WAYS)
-
-
-@table
-def pictures_avx2():
-    yield from _pictures("picture-avx2.json", AVX2_WAYS)
-
-
-def _pictures(file: str, ways: dict[str, str]) -> Iterable[Sequence[str]]:
     yield "a picture of 512 x 512", "time", "with the step cache", "forecast", "forecast with it"
-    row = read(file)["results"]["512 x 512"]
+    row = read("picture-zen4.json")["results"]["512 x 512"]
     yield f"official control flow, PyTorch, {_form(row)}", timed(row["torch"], True), "", "", ""
-    for way, told in ways.items():
+    for way, told in ZEN4_WAYS.items():
         if way in row:
             both = row[way], row[f"{way}, step cache"]
             ahead = (f"{one['planned_ms'] / one['ms']:.2f} of it" for one in both)
