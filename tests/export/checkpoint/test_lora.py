@@ -215,7 +215,7 @@ def test_export_merges_and_says_so(quick_checkpoint, adapter, tmp_path):
         ({"rank_pattern": {"q_proj": 4}}, "rank 4"),
         ({"rank_pattern": {"(": 4}}, "'rank_pattern' is malformed"),
         ({"alpha_pattern": ["q_proj"]}, "'alpha_pattern' is malformed"),
-        ({"rank_pattern": {"(.*.*)*.*.*.*.*!": 4}}, "a pattern of 'rank_pattern' was still at '.*' after 1 s"),
+        ({"rank_pattern": {"((.|.)+)+[!?]": 4}}, "a pattern of 'rank_pattern' was still at '"),
     ],
 )
 def test_an_adapter_that_is_not_a_sum_of_products_is_refused(quick_checkpoint, adapter, config, words):
