@@ -59,17 +59,15 @@ def run_build(args: argparse.Namespace) -> None:
     budget = None if args.weight_budget is None else int(args.weight_budget * 2**30)
     try:
         found = plan_builder.flavour("tensorrt-rtx" if args.sm else None)
-        targets = (
-            {sm: Target.across(sm) for sm in args.sm} if args.sm else {None: Target.at_hand(cuda.device_index("cuda"))}
-        )
+        targets = [Target.across(sm) for sm in args.sm] if args.sm else [Target.at_hand(cuda.device_index("cuda"))]
     except EngineFailure as error:
         raise EngineUnavailableError(str(error)) from error
     with Bars() as bars:
         plans = plans_for(manifest, limits, budget=budget, on_step=lambda *step: _tell(bars, *step))
-        for architecture, target in targets.items():
+        for target in targets:
             for graph in args.only or manifest.graphs:
                 with named_failures():
-                    path = plan_file(found, manifest.graph_file(graph), plans, target, architecture)
+                    path = plan_file(found, manifest.graph_file(graph), plans, target)
                 size, state = path.stat().st_size / 2**20, standing(record_of(path))
                 print(f"{graph:12} {target.gpu:8} {size:9.1f} MiB  built with {found.name} {found.version}, {state}")
     print(f"plans of {manifest.name}, {manifest.precision} computing in {manifest.arithmetic}: {plans.folder}")

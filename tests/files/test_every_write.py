@@ -133,7 +133,7 @@ def read_packed(folder: Path) -> str | None:
 
 
 def plan_key(word: str) -> PlanKey:
-    return PlanKey("model", "vit", "rtx", word, Target("gpu", "1"), BuildSettings({}))
+    return PlanKey("model", "vit", "rtx", word, Target("gpu", "1", "SM89"), BuildSettings({}))
 
 
 def plan(folder: Path, word: str) -> None:

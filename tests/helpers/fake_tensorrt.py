@@ -17,7 +17,7 @@ import openvino
 
 OWN = SimpleNamespace(
     TensorIOMode=Enum("TensorIOMode", "INPUT OUTPUT"),
-    DataType=Enum("DataType", "FLOAT HALF BF16 INT64 INT32 BOOL"),
+    DataType=Enum("DataType", "FLOAT HALF BF16 INT64 INT32 BOOL FP8"),
     LayerType=Enum("LayerType", "CONSTANT ATTENTION_INPUT"),
     BuilderFlag=Enum("BuilderFlag", "WEIGHT_STREAMING TF32"),
     NetworkDefinitionCreationFlag=SimpleNamespace(STRONGLY_TYPED=0),
@@ -180,18 +180,25 @@ class Parser:
 
 
 class Builder:
+    eight_bits = False  # whether the graphs have 8-bit floats
+    targets: list = []  # the architectures it was told
+    takes_target = True  # what it answers to one
+
     def __init__(self, log):
         self.built = []
 
     def create_network(self, flags):
         assert flags == 1 << int(Engine.api.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-        constant = SimpleNamespace(type=Engine.api.LayerType.CONSTANT)
+        kind = Engine.api.DataType.FP8 if Builder.eight_bits else Engine.api.DataType.FLOAT
+        constant = SimpleNamespace(type=Engine.api.LayerType.CONSTANT, num_outputs=1)
+        constant.get_output = lambda i: SimpleNamespace(dtype=kind)
         return SimpleNamespace(num_layers=1, get_layer=lambda i: constant)
 
     def create_builder_config(self):
         config = SimpleNamespace(profiles=[], flags=[], progress_monitor=None)
         config.add_optimization_profile = lambda p: config.profiles.append(p.shapes) or len(config.profiles) - 1
         config.set_flag = config.flags.append
+        config.set_compute_capability = lambda sm, place: Builder.targets.append(sm) or Builder.takes_target
         config.clear_flag = lambda flag: config.flags.append(f"not {flag}")
         config.create_timing_cache = lambda data: SimpleNamespace(serialize=lambda: data + b".")
         config.set_timing_cache = lambda cache, ignore_mismatch: True

@@ -95,9 +95,19 @@ def check_room(index: int, needed: int) -> None:
         )
 
 
+def architecture(index: int) -> str:
+    """A device's, as NVIDIA's builders name it: SM89 of compute capability 8.9."""
+    found = _properties(index)
+    return f"SM{found.major}{found.minor}"
+
+
+def _properties(index: int) -> Any:
+    return checked(runtime().cudaGetDeviceProperties(index), f"describe device {index}")
+
+
 def describe(index: int) -> str:
     """A device's name, memory and compute capability."""
-    found = checked(runtime().cudaGetDeviceProperties(index), f"describe device {index}")
+    found = _properties(index)
     name = found.name.decode() if isinstance(found.name, bytes) else found.name
     return f"{name}, {found.totalGlobalMem / 2**30:.0f} GiB, compute capability {found.major}.{found.minor}"
 

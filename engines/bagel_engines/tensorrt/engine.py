@@ -41,20 +41,23 @@ class Plans:
     budget: int | None = None
     on_step: Callable[[str, str, int, int], None] | None = None  # graph, phase, done, total
 
-    def settings(self, graph: str, architecture: str | None = None) -> BuildSettings:
-        return BuildSettings(tuple(self.profiles(graph)), architecture, self.budget is not None)
+    def settings(self, graph: str, target: Target) -> BuildSettings:
+        named, here = (None, target.architecture) if target.is_here else (target.architecture, None)
+        return BuildSettings(tuple(self.profiles(graph)), named, self.budget is not None, here)
+
+    def key(self, graph: Path, found: Flavour, target: Target) -> PlanKey:
+        return key_for(self.model, graph, found, target, self.settings(graph.stem, target))
 
 
-def plan_file(found: Flavour, graph: Path, plans: Plans, target: Target, architecture: str | None = None) -> Path:
+def plan_file(found: Flavour, graph: Path, plans: Plans, target: Target) -> Path:
     """The plan of a graph, built when there is none for exactly this target."""
-    settings, store = plans.settings(graph.stem, architecture), PlanStore(plans.folder)
-    key = key_for(plans.model, graph, found, target, settings)
+    key, store = plans.key(graph, found, target), PlanStore(plans.folder)
     if (path := store.find(key)) is not None:
         return path
     store.make_folder()
     report = plans.on_step
     on_step = None if report is None else lambda phase, done, total: report(graph.stem, phase, done, total)
-    plan = plan_builder.build(found, graph, settings, plans.folder / TIMING_CACHE, on_step)
+    plan = plan_builder.build(found, graph, key.settings, plans.folder / TIMING_CACHE, on_step)
     return store.save(key, plan)
 
 
@@ -274,7 +277,7 @@ class TensorRtEngine:
             PlanStore(self._plans.folder).note(self._key(graph), executed=True)
 
     def _key(self, graph: Path) -> PlanKey:
-        return key_for(self._plans.model, graph, self._found, self._target, self._plans.settings(graph.stem))
+        return self._plans.key(graph, self._found, self._target)
 
     def plan_of(self, graph: Path) -> Path:
         """The graph's plan, built where there is none."""

@@ -19,8 +19,10 @@ from bagel_engines.protocol import EngineFailure
 Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # smallest, usual and largest shape
 Profile = Mapping[str, Range]
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}  # flavour and the module it is imported from
+FIRST_WITH_FP8 = 89  # SM89, Ada
 NO_FP8 = "GPUs before SM89 have no 8-bit floats: export with --precision w8a8, or build for a newer architecture"
-RECIPE = 4  # part of every plan's key: raise it when a change here makes other plans of the same settings
+CURRENT = "CURRENT"  # TensorRT-RTX's name for the GPU at hand
+RECIPE = 5  # part of every plan's key: raise it when a change here makes other plans of the same settings
 INSTALL = "pip install 'bagel-rt[tensorrt]' (data-centre GPUs) or 'bagel-rt[tensorrt-rtx]' (GeForce, RTX PRO)"
 
 
@@ -46,11 +48,13 @@ def flavour(name: str | None = None) -> Flavour:
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """What a plan is built for. architecture: such as "SM120", for TensorRT-RTX only; None is this machine's GPU."""
+    """What a plan is built for. architecture: such as "SM120", to build for any GPU of it (TensorRT-RTX only); None is
+    this machine's GPU. here: that GPU's own architecture, where it is known."""
 
     profiles: Sequence[Profile]
     architecture: str | None = None
     weight_streaming: bool = False
+    here: str | None = None
 
 
 OnStep = Callable[[str, int, int], None]  # phase, steps done, steps in all
@@ -79,6 +83,7 @@ def build(
             errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
             raise EngineFailure(f"{found.name} cannot parse {graph}: {'; '.join(errors) or log.summary()}")
         _allow_decomposed_attention(trt, network)
+        _refuse_eight_bit_floats(trt, network, graph, settings.architecture or settings.here)
         _configure(trt, builder, config, settings, graph)
         cache = _attach_timing_cache(config, timing_cache if found.name == "tensorrt" else None)  # RTX keeps none
         if on_step is not None:
@@ -108,22 +113,47 @@ def _allow_decomposed_attention(trt: Any, network: Any) -> None:
 
     The parser (TensorRT-RTX 1.7.1) asks for a fused kernel only, and the builder refuses a graph that has none.
     """
-    for i in range(network.num_layers):
-        layer = network.get_layer(i)
+    for layer in _layers(network):
         if layer.type == trt.LayerType.ATTENTION_INPUT:
             layer.__class__ = trt.IAttentionInputLayer  # how the Python bindings cast a layer to its class
             layer.attention.decomposable = True
 
 
+def _refuse_eight_bit_floats(trt: Any, network: Any, graph: Path, target: str | None) -> None:
+    """Where the target has none, or is not known: a builder without a target makes a plan that fails when loaded."""
+    if not any(_makes(layer, trt.DataType.FP8) for layer in _layers(network)):
+        return
+    if target is None:
+        raise EngineFailure(f"{graph} has 8-bit floats, so its GPU must be known: name one, --sm SM89 or newer")
+    if target.startswith("SM") and int(target[2:]) < FIRST_WITH_FP8:
+        raise EngineFailure(f"{graph} has 8-bit floats, and the target is {target}: {NO_FP8}")
+
+
+def _makes(layer: Any, dtype: Any) -> bool:
+    return any(layer.get_output(i).dtype == dtype for i in range(layer.num_outputs))
+
+
+def _layers(network: Any) -> Iterator[Any]:
+    return (network.get_layer(i) for i in range(network.num_layers))
+
+
+def _set_target(trt: Any, config: Any, architecture: str | None) -> None:
+    """TensorRT-RTX told nothing builds for all it knows, and best for none; TensorRT 11 knows the GPU at hand only."""
+    known = getattr(trt, "ComputeCapability", None)
+    if known is None and architecture is None:
+        return
+    if known is None or not hasattr(known, architecture or CURRENT):
+        names = [n for n in dir(known) if n.startswith("SM")] if known is not None else []
+        allowed = ", ".join(names) or "none: TensorRT 11 builds for the GPU at hand"
+        raise EngineFailure(f"architecture {architecture!r} cannot be built for; allowed: {allowed}")
+    config.num_compute_capabilities = 1
+    if not config.set_compute_capability(getattr(known, architecture or CURRENT), 0):
+        told = f"architecture {architecture!r}" if architecture else "the GPU of this machine"
+        raise EngineFailure(f"TensorRT-RTX does not build for {told}: name another, such as --sm SM120")
+
+
 def _configure(trt: Any, builder: Any, config: Any, settings: BuildSettings, graph: Path) -> None:
-    if settings.architecture is not None:
-        known = getattr(trt, "ComputeCapability", None)
-        if known is None or not hasattr(known, settings.architecture):
-            names = [n for n in dir(known) if n.startswith("SM")] if known is not None else []
-            allowed = ", ".join(names) or "none: TensorRT 11 builds for the GPU at hand"
-            raise EngineFailure(f"architecture {settings.architecture!r} cannot be built for; allowed: {allowed}")
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(getattr(known, settings.architecture), 0)
+    _set_target(trt, config, settings.architecture)
     config.clear_flag(trt.BuilderFlag.TF32)  # on by default; float32 means float32
     if (capturable := getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)) is not None:
         config.set_flag(capturable)  # TensorRT-RTX: no memory of its own while it runs, as CUDA graphs need it

@@ -19,24 +19,31 @@ from bagel_engines.store_key import Key
 from bagel_engines.tensorrt.plan_builder import RECIPE, BuildSettings, Flavour
 
 SUFFIX = ".plan"
+ANY = "any"  # of drivers
 ADVICE = "make room there"  # where the disk refuses one
 
 
 @dataclass(frozen=True)
 class Target:
-    """The GPU a plan is for: its name and compute capability, and the driver. Of a plan built for another machine's GPU
-    only the architecture is known."""
+    """The GPU a plan is for: its name and compute capability, the driver, and the architecture ("SM120"). Of a plan
+    built for another machine's GPU only the architecture is known."""
 
     gpu: str
     driver: str
+    architecture: str
 
     @staticmethod
     def at_hand(index: int) -> Target:
-        return Target(cuda.describe(index), cuda.dotted(cuda.versions()[0]))
+        return Target(cuda.describe(index), cuda.dotted(cuda.versions()[0]), cuda.architecture(index))
 
     @staticmethod
     def across(architecture: str) -> Target:
-        return Target(architecture, "any")
+        return Target(architecture, ANY, architecture)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is this machine's GPU, and not every GPU of an architecture."""
+        return self.driver != ANY
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import fake_tensorrt
 import numpy as np
@@ -22,7 +22,7 @@ from bagel_engines.device.arrays import HostMemory
 from bagel_engines.tensorrt import plan_builder
 from bagel_engines.tensorrt.engine import TIMING_CACHE, TensorRtEngine, plan_file
 from bagel_engines.tensorrt.plan_builder import BuildSettings, Flavour
-from bagel_engines.tensorrt.plan_store import PlanKey, PlanStore, Target, standing
+from bagel_engines.tensorrt.plan_store import PlanKey, PlanStore, standing
 from bagel_rt.api import Bagel
 from bagel_rt.artefact.contract import GEN_STEP, graph_specs
 from bagel_rt.artefact.manifest import read_manifest
@@ -81,7 +81,7 @@ def test_weights_are_given_to_the_parser_where_they_lie_and_timings_are_kept(sma
     assert json.loads(path.read_text())["weights"] > 20
     assert (plans.folder / TIMING_CACHE).read_bytes().count(b".") >= 4
     record = json.loads(path.with_suffix(".json").read_text())
-    assert record["key"]["target"] == {"gpu": GPU.gpu, "driver": GPU.driver}
+    assert record["key"]["target"] == asdict(GPU)
 
 
 def test_a_plan_is_not_executed_until_it_has_run_and_info_says_which_it_is(small_artefact, capsys):
@@ -119,10 +119,12 @@ def key(**values) -> PlanKey:
         {"graph": "und_step"},
         {"flavour": "tensorrt-rtx"},
         {"version": "11.5.0"},
-        {"target": Target(GPU.gpu, "13.1")},
-        {"target": Target("another card", GPU.driver)},
+        {"target": replace(GPU, driver="13.1")},
+        {"target": replace(GPU, gpu="another card")},
         {"settings": BuildSettings(({"x": ((1,), (2,), (4,))},))},
         {"settings": BuildSettings(({"x": ((1,), (2,), (3,))},), weight_streaming=True)},
+        {"settings": BuildSettings(({"x": ((1,), (2,), (3,))},), architecture="SM89")},
+        {"settings": BuildSettings(({"x": ((1,), (2,), (3,))},), here="SM120")},
     ],
 )
 def test_a_plan_for_anything_else_is_not_used(tmp_path, other):
