@@ -227,12 +227,20 @@ class Runtime:
     log: list = []
     put = staticmethod(lambda work, stream: work())  # what a stream does with work
     faults: dict = {}  # (graph, output, profile) -> what is given out instead of the right values
+    refuses: str | None = None  # what it says of a plan that it does not load
+    validity: tuple = ()  # what it finds of that plan's header
 
     def __init__(self, logger):
-        pass
+        self.logger = logger
 
     def deserialize_cuda_engine(self, plan):
+        if Runtime.refuses is not None:
+            self.logger.log(Engine.api.ILogger.ERROR, Runtime.refuses)
+            return None
         return Engine(json.loads(bytes(plan)), Runtime.log)
+
+    def get_engine_validity(self, plan):
+        return Runtime.validity
 
 
 class Logger:
@@ -242,8 +250,11 @@ class Logger:
         pass
 
 
+OWN.ILogger = Logger
+
+
 def module() -> SimpleNamespace:
     """What `import tensorrt` would give."""
     progress = type("IProgressMonitor", (), {})
-    made = {"Builder": Builder, "OnnxParser": Parser, "Runtime": Runtime, "Logger": Logger, "ILogger": Logger}
+    made = {"Builder": Builder, "OnnxParser": Parser, "Runtime": Runtime, "Logger": Logger}
     return SimpleNamespace(__version__="11.4.0", IProgressMonitor=progress, **made, **vars(OWN))

@@ -19,6 +19,8 @@ from bagel_engines.device.arrays import DeviceArray, DeviceCache, HostStream, Me
 from bagel_engines.device.recorded_runs import Recording, Repeats
 from bagel_engines.protocol import Arrays, EngineFailure, EngineInfo, LowRank, Tensors, refuse_added
 from bagel_engines.tensorrt import plan_builder
+from bagel_engines.tensorrt.load_errors import Refused
+from bagel_engines.tensorrt.log import collected
 from bagel_engines.tensorrt.plan_builder import BuildSettings, Flavour, Profile
 from bagel_engines.tensorrt.plan_store import PlanKey, PlanStore, Target, key_for, record_of, refusal
 
@@ -250,7 +252,8 @@ class TensorRtEngine:
             repeats = self._shared.repeats = Repeats(memory, self._tell)
             for scratch in (self._shared.activations, self._shared.unwanted):
                 scratch.before_growth = repeats.close  # recordings hold the old buffer's address
-        self._runtime = found.trt.Runtime(found.trt.Logger(found.trt.Logger.ERROR))
+        self._log = collected(found.trt)
+        self._runtime = found.trt.Runtime(self._log)
 
     def load(self, graph: Path, prime: Arrays | None = None, added: LowRank | None = None) -> TensorRtRunner:
         """Load the graph's plan, built where there is none. Raises EngineFailure for one that was found to compute
@@ -284,10 +287,12 @@ class TensorRtEngine:
         return plan_file(self._found, graph, self._plans, self._target)
 
     def _opened(self, graph: Path, path: Path, ran: Callable[[], None] | None = None) -> TensorRtRunner:
+        self._log.clear()
         with disk.mapping(path) as plan:
             engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise EngineFailure(f"tensorrt cannot load {path}; remove it and it is built again")
+            refused = Refused(self._found, path, record_of(path), self._target, self._log.last)
+            raise refused.failure(self._runtime)
         if self._plans.budget is not None:
             engine.weight_streaming_budget_v2 = self._plans.budget
         return TensorRtRunner(self._found.trt, engine, graph.stem, self._shared, ran)

@@ -15,6 +15,7 @@ import numpy as np
 from bagel_engines import disk
 from bagel_engines.onnx_files import mapped, places, readable
 from bagel_engines.protocol import EngineFailure
+from bagel_engines.tensorrt.log import collected
 
 Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # smallest, usual and largest shape
 Profile = Mapping[str, Range]
@@ -72,7 +73,7 @@ def build(
     The parser is given addresses in the memory-mapped weight files, so the only copy of the weights is the builder's
     own. Raises EngineFailure in the parser's or the builder's own words.
     """
-    trt, log = found.trt, _Log.of(found.trt)
+    trt, log = found.trt, collected(found.trt)
     builder = trt.Builder(log)
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flags)
@@ -81,7 +82,7 @@ def build(
     with _weights_of(graph) as weights:
         if not _parse(parser, graph, weights):
             errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
-            raise EngineFailure(f"{found.name} cannot parse {graph}: {'; '.join(errors) or log.summary()}")
+            raise EngineFailure(f"{found.name} cannot parse {graph}: {'; '.join(errors) or log.first}")
         _allow_decomposed_attention(trt, network)
         _refuse_eight_bit_floats(trt, network, graph, settings.architecture or settings.here)
         _configure(trt, builder, config, settings, graph)
@@ -90,7 +91,7 @@ def build(
             config.progress_monitor = _monitor(trt, on_step)
         plan = builder.build_serialized_network(network, config)
     if plan is None:
-        reason = log.summary()
+        reason = log.first
         hint = f"; {NO_FP8}" if "fp8" in reason else ""
         raise EngineFailure(f"{found.name} {found.version} cannot build {graph}: {reason}{hint}")
     if cache is not None and timing_cache is not None:
@@ -192,26 +193,6 @@ def _weights_of(graph: Path) -> Iterator[dict[str, np.ndarray]]:
             files[place.file] = mapped(place.file)
         weights[name] = place.bytes_in(files[place.file])
     yield weights
-
-
-class _Log:
-    """A logger that keeps the errors of parser and builder for the message of an EngineFailure."""
-
-    @staticmethod
-    def of(trt: Any) -> Any:
-        class Log(trt.ILogger):
-            def __init__(self) -> None:
-                trt.ILogger.__init__(self)
-                self.lines: list[str] = []
-
-            def log(self, severity: Any, text: str) -> None:
-                if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                    self.lines.append(text)
-
-            def summary(self) -> str:
-                return "; ".join(self.lines[:3]) or "it gave no reason"
-
-        return Log()
 
 
 def _monitor(trt: Any, on_step: OnStep) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +143,7 @@ class PlanStore:
 
     def _save(self, key: PlanKey, plan: Any, notes: Mapping[str, Any] | None) -> Path:
         data, path = memoryview(plan), self.path(key)
+        facts = {"key": key.facts(), "bytes": data.nbytes, "crc32": zlib.crc32(data), "executed": False}
         partial = unique(path.parent, path.name)
         try:
             with disk.opened(partial, "wb") as stream:
@@ -150,7 +152,6 @@ class PlanStore:
             with alone(self.folder):
                 if self.find(key) is None:
                     disk.replace(partial, path)
-                    facts = {"key": key.facts(), "bytes": data.nbytes, "executed": False}
                     self._write_record(key, {**facts, **(notes or {})})
         finally:
             disk.remove(partial)
