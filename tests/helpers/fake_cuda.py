@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,7 @@ class FakeCuda:
         self.invalid = False
         self.forbidden: list[str] = []
         self.launched, self.graphs, self.fail_to_instantiate = 0, [], False
+        self.counts: Counter[str] = Counter()  # calls by name; copies by where from and to
 
     def __getattr__(self, name: str) -> Any:
         own = object.__getattribute__(self, "_" + name)  # AttributeError: not made here
@@ -50,6 +52,8 @@ class FakeCuda:
 
         def call(*given: Any) -> tuple:
             assert len(given) == wanted, f"{name} takes {wanted} arguments, {len(given)} are given"
+            kind = next((g.name for g in given if isinstance(g, real.cudaMemcpyKind)), "")
+            self.counts[kind or name] += 1
             result = own(*given)
             return result if isinstance(result, tuple) else (result or STATUS.cudaSuccess,)
 
@@ -102,9 +106,18 @@ class FakeCuda:
         ctypes.memmove(target, source, size)
         return None
 
+    def _cudaMemcpyAsync(self, target: int, source: int, size: int, kind: Any, stream: int) -> Any:
+        if (refused := self._during_capture("cudaMemcpyAsync")) is not None:
+            return refused
+        assert stream == 77
+        assert kind == real.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self.coming.append((target, ctypes.string_at(source, size)))  # staged; there for what the stream does next
+        return None
+
     def _cudaMemcpy2D(self, target: int, to: int, source: int, of: int, width: int, count: int, kind: Any) -> Any:
         if (refused := self._during_capture("cudaMemcpy2D")) is not None:
             return refused
+        self._arrive()
         for i in range(count):
             ctypes.memmove(target + i * to, source + i * of, width)
         return None
@@ -147,6 +160,7 @@ class FakeCuda:
             return refused
         assert graph.alive, "a graph that was given back is played"
         self.launched += 1
+        self._arrive()
         for work in graph.work:
             work()
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+from collections import Counter
 from enum import Enum
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,23 +35,29 @@ def at(address: int, shape: tuple[int, ...], dtype) -> np.ndarray:
 
 
 class Context:
-    def __init__(self, engine: Engine):
-        self.engine, self.active_optimization_profile = engine, 0
+    told: Counter = Counter()  # calls by name
+
+    def __init__(self, engine: Engine, strategy=None):
+        self.engine, self.active_optimization_profile, self.strategy = engine, 0, strategy
         self.shapes, self.addresses, self.scratch, self.profiles_used = {}, {}, 0, []
 
     def set_optimization_profile_async(self, profile, stream):
+        Context.told["set_optimization_profile_async"] += 1
         self.active_optimization_profile = profile
         return True
 
     def set_input_shape(self, name, shape):
+        Context.told["set_input_shape"] += 1
         self.shapes[name] = shape
         return True
 
     def set_tensor_address(self, name, address):
+        Context.told["set_tensor_address"] += 1
         self.addresses[name] = address
         return True
 
     def get_tensor_shape(self, name):
+        Context.told["get_tensor_shape"] += 1
         values = {}
         for given in self.engine.inputs:
             for dim, size in zip(self.engine.symbols[given], self.shapes[given], strict=True):
@@ -61,10 +68,13 @@ class Context:
         return True
 
     def set_device_memory(self, address, size):
+        Context.told["set_device_memory"] += 1
         self.scratch = size
 
     def execute_async_v3(self, stream):
-        assert self.scratch >= self.engine.get_device_memory_size_for_profile_v2(self.active_optimization_profile)
+        Context.told["execute_async_v3"] += 1
+        assert self.scratch >= self.engine.device_memory_size_v2
+        Runtime.strategies.append(self.strategy)
         self.engine.log.append((self.engine.name, self.active_optimization_profile))
         shapes, addresses = dict(self.shapes), dict(self.addresses)  # a captured run keeps those of its capture
         Runtime.put(lambda: self.compute(shapes, addresses), stream)
@@ -152,12 +162,59 @@ class Engine:
             return self.profiles[profile][name]
         return (self.symbols[name],) * 3
 
-    def get_device_memory_size_for_profile_v2(self, profile):
-        return 1000 * (profile + 1)
+    @property
+    def device_memory_size_v2(self):
+        return 1000 * len(self.profiles)
 
-    def create_execution_context(self, strategy):
-        assert strategy == self.api.ExecutionContextAllocationStrategy.USER_MANAGED
-        return Context(self)
+    def create_runtime_config(self):
+        return RuntimeConfig()
+
+    def create_execution_context(self, how):
+        """how: an allocation strategy, or a runtime config."""
+        config = how if isinstance(how, RuntimeConfig) else None
+        allocation = how if config is None else config.allocation
+        assert allocation == self.api.ExecutionContextAllocationStrategy.USER_MANAGED
+        if config is None:
+            return Context(self)
+        config.cache.compile(self.name)
+        return Context(self, config.dynamic_shapes_kernel_specialization_strategy)
+
+
+class RuntimeConfig:
+    allocation = cache = dynamic_shapes_kernel_specialization_strategy = None
+
+    def set_execution_context_allocation_strategy(self, strategy):
+        self.allocation = strategy
+
+    def create_runtime_cache(self):
+        return RuntimeCache()
+
+    def set_runtime_cache(self, cache):
+        self.cache = cache
+        return True
+
+
+class RuntimeCache:
+    """Compiled kernels, a line for each graph that was compiled."""
+
+    compiled: list = []  # by any process
+    taken = True  # whether kept ones are taken
+
+    def __init__(self):
+        self.kernels: list[str] = []
+
+    def compile(self, graph):
+        if graph not in self.kernels:
+            self.kernels.append(graph)
+            RuntimeCache.compiled.append(graph)
+
+    def deserialize(self, blob):
+        if RuntimeCache.taken:
+            self.kernels = bytes(blob).decode().split()
+        return RuntimeCache.taken
+
+    def serialize(self):
+        return "\n".join(self.kernels).encode()
 
 
 class Parser:
@@ -227,6 +284,7 @@ class Runtime:
     log: list = []
     put = staticmethod(lambda work, stream: work())  # what a stream does with work
     faults: dict = {}  # (graph, output, profile) -> what is given out instead of the right values
+    strategies: list = []  # how each run's context compiles kernels for new shapes
     refuses: str | None = None  # what it says of a plan that it does not load
     validity: tuple = ()  # what it finds of that plan's header
 

@@ -54,7 +54,7 @@ class Replay(Protocol):
     """Work that was captured from a stream (a CUDA graph) and can be done again."""
 
     def __call__(self) -> None:
-        """Do the work, and return when it is done."""
+        """Put the work into the stream it was captured from."""
         ...
 
     def close(self) -> None: ...
@@ -67,6 +67,10 @@ class Stream(Protocol):
 
     def wait(self) -> None:
         """Wait until everything in it is done."""
+        ...
+
+    def upload(self, target: int, array: np.ndarray) -> None:
+        """Put a copy of an array of the host into it. The array may change when the call returns."""
         ...
 
     def capture(self, work: Callable[[], None]) -> Replay:
@@ -83,6 +87,9 @@ class HostStream:
     handle = 0
 
     def wait(self) -> None: ...
+
+    def upload(self, target: int, array: np.ndarray) -> None:
+        ctypes.memmove(target, array.ctypes.data, array.nbytes)
 
     def capture(self, work: Callable[[], None]) -> Replay:
         raise EngineFailure("work on the machine's own memory is not captured")
@@ -153,6 +160,15 @@ def on_device(memory: Memory, array: np.ndarray) -> DeviceArray:
     held = DeviceArray(memory, array.shape, array.dtype)
     if array.size:
         memory.upload(held.address, array)
+    return held
+
+
+def sent(memory: Memory, stream: Stream, array: np.ndarray) -> DeviceArray:
+    """`on_device` for work in a stream that comes after: nothing is waited for."""
+    array = np.ascontiguousarray(array)
+    held = DeviceArray(memory, array.shape, array.dtype)
+    if array.size:
+        stream.upload(held.address, array)
     return held
 
 

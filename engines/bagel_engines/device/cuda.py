@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import heapq
 import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -127,6 +128,11 @@ class CudaStream:
     def wait(self) -> None:
         checked(self._cuda.cudaStreamSynchronize(self._stream), "finish a run")
 
+    def upload(self, target: int, array: np.ndarray) -> None:
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice  # from pageable memory: read before the call returns
+        told = f"upload {array.nbytes} bytes"
+        checked(self._cuda.cudaMemcpyAsync(target, array.ctypes.data, array.nbytes, kind, self._stream), told)
+
     def capture(self, work: Callable[[], None]) -> CudaReplay:
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal  # other threads may use the device
         checked(self._cuda.cudaStreamBeginCapture(self._stream, mode), "begin to capture")
@@ -151,7 +157,6 @@ class CudaReplay:
 
     def __call__(self) -> None:
         checked(self._cuda.cudaGraphLaunch(self._executable, self._stream), "start a captured run")
-        checked(self._cuda.cudaStreamSynchronize(self._stream), "finish a captured run")
 
     def __del__(self) -> None:
         self.close()
@@ -163,7 +168,11 @@ class CudaReplay:
 
 
 class CudaMemory:
-    """The Memory of one CUDA device. What is given back is kept, by size, for the next take()."""
+    """The Memory of one CUDA device. What is given back is kept, by size, for the next take().
+
+    Of those of a size the lowest is taken, so that work that comes again, such as a denoising step, finds its arrays in
+    the same places, in whatever order they were given back.
+    """
 
     def __init__(self, index: int):
         self._cuda, self._kinds = runtime(), runtime().cudaMemcpyKind
@@ -173,13 +182,13 @@ class CudaMemory:
 
     def take(self, size: int) -> int:
         if spare := self._spare.get(size):
-            return spare.pop()
+            return heapq.heappop(spare)
         address = int(checked(self._cuda.cudaMalloc(max(1, size)), f"take {size} bytes"))
         self._sizes[address] = size
         return address
 
     def give(self, address: int) -> None:
-        self._spare.setdefault(self._sizes[address], []).append(address)
+        heapq.heappush(self._spare.setdefault(self._sizes[address], []), address)
 
     def free(self, address: int) -> None:
         checked(self._cuda.cudaFree(address), "give memory back")

@@ -6,8 +6,9 @@ own: inputs are copied in before it is replayed and results are copied out, so a
 give arrays at any address. Only `lasting` arrays (the cache) are read in place; their addresses are part of the
 recording's key.
 
-A graph that cannot be recorded is always run in the ordinary way, and the engine's info says why. Written against the
-bindings of CUDA, TensorRT and ONNX Runtime and tried over a stand-in; not executed on a GPU.
+A graph that cannot be recorded is always run in the ordinary way, and the engine's info says why. ONNX Runtime's runs
+are recorded so; TensorRT's are found by their addresses (tensorrt/recordings.py). Tried over a stand-in; not executed
+on a GPU.
 """
 
 from __future__ import annotations
