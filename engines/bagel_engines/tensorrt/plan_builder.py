@@ -85,7 +85,7 @@ def build(
             raise EngineFailure(f"{found.name} cannot parse {graph}: {'; '.join(errors) or log.first}")
         _allow_decomposed_attention(trt, network)
         _refuse_eight_bit_floats(trt, network, graph, settings.architecture or settings.here)
-        _configure(trt, builder, config, settings, graph)
+        _configure(found, builder, config, settings, graph)
         cache = _attach_timing_cache(config, timing_cache if found.name == "tensorrt" else None)  # RTX keeps none
         if on_step is not None:
             config.progress_monitor = _monitor(trt, on_step)
@@ -138,23 +138,30 @@ def _layers(network: Any) -> Iterator[Any]:
     return (network.get_layer(i) for i in range(network.num_layers))
 
 
-def _set_target(trt: Any, config: Any, architecture: str | None) -> None:
-    """TensorRT-RTX told nothing builds for all it knows, and best for none; TensorRT 11 knows the GPU at hand only."""
-    known = getattr(trt, "ComputeCapability", None)
-    if known is None and architecture is None:
+def check_architecture(found: Flavour, architecture: str | None) -> None:
+    """Raises EngineFailure for a name that this TensorRT does not build for; None is the GPU at hand."""
+    known = getattr(found.trt, "ComputeCapability", None)
+    if architecture is None or hasattr(known, architecture):
         return
-    if known is None or not hasattr(known, architecture or CURRENT):
-        names = [n for n in dir(known) if n.startswith("SM")] if known is not None else []
-        allowed = ", ".join(names) or "none: TensorRT 11 builds for the GPU at hand"
-        raise EngineFailure(f"architecture {architecture!r} cannot be built for; allowed: {allowed}")
+    names = [n for n in dir(known) if n.startswith("SM")] if known is not None else []
+    allowed = ", ".join(names) or "none: TensorRT 11 builds for the GPU at hand"
+    raise EngineFailure(f"architecture {architecture!r} cannot be built for; allowed: {allowed}")
+
+
+def _set_target(found: Flavour, config: Any, architecture: str | None) -> None:
+    """TensorRT-RTX told nothing builds for all it knows, and best for none; TensorRT 11 knows the GPU at hand only."""
+    check_architecture(found, architecture)
+    if (known := getattr(found.trt, "ComputeCapability", None)) is None:
+        return
     config.num_compute_capabilities = 1
     if not config.set_compute_capability(getattr(known, architecture or CURRENT), 0):
         told = f"architecture {architecture!r}" if architecture else "the GPU of this machine"
         raise EngineFailure(f"TensorRT-RTX does not build for {told}: name another, such as --sm SM120")
 
 
-def _configure(trt: Any, builder: Any, config: Any, settings: BuildSettings, graph: Path) -> None:
-    _set_target(trt, config, settings.architecture)
+def _configure(found: Flavour, builder: Any, config: Any, settings: BuildSettings, graph: Path) -> None:
+    trt = found.trt
+    _set_target(found, config, settings.architecture)
     config.clear_flag(trt.BuilderFlag.TF32)  # on by default; float32 means float32
     if (capturable := getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)) is not None:
         config.set_flag(capturable)  # TensorRT-RTX: no memory of its own while it runs, as CUDA graphs need it

@@ -22,7 +22,7 @@ from bagel_engines.device.arrays import HostMemory
 from bagel_engines.tensorrt import plan_builder
 from bagel_engines.tensorrt.engine import TIMING_CACHE, TensorRtEngine, plan_file
 from bagel_engines.tensorrt.plan_builder import BuildSettings, Flavour
-from bagel_engines.tensorrt.plan_store import PlanKey, PlanStore, standing
+from bagel_engines.tensorrt.plan_store import PlanKey, PlanStore, Target, standing
 from bagel_rt.api import Bagel
 from bagel_rt.artefact.contract import GEN_STEP, graph_specs
 from bagel_rt.artefact.manifest import read_manifest
@@ -246,6 +246,27 @@ def test_build_makes_plans_for_another_gpu_and_says_they_were_not_executed(bf16_
     out = capsys.readouterr().out
     assert out.count("built with tensorrt-rtx") == 2
     assert out.count("not executed") == 2
+
+
+def test_a_dry_run_says_which_plans_are_there_and_which_would_be_built(bf16_artefact, capsys, monkeypatch):
+    monkeypatch.setattr(plan_builder, "build", lambda *a: pytest.fail("built"))
+    manifest, found = read_manifest(bf16_artefact), plan_builder.flavour("tensorrt-rtx")
+    plans = plans_for(manifest)
+    there = plans.key(manifest.graph_file("flow_head"), found, Target.across("SM120"))
+    PlanStore(plans.folder).save(there, b"x" * 2**20)
+    asked = ["build", "--model", str(bf16_artefact), "--sm", "SM120", "--sm", "SM89", "--dry-run"]
+    assert main([*asked, "--only", "flow_head", "flow_embed"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[:4]] == [
+        [graph, sm] for sm in ("SM120", "SM89") for graph in ("flow_head", "flow_embed")
+    ]
+    assert "1.0 MiB  built with tensorrt-rtx" in lines[0]
+    weights = {graph: manifest.graphs[graph]["weight_bytes"] / 2**20 for graph in ("flow_head", "flow_embed")}
+    assert f"to be built, of {weights['flow_embed']:.1f} MiB of weights" in lines[1]
+    wanted = weights["flow_head"] + 2 * weights["flow_embed"]
+    assert lines[4] == f"1 of 4 plans are there; nothing was built. To be built: of {wanted:.1f} MiB of weights"
+    assert main([*asked, "--sm", "SM1"]) == 1
+    assert "architecture 'SM1' cannot be built for; allowed: SM120" in capsys.readouterr().err
 
 
 def test_build_names_the_architectures_and_graphs_it_knows(bf16_artefact, capsys):
