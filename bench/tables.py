@@ -536,6 +536,13 @@ def mutation():
 
 
 @table
+def planted():
+    yield "fault", "in", "noticed"
+    for one in read("planted.json")["results"]:
+        yield one["what"], f"`{one['file']}`", "yes" if one["noticed"] else "no"
+
+
+@table
 def fuzzed():
     """Minutes and calls of all guided runs together."""
     yield "target", "minutes", "calls", "guided by coverage", "found in the last run"

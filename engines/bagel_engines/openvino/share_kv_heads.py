@@ -22,7 +22,7 @@ def share_keys(model: Any) -> int:
     """Rewrite every attention of a model that reads repeated keys and values; returns how many there were."""
     found = 0
     for node in model.get_ordered_ops():
-        if node.get_type_name() == "ScaledDotProductAttention" and not node.get_attributes()["causal"]:
+        if node.get_type_name() == "ScaledDotProductAttention" and _of_ours(node):
             keys, values = (_unrepeated(node.input_value(i)) for i in (1, 2))
             if keys is not None and values is not None:
                 _count_unrepeated(node.input_value(1), keys)
@@ -53,6 +53,12 @@ def _count_unrepeated(repeated: Any, keys: Any) -> None:
     for target in list(repeated.get_target_inputs()):
         if target.get_node().get_type_name() == "ShapeOf":
             target.replace_source_output(keys)
+
+
+def _of_ours(node: Any) -> bool:
+    """Whether the mask, if there is one, is made of numbers to add to scores, as the reader of ONNX makes it."""
+    boolean = node.get_input_size() > 3 and node.input_value(3).get_element_type().get_type_name() == "boolean"
+    return not node.get_attributes()["causal"] and not boolean
 
 
 def _masked(node: Any) -> bool:
@@ -102,15 +108,6 @@ def _attend(node: Any, keys: Any, values: Any) -> None:
     keys, values = (ops.reshape(port, [shared, 1, -1, dim], False) for port in (keys, values))
     scores = ops.matmul(queries, keys, False, True)
     if _masked(node):
-        scores = ops.add(scores, _additive(node.input_value(3), kind))
+        scores = ops.add(scores, node.input_value(3))
     attended = ops.matmul(ops.softmax(scores, -1), values, False, False)
     node.output(0).replace(ops.reshape(attended, [1, heads, -1, dim], False).output(0))
-
-
-def _additive(mask: Any, kind: Any) -> Any:
-    """The mask as numbers to add to scores of element type `kind`: 0 where a query may look, -inf elsewhere."""
-    from openvino import opset13 as ops
-
-    if mask.get_element_type().get_type_name() != "boolean":
-        return mask
-    return ops.select(mask, ops.constant(0.0, kind), ops.constant(-np.inf, kind)).output(0)
