@@ -51,7 +51,19 @@ class Experts:
     ) -> tuple[np.ndarray, Tensor]:
         """Run understanding rows over the tokens in `slots` -> (rows, new_kv); new_kv may stay on the engine's
         device."""
-        return self._und(("und_out", "new_kv"), rows, rope, pool, slots, mask, adapter)
+        return self._und(("und_out", "new_kv"), ("new_kv",), rows, rope, pool, slots, mask, adapter)
+
+    def und_held(
+        self,
+        rows: np.ndarray,
+        rope: RopePair,
+        pool: PagePool,
+        slots: np.ndarray,
+        mask: np.ndarray,
+        adapter: Choice = PLAIN,
+    ) -> tuple[Tensor, Tensor]:
+        """`und` whose rows may stay there, too, for the head."""
+        return self._und(("und_out", "new_kv"), ("und_out", "new_kv"), rows, rope, pool, slots, mask, adapter)
 
     def und_kv(
         self,
@@ -63,16 +75,18 @@ class Experts:
         adapter: Choice = PLAIN,
     ) -> Tensor:
         """`und` where only the keys and values are wanted."""
-        return self._und(("new_kv",), rows, rope, pool, slots, mask, adapter)[0]
+        return self._und(("new_kv",), ("new_kv",), rows, rope, pool, slots, mask, adapter)[0]
 
-    def _und(self, outputs: tuple[str, ...], rows, rope, pool, slots, mask, adapter: Choice) -> tuple[Any, ...]:
+    def _und(
+        self, outputs: tuple[str, ...], held: tuple[str, ...], rows, rope, pool, slots, mask, adapter: Choice
+    ) -> tuple[Any, ...]:
         given = {"und": rows, "und_cos": rope[0], "und_sin": rope[1]}
         given |= {"pool": pool.tensor, "slots": slots, "mask": mask}
         given |= self._graphs.adapters.inputs(self._und_graph, adapter)
         if not self._und_through_gen:
-            return self._graphs(contract.UND_STEP, outputs, ("new_kv",), **given)
+            return self._graphs(contract.UND_STEP, outputs, held, **given)
         none = {"gen": self._no_rows, "gen_cos": self._no_rope, "gen_sin": self._no_rope}
-        return self._graphs(contract.GEN_STEP, outputs, ("new_kv",), **given, **none)
+        return self._graphs(contract.GEN_STEP, outputs, held, **given, **none)
 
     def frame(
         self, position: int, latents: int, pool: PagePool, past: Sequence, adapter: Choice = PLAIN

@@ -51,7 +51,7 @@ class TextEvaluator:
         if not ask.logits:
             self._pool.append(past, self._experts.und_kv(*given))
             return None
-        out, new_kv = self._experts.und(*given)
+        out, new_kv = self._experts.und_held(*given)
         self._pool.append(past, new_kv)
         return self._logits(out)
 
@@ -113,8 +113,12 @@ class TextEvaluator:
                 found[piece.ask] = None
         return found
 
-    def _logits(self, out: np.ndarray) -> np.ndarray:
+    def _logits(self, out: Tensor) -> np.ndarray:
         """(rows, hidden) -> (rows, vocab)."""
+        if not isinstance(out, np.ndarray):  # on a device; few rows go into the head without coming here
+            if out.shape[0] <= self._head_rows:
+                return self._graphs(contract.LM_HEAD, und_out=out)[0]
+            out = out.numpy()
         if not len(out):
             return out
         parts = [
