@@ -69,6 +69,7 @@ def load(
     arithmetic: str | None = None,
     cache_tokens: int = CACHE_TOKENS,
     cuda_graphs: bool = False,
+    exact_vae: bool = False,
     low_memory: bool = False,
     packed_weights: bool = False,
     max_memory: float | None = None,
@@ -95,6 +96,8 @@ def load(
     cache_tokens: how many tokens of context the key-value cache can hold, for all calls and sessions together; memory
     is taken as it is used.
     cuda_graphs: on CUDA, record denoising steps as CUDA graphs and replay them; `engine` says what cannot be recorded.
+    exact_vae: onnxruntime on CUDA computes the VAE of an artefact in 16-bit arithmetic in float16; with this in
+    float32.
     low_memory: the VAE and the ViT are loaded for each use and given back after it, and so is the working memory of
     every call on a CPU; results are the same.
     packed_weights: onnxruntime on the CPU keeps its packed weights in the user's cache folder (BAGEL_RT_CACHE) and maps
@@ -118,6 +121,7 @@ def load(
     threads = checks.threads("threads", threads)
     arithmetic = spelled_out(checks.text("arithmetic", arithmetic, optional=True))
     cuda_graphs = checks.flag("cuda_graphs", cuda_graphs)
+    exact_vae = checks.flag("exact_vae", exact_vae)
     cache_tokens = checks.whole("cache_tokens", cache_tokens, least=1)
     low_memory = checks.flag("low_memory", low_memory)
     packed_weights = checks.flag("packed_weights", packed_weights)
@@ -146,6 +150,7 @@ def load(
             weights=manifest.weight_bytes,
             plans=plans,
             cuda_graphs=cuda_graphs,
+            exact_vae=exact_vae,
             low_memory=low_memory,
             packed=packed,
         )

@@ -71,6 +71,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, switches: bool = True) 
         " (openvino); default: auto for large quantised artefacts, else the artefact's own",
     )
     group.add_argument("--cuda-graphs", action="store_true", help="capture denoising steps and play them (CUDA)")
+    group.add_argument("--exact-vae", action="store_true", help="the VAE in float32 (onnxruntime on CUDA, 16 bits)")
     group.add_argument("--cache-tokens", type=int, metavar="N", help="tokens of context the page pool can hold")
     group.add_argument(
         "--low-memory", action="store_true", help="give the VAE's and the ViT's memory back after each use"
@@ -161,6 +162,7 @@ def open_model(args: argparse.Namespace) -> Bagel:
         threads=args.threads,
         arithmetic=args.arithmetic,
         cuda_graphs=args.cuda_graphs,
+        exact_vae=args.exact_vae,
         cache_tokens=CACHE_TOKENS if args.cache_tokens is None else args.cache_tokens,
         low_memory=args.low_memory,
         packed_weights=args.packed_weights,

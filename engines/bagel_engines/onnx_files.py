@@ -29,12 +29,6 @@ class Place:
         return mapped[self.offset : self.offset + self.length]
 
 
-def together(places: tuple[Place, ...]) -> tuple[int, ...]:
-    """The shape of tensors one behind the other along their first axis."""
-    first = places[0].shape
-    return first if len(places) == 1 else (sum(place.shape[0] for place in places), *first[1:])
-
-
 def readable() -> bool:
     return find_spec("onnx") is not None
 

@@ -62,6 +62,10 @@ def _check(backend: str, device: str, wanted: Settings) -> None:
         )
     if wanted.cuda_graphs and (backend == "openvino" or (backend == "onnxruntime" and device == "cpu")):
         raise EngineFailure(f"{backend} on {device} has no CUDA graphs; they need --device cuda or --backend tensorrt")
+    if wanted.exact_vae and (backend != "onnxruntime" or device == "cpu"):
+        raise EngineFailure(
+            f"exact_vae is onnxruntime's on CUDA; {backend} on {device} computes as the artefact states"
+        )
     if wanted.packed is not None and (backend, device) != ("onnxruntime", "cpu"):
         raise EngineFailure(f"packed weights are onnxruntime's on the CPU, not {backend}'s on {device}: leave them out")
 
@@ -82,7 +86,7 @@ def _opened(backend: str, device: str, wanted: Settings, arithmetic: str) -> Eng
     if device != "cpu":
         from bagel_engines.onnxruntime.device_engine import on_cuda
 
-        return on_cuda(device, wanted.threads, arithmetic, wanted.weights, wanted.cuda_graphs)
+        return on_cuda(device, wanted.threads, arithmetic, wanted.weights, wanted.cuda_graphs, wanted.exact_vae)
     from bagel_engines.onnxruntime.cpu_engine import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(device, wanted.threads, arithmetic, wanted.low_memory, wanted.packed)

@@ -20,5 +20,6 @@ class Settings:
     weights: int = 0  # bytes of the artefact's weights; a device with less free memory is refused
     plans: Plans | None = None  # for tensorrt: what plans are built for, and where they are kept
     cuda_graphs: bool = False  # record runs inside `repeating` as CUDA graphs (device/recorded_runs.py)
+    exact_vae: bool = False  # on CUDA, the VAE is computed in float32 where the rest has 16 bits
     low_memory: bool = False  # on a CPU, a call's working memory is given back after it
     packed: PackedStore | None = None  # where onnxruntime on the CPU keeps packed weights; None: nowhere

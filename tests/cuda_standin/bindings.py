@@ -22,6 +22,7 @@ TAKES = {  # argument types behind those that the function writes to
     "cudaMalloc": (SIZE,),
     "cudaMemGetInfo": (),
     "cudaGetDeviceCount": (),
+    "cudaDeviceGetAttribute": (ctypes.c_int, ctypes.c_int),
     "cudaDriverGetVersion": (),
     "cudaRuntimeGetVersion": (),
 }
@@ -29,6 +30,7 @@ GIVES = {
     "cudaMalloc": (POINTER,),
     "cudaMemGetInfo": (SIZE, SIZE),
     "cudaGetDeviceCount": (ctypes.c_int,),
+    "cudaDeviceGetAttribute": (ctypes.c_int,),
     "cudaDriverGetVersion": (ctypes.c_int,),
     "cudaRuntimeGetVersion": (ctypes.c_int,),
 }
@@ -36,6 +38,7 @@ GIVES = {
 
 class StandinCuda:
     cudaError_t, cudaMemcpyKind, cudaStreamCaptureMode = STATUS, real.cudaMemcpyKind, real.cudaStreamCaptureMode
+    cudaDeviceAttr = real.cudaDeviceAttr
 
     def __init__(self) -> None:
         self._library = ctypes.CDLL("libcudart.so.13")
@@ -67,6 +70,15 @@ def install() -> StandinCuda:
 
 def held() -> int:
     """Bytes that are allocated on the device that is not there."""
-    library = ctypes.CDLL("libcudart.so.13")
-    library.standin_held.restype = SIZE
-    return library.standin_held()
+    return _asked("standin_held")
+
+
+def most() -> int:
+    """The most that were allocated at once."""
+    return _asked("standin_most")
+
+
+def _asked(name: str) -> int:
+    function = getattr(ctypes.CDLL("libcudart.so.13"), name)
+    function.restype = SIZE
+    return function()

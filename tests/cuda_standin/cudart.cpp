@@ -15,7 +15,7 @@ struct Size3 { unsigned x, y, z; };
 static std::mutex lock;
 static std::map<void*, size_t> taken;
 static std::map<const void*, std::string> kernels;
-static size_t held = 0;
+static size_t held = 0, most = 0;
 static size_t limit() { const char* given = getenv("CUDA_STANDIN_BYTES"); return given ? strtoull(given, 0, 10) : (size_t)80 << 30; }
 static const char* direction(int kind) {
   static const char* names[] = {"H2H", "H2D", "D2H", "D2D", "any"};
@@ -33,6 +33,7 @@ static int take(void** out, size_t size, const char* how) {
   if (at == MAP_FAILED) return 2;
   taken[at] = whole;
   held += whole;
+  most = held > most ? held : most;
   *out = at;
   journal("%s %zu", how, size);
   return 0;
@@ -50,6 +51,7 @@ static int give(void* at, const char* how) {
 }
 
 API size_t standin_held() { return held; }
+API size_t standin_most() { return most; }
 
 API int cudaGetDeviceCount(int* n) { *n = 1; return 0; }
 API int cudaGetDevice(int* n) { *n = 0; return 0; }

@@ -1,9 +1,10 @@
 """Runs each graph of artefacts once on ONNX Runtime's CUDA provider over the stand-in and tells what came of it.
 
-run_graphs.py ARTEFACT...     one JSON line for each graph
+run_graphs.py ARTEFACT... [shared]     one JSON line for each graph, and each form the engine has of it
 
 Run it with onnxruntime-gpu first on the path and the stand-in's folder in LD_LIBRARY_PATH. Loading proves little: some
 kernels refuse what they are given only when they run. Numbers are rubbish; refusals, placement and counts are real.
+shared: as in run_calls.py; without it there is no form that multiplies fp8 weights as they are.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import bindings
 import numpy as np
-import onnxruntime
+import onnx
 
-from bagel_engines.onnxruntime.device_engine import opened_on_device, options_of_device, with_graphs
-from bagel_engines.onnxruntime.pool_half import with_half_as_input
-from bagel_engines.onnxruntime.prepared_graph import WEIGHTS_BESIDE
-from bagel_engines.onnxruntime.widened_resize import with_wide_resize
+from bagel_engines import open_engine
+from bagel_engines.onnxruntime.cuda_form import STEPS
+from bagel_engines.onnxruntime.masked_runner import MANY, MANY_DRAW, MANY_ROWS, OTHER, MaskedRunner
+from bagel_engines.onnxruntime.shared_weights import SharedWeights
+from bagel_engines.settings import Settings
 
 TYPES = {
     "tensor(float)": np.float32,
@@ -33,12 +36,11 @@ TYPES = {
     "tensor(int64)": np.int64,
     "tensor(bool)": np.bool_,
 }
-BFLOAT16 = 16
 SIZES = {"past": 5, "und_rows": 2, "gen_rows": 16, "rows": 16, "columns": 16, "patches": 16}
 PLACED = re.compile(r"(?:Node\(s\) placed on|All nodes placed on) \[(\w+)\]")
 NODE = re.compile(r"VerifyEachNodeIsAssignedToAnEp\]\s+(\S+) \(")
-COUNTED = ("DequantizeLinear", "MatMulNBits", "Gemm", "MatMul", "MatMulInteger")
-PROVIDERS = [("CUDAExecutionProvider", {"device_id": "0", "use_tf32": "0"}), "CPUExecutionProvider"]
+PRODUCTS = ("DequantizeLinear", "MatMulNBits", "Gemm", "MatMul", "MatMulInteger")
+COUNTED = (*PRODUCTS, "MatMulBlockQuantizedFp8Weight", "GemmFloat8", "GroupNorm", "SkipGroupNorm", "NhwcConv", "Conv")
 
 
 def journal() -> list[str]:
@@ -57,49 +59,56 @@ def counts(lines: list[str]) -> dict[str, int]:
     return dict(Counter(f"{w[0]} {w[1]}" if w[0] in ("copy", "FORBIDDEN") else w[0] for w in words if w[0] != "call"))
 
 
-def tried(graph: Path, folder: Path) -> dict[str, Any]:
-    """One graph loaded and run: where its nodes went, which products it became, what was launched, or the refusal."""
-    optimised = folder / f"{graph.stem}.onnx"
-    options = options_of_device(onnxruntime)
-    options.log_severity_level, options.log_verbosity_level = 0, 1
-    options.optimized_model_filepath = str(optimised)
-    found: dict[str, Any] = {"artefact": graph.parent.name, "graph": graph.stem}
+def engine_of(artefact: Path, graphs: bool) -> Any:
+    """The engine as the product opens it, that logs where nodes go. graphs: with CUDA graphs."""
+    stated = json.loads((artefact / "bagel_rt.json").read_text(encoding="utf-8"))["arithmetic"]
+    engine: Any = open_engine("onnxruntime", "cuda", Settings(stated=stated, cuda_graphs=graphs))
+    made = engine._options
+
+    def options() -> Any:
+        found = made()
+        found.log_severity_level, found.log_verbosity_level = 0, 1
+        return found
+
+    engine._options = options
+    return engine
+
+
+def forms_of(engine: Any, graph: Path) -> tuple[str, ...]:
+    """The kinds of masks that there is a form of a graph for."""
+    if graph.stem not in STEPS or not isinstance(loaded := engine.load(graph), MaskedRunner):
+        return (OTHER,)
+    return (OTHER, *loaded._possible)
+
+
+def tried(graph: Path, form: str) -> dict[str, Any]:
+    """One form of a graph loaded and run: where its nodes went, which products it became, what was launched, or the
+    refusal."""
+    engine = engine_of(graph.parent, graphs=False)
+    found: dict[str, Any] = {"artefact": graph.parent.name, "graph": graph.stem, "form": form}
     with _standard_error() as log:
         try:
-            session = opened_on_device(onnxruntime, _as_loaded(graph, options), options, PROVIDERS)
+            runner = engine._runner(graph, form)
         except Exception as error:
             return {**found, "refused": f"loading: {error}"[:500]}
         finally:
             found["on_cpu"] = _on_cpu(log())
-    found["nodes"] = _nodes(optimised)
+    found["nodes"] = _nodes(graph, engine._form(graph, form))
     journal()
     try:
-        _run(session)
+        _run(runner, many=form in (MANY, MANY_DRAW))
     except Exception as error:
         return {**found, "refused": f"running: {error}"[:600]}
-    return {**found, "done": counts(journal()), "not_captured": _refusal_of_capture(graph)}
+    return {**found, "done": counts(journal()), "not_captured": _refusal_of_capture(graph, form)}
 
 
-def _refusal_of_capture(graph: Path) -> str:
-    """Why onnxruntime does not capture a graph as the engine gives it then; nothing where it does."""
-    options = options_of_device(onnxruntime)
-    options.add_session_config_entry(WEIGHTS_BESIDE, str(graph.parent))
-    model = with_half_as_input(graph) or _as_loaded(graph, options)
-    try:
-        opened_on_device(onnxruntime, model, options, [with_graphs(provider) for provider in PROVIDERS])
-    except Exception as error:
-        return str(error)[:300]
-    return ""
-
-
-def _as_loaded(graph: Path, options: Any) -> str | bytes:
-    """What the engine gives a session: the file, or the graph rewritten where its arithmetic needs that."""
-    stated = json.loads((graph.parent / "bagel_rt.json").read_text(encoding="utf-8"))["arithmetic"]
-    model = with_wide_resize(graph) if stated == "bfloat16" else None
-    if model is None:
-        return str(graph)
-    options.add_session_config_entry(WEIGHTS_BESIDE, str(graph.parent))
-    return model
+def _refusal_of_capture(graph: Path, form: str) -> str:
+    """Why onnxruntime does not capture a graph; nothing where it does, or where the engine does not ask."""
+    if form in (MANY, MANY_DRAW):
+        return ""
+    with _standard_error():
+        runner = engine_of(graph.parent, graphs=True)._runner(graph, form)
+    return (runner._capture.refusal or "")[:300]
 
 
 class _standard_error:
@@ -131,29 +140,36 @@ def _on_cpu(lines: list[str]) -> dict[str, int]:
     return dict(found)
 
 
-def _nodes(model: Path) -> dict[str, int]:
-    import onnx
-
-    kinds = Counter(node.op_type for node in onnx.load(str(model), load_external_data=False).graph.node)
+def _nodes(graph: Path, form: Any) -> dict[str, int]:
+    """How many nodes of some kinds the session is given."""
+    model = onnx.load(str(graph), load_external_data=False) if form is None else onnx.load_from_string(form.model)
+    kinds = Counter(node.op_type for node in model.graph.node)
     return {kind: kinds[kind] for kind in COUNTED if kinds[kind]}
 
 
-def _run(session: Any) -> None:
-    given = {}
-    for tensor in session.get_inputs():
-        shape = [d if isinstance(d, int) else SIZES.get(d, 16) for d in tensor.shape]
+def _run(runner: Any, many: bool) -> None:
+    sizes, given = SIZES | ({"gen_rows": MANY_ROWS} if many else {}), {}
+    for tensor in runner._session.get_inputs():
+        if tensor.name not in runner.inputs:
+            continue
+        shape = [d if isinstance(d, int) else sizes.get(d, 16) for d in tensor.shape]
+        if tensor.name == "pool":
+            shape[0] = 16 * runner._lengths._halves
         if tensor.name == "mask":
-            shape[1] = sum(SIZES[part] for part in str(tensor.shape[1]).split(" + "))
-        array = np.ones(shape, np.bool_) if tensor.name == "mask" else np.zeros(shape, TYPES[tensor.type])
-        kind = onnxruntime.OrtValue
-        bits = tensor.type == "tensor(bfloat16)"
-        make = kind.ortvalue_from_numpy_with_onnx_type if bits else kind.ortvalue_from_numpy
-        given[tensor.name] = make(array, BFLOAT16) if bits else make(array)
-    session.run_with_ort_values([output.name for output in session.get_outputs()], given)
+            shape[1] = sum(sizes[part] for part in str(tensor.shape[1]).split(" + "))
+        given[tensor.name] = np.ones(shape, np.bool_) if tensor.name == "mask" else np.zeros(shape, TYPES[tensor.type])
+    runner.run(given, runner.outputs, runner.outputs)
+
+
+def main(*words: str) -> None:
+    bindings.install()
+    if "shared" in words:
+        SharedWeights._read_in_place = lambda self: True
+    for artefact in (Path(word) for word in words if word != "shared"):
+        for graph in sorted(artefact.glob("*.onnx")):
+            for form in forms_of(engine_of(artefact, graphs=False), graph):
+                print(json.dumps(tried(graph, form)), flush=True)
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        with tempfile.TemporaryDirectory() as scratch:
-            for path in sorted(Path(name).glob("*.onnx")):
-                print(json.dumps(tried(path, Path(scratch))), flush=True)
+    main(*sys.argv[1:])

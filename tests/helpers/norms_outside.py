@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from float8_outside import without_float8
 from onnx import helper, numpy_helper
 
-from bagel_engines.onnx_files import values_of
-from bagel_engines.onnxruntime.cuda_form import CudaForm, with_fused_attention
+from bagel_engines.onnxruntime.cuda_form import CudaForm, made_values, with_fused_attention
 
 
-def on_cpu(form: CudaForm, folder: Path) -> tuple[Any, dict[str, np.ndarray]]:
-    """The graph, and the weights a session must be given. folder: of the artefact."""
+def on_cpu(form: CudaForm, graph: Path, change: Any = None) -> tuple[Any, dict[str, np.ndarray]]:
+    """The graph, and the weights a session must be given. change: done to both before. graph: of the artefact."""
     model = onnx.load_from_string(form.model)
+    weights = {name: array for name, (array, _) in made_values(graph, form, ()).items()}
+    if change:
+        change(model, weights)
     nodes = []
     for number, node in enumerate(model.graph.node):
         norms = list(node.input[14:16]) if node.op_type == "GroupQueryAttention" else []
         nodes += _outside(node, norms, f"outside_{number}") if norms else [node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    return model, given(form, folder)
+    return model, without_float8(model, weights)
 
 
-def fused_for_cpu(graph: Path, causal: bool) -> CudaForm | None:
+def fused_for_cpu(graph: Path, kind: str) -> CudaForm | None:
     """What with_fused_attention makes, for an engine on the host."""
-    form = with_fused_attention(graph, causal)
-    return CudaForm(on_cpu(form, graph.parent)[0].SerializeToString(), form.packed) if form else None
-
-
-def given(form: CudaForm, folder: Path) -> dict[str, np.ndarray]:
-    stored = {tensor.name: tensor for tensor in onnx.load_from_string(form.model).graph.initializer}
-    portable = {t.name: t for path in ("und_step", "gen_step") for t in _stored(folder / f"{path}.onnx")} | stored
-    return {
-        name: np.concatenate([values_of(portable[part], folder) for part in parts])
-        for name, parts in form.packed.items()
-    }
-
-
-def _stored(graph: Path) -> Any:
-    return onnx.load(str(graph), load_external_data=False).graph.initializer
+    form = with_fused_attention(graph, kind)
+    return replace(form, model=on_cpu(form, graph)[0].SerializeToString()) if form else None
 
 
 def _outside(node: Any, norms: list[str], name: str) -> list[Any]:
@@ -72,5 +63,5 @@ def _outside(node: Any, norms: list[str], name: str) -> list[Any]:
             parts[i] = f"{name}_{i}_normed"
         made.append(helper.make_node("Reshape", [parts[i], constant([1, 0, -1])], [f"{name}_{i}_flat"]))
         parts[i] = f"{name}_{i}_flat"
-    inside = [*parts, *node.input[3:9]]
+    inside = [*parts, *node.input[3:11]]
     return [*made, helper.make_node(node.op_type, inside, list(node.output), domain=node.domain, **how)]

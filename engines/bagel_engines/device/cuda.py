@@ -106,6 +106,16 @@ def _properties(index: int) -> Any:
     return checked(runtime().cudaGetDeviceProperties(index), f"describe device {index}")
 
 
+def capability(index: int) -> tuple[int, int]:
+    """A device's compute capability."""
+    bindings, kinds = runtime(), runtime().cudaDeviceAttr
+    wanted = kinds.cudaDevAttrComputeCapabilityMajor, kinds.cudaDevAttrComputeCapabilityMinor
+    major, minor = (
+        checked(bindings.cudaDeviceGetAttribute(kind, index), f"describe device {index}") for kind in wanted
+    )
+    return int(major), int(minor)
+
+
 def describe(index: int) -> str:
     """A device's name, memory and compute capability."""
     found = _properties(index)

@@ -6,7 +6,7 @@ The device is reached through a `Memory` (device/arrays.py), so tests run the sa
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import count
@@ -24,18 +24,22 @@ from bagel_engines.onnxruntime.cuda_form import (
     STEPS,
     CudaForm,
     Fused,
+    kinds_beside,
+    made_values,
     masks_of,
-    packed_values,
-    places_of_form,
+    sources_of,
     with_fused_attention,
     with_fused_rows,
+    with_fused_vae,
+    with_kernels,
 )
 from bagel_engines.onnxruntime.graph_lengths import TOLD, GraphLengths, Told
-from bagel_engines.onnxruntime.masked_runner import CAUSAL, OTHER, MaskedRunner, kinds_of
+from bagel_engines.onnxruntime.masked_runner import OTHER, MaskedRunner, kinds_of
 from bagel_engines.onnxruntime.pool_half import with_half_as_input
 from bagel_engines.onnxruntime.prepared_graph import WEIGHTS_BESIDE
 from bagel_engines.onnxruntime.quantised_weights import HIDES_QUANTISED_WEIGHTS
 from bagel_engines.onnxruntime.shared_weights import NOT_IN_PLACE, SharedWeights
+from bagel_engines.onnxruntime.vae_form import VAES
 from bagel_engines.onnxruntime.widened_resize import with_wide_resize
 from bagel_engines.protocol import (
     Arrays,
@@ -58,8 +62,9 @@ ONNX_TYPES = {
     "tensor(bfloat16)": 16,
 }
 NUMPY_TYPES = {1: np.float32, 7: np.int64, 9: np.bool_, 10: np.float16, 16: np.uint16}  # bfloat16 as its bits
-BFLOAT16 = 16
+NAMELESS = (16, 17)  # types that numpy has no name for: bfloat16, float8e4m3fn
 PLAINLY = -1  # gpu_graph_id of a run that is neither captured nor replayed, as onnxruntime defines it
+FLOAT8_SINCE = (8, 9)  # compute capability of the first cards that multiply in it
 NO_MEMORY = re.compile(r"out of memory|failed to allocate|CUDA failure 2\b|available memory of", re.IGNORECASE)
 
 
@@ -104,15 +109,17 @@ class DeviceRunner:
         memory: Memory,
         capture: Capture | None = None,
         weights: Mapping[str, DeviceArray] | None = None,
+        halves: int = 0,
     ):
-        """weights: those the session shares with other sessions; kept here because it reads them in place."""
+        """weights: those the session shares with other sessions; kept here because it reads them in place. halves: as
+        in CudaForm."""
         self._session, self._name, self._place, self._memory = session, name, place, memory
         self._capture, self._weights = capture, weights
         self._types = {v.name: ONNX_TYPES[v.type] for v in (*session.get_inputs(), *session.get_outputs())}
         named = tuple(i.name for i in session.get_inputs())
         self.inputs = tuple(name for name in named if name not in TOLD)
         self.outputs = tuple(o.name for o in session.get_outputs())
-        halves = next((o.shape[0] for o in session.get_outputs() if o.name == "new_kv"), 0)
+        halves = next((o.shape[0] for o in session.get_outputs() if o.name == "new_kv"), halves)
         self._lengths = GraphLengths(memory, named, halves)
 
     def run(self, inputs: Tensors, outputs: Sequence[str], held: Container[str] = ()) -> dict[str, Any]:
@@ -217,15 +224,19 @@ class OnnxRuntimeDeviceEngine:
         settings: Mapping[str, str] | None = None,
         fused: Fused | None = None,
         joins: bool = False,
+        vae: Callable[[Path], CudaForm | None] = lambda graph: None,
+        float8: bool = False,
     ):
         """record: capture runs inside `repeating` as CUDA graphs. settings: session config entries, by onnxruntime's
         names. fused: makes the form of a step graph with fused attention, None where the device has none; joins:
-        norms and activations of step graphs are joined with what is beside them (cuda_form.py)."""
+        the device has kernels for products with quantised weights, and norms and activations of step graphs are joined
+        with what is beside them; vae: makes the form of a VAE's graph (cuda_form.py). float8: the device multiplies in
+        8-bit floating point."""
         self.info, self._ort, self._memory, self._providers, self._threads = info, ort, memory, providers, threads
         name, _, index = info.device.partition(":")
         self._place = (name, int(index or 0))
         self._settings = dict(settings or {})
-        self._fused, self._joins = fused, joins
+        self._fused, self._joins, self._vae, self._float8 = fused, joins, vae, float8
         self._held_masks: WeakKeyDictionary[Any, tuple[str, ...]] = WeakKeyDictionary()
         # for EngineInfo.remark, by subject
         self._remarks: dict[str, str] = {"opened": info.remark} if info.remark else {}
@@ -263,6 +274,9 @@ class OnnxRuntimeDeviceEngine:
         masks = masks_of(graph) if self._fused is not None and graph.stem in STEPS and readable() else ()
         if not masks:
             return self._runner(graph, OTHER)
+        if self._shared is not None:  # or each session would have a copy of the weights
+            captured = self._repeats is not None  # which GemmFloat8 cannot be
+            masks = (*masks, *kinds_beside(graph, self._float8 and not captured))
         return MaskedRunner(masks[0], masks, lambda kind: self._runner(graph, kind), self._kinds_of)
 
     def _kinds_of(self, mask: Tensor) -> tuple[str, ...]:
@@ -273,9 +287,10 @@ class OnnxRuntimeDeviceEngine:
     def _runner(self, graph: Path, kind: str) -> DeviceRunner:
         """kind: of the masks it is for."""
         form = self._form(graph, kind)
+        halves = form.halves if form else 0
         if self._repeats is None:
             session, weights = self._session(graph, form, self._providers)
-            return DeviceRunner(session, graph.stem, self._place, self._memory, None, weights)
+            return DeviceRunner(session, graph.stem, self._place, self._memory, None, weights, halves)
         refusal = None
         try:
             session, weights = self._session(graph, form, [with_graphs(provider) for provider in self._providers])
@@ -284,14 +299,14 @@ class OnnxRuntimeDeviceEngine:
         except EngineFailure as error:  # such as nodes that only the CPU can compute
             (session, weights), refusal = self._session(graph, form, self._providers), str(error)
         capture = Capture(self._ort, self._repeats, refusal)
-        return DeviceRunner(session, graph.stem, self._place, self._memory, capture, weights)
+        return DeviceRunner(session, graph.stem, self._place, self._memory, capture, weights, halves)
 
     def _session(self, graph: Path, form: CudaForm | None, providers: list) -> tuple[Any, Mapping[str, DeviceArray]]:
         """A session, and those of its weights that it shares with other sessions."""
         if self._shared is None or not graph.is_file():
             return self._opened(graph, form, self._options(), providers), {}
         options = self._options()
-        lent = places_of_form(graph, form)
+        lent = sources_of(graph, form)
         weights, values = self._shared.lend(options, lent)
         try:
             session = self._opened(graph, form, options, providers, lent)
@@ -324,10 +339,10 @@ class OnnxRuntimeDeviceEngine:
         if model is not None:
             read = model
             options.add_session_config_entry(WEIGHTS_BESIDE, str(beside))
-        packed = packed_values(graph, form, lent) if form else {}
-        values = [ort_value(self._ort, array, kind) for array, kind in packed.values()]
-        if packed:
-            options.add_external_initializers(list(packed), values)
+        made = made_values(graph, form, lent) if form else {}
+        values = [ort_value(self._ort, array, kind) for array, kind in made.values()]
+        if made:
+            options.add_external_initializers(list(made), values)
         try:
             return opened_on_device(self._ort, read, options, providers)
         except Exception as error:
@@ -337,11 +352,15 @@ class OnnxRuntimeDeviceEngine:
         """The graph as this device can load it or computes it fastest, where the file is not that."""
         if not (graph.is_file() and readable()):
             return None
-        if kind != OTHER and self._fused is not None:
-            return self._fused(graph, kind == CAUSAL)
+        if self._fused is not None and graph.stem in STEPS and (form := self._fused(graph, kind)) is not None:
+            return form
+        if graph.stem in VAES and (form := self._vae(graph)) is not None:
+            return form
         recorded = self._repeats is not None
         if self._joins and graph.stem in STEPS:
             return with_fused_rows(graph, recorded)
+        if self._joins and (form := with_kernels(graph)) is not None:
+            return form
         model = with_half_as_input(graph) if recorded else None
         if model is None and self.info.arithmetic == "bfloat16":
             model = with_wide_resize(graph)
@@ -378,9 +397,9 @@ def opened_on_device(ort: Any, graph: str | bytes, options: Any, providers: list
 
 
 def ort_value(ort: Any, array: np.ndarray, kind: int) -> Any:
-    """A value on the host. kind: ONNX's number of its type, which numpy has no name for where it is bfloat16."""
+    """A value on the host. kind: ONNX's number of its type; where numpy has no name for it, the array has its bits."""
     make = ort.OrtValue
-    bits = kind == BFLOAT16
+    bits = kind in NAMELESS
     return make.ortvalue_from_numpy_with_onnx_type(array, kind) if bits else make.ortvalue_from_numpy(array)
 
 
@@ -393,11 +412,16 @@ def with_graphs(provider: Any) -> Any:
 
 
 def on_cuda(
-    device: str, threads: int | None, arithmetic: str, weights: int, record: bool = False
+    device: str,
+    threads: int | None,
+    arithmetic: str,
+    weights: int,
+    record: bool = False,
+    exact_vae: bool = False,
 ) -> OnnxRuntimeDeviceEngine:
     """The engine on "cuda" or "cuda:N"; `weights` bytes must be free there. Raises EngineFailure before any is read.
 
-    record: runs inside `repeating` become CUDA graphs.
+    record: runs inside `repeating` become CUDA graphs. exact_vae: the VAE is computed in float32 whatever `arithmetic`.
     """
     import onnxruntime
 
@@ -420,8 +444,19 @@ def on_cuda(
     if cuda.cudnn_version() is None:
         info = replace(info, remark=cuda.NO_CUDNN)
     fused = None if arithmetic == "float32" else with_fused_attention  # it has no float32 kernel
-    memory = cuda.CudaMemory(index)
-    return OnnxRuntimeDeviceEngine(onnxruntime, info, memory, providers, threads, record, fused=fused, joins=True)
+    half = arithmetic != "float32" and not exact_vae
+    return OnnxRuntimeDeviceEngine(
+        onnxruntime,
+        info,
+        cuda.CudaMemory(index),
+        providers,
+        threads,
+        record,
+        fused=fused,
+        joins=True,
+        vae=lambda graph: with_fused_vae(graph, half),
+        float8=cuda.capability(index) >= FLOAT8_SINCE,
+    )
 
 
 def on_host(

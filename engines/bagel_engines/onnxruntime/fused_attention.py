@@ -10,7 +10,8 @@ in them does not matter, since it is written before it is read. Nothing of the p
                 for all its rows and the experts have two, and the und queries must see the gen rows, too: they attend
                 in a third call, without a mask, over what the second left behind
 
-Masks are not read here: DeviceRunner's caller picks the graph by its mask (cuda_form_runner.py).
+Which graph a mask is for decides its reader (masked_runner.py). A mask that is neither causal nor open, as that of
+several texts in one call, is an input, added to the scores: the operator's attention has more launches then.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from bagel_engines.onnxruntime.graph_walk import NotAsExpected, Walk, in_order, 
 from bagel_engines.onnxruntime.pool_half import HALF, POOL
 
 MICROSOFT = "com.microsoft"
-SLOTS, NEW_KV = "slots", "new_kv"
+SLOTS, NEW_KV, MASK = "slots", "new_kv", "mask"
 AT_ONCE = 32  # results of one Split: with more, its kernel is given their addresses by a copy from the host
 CACHE_SLOTS = "cache_slots"  # those of the past and, behind them, room for what is new
 LENGTHS = ("und_length", "length")  # of the cache behind the und rows, and behind all rows: see length_inputs
 LARGEST = 2**63 - 1
+UNSEEN = -3e4  # added to the score of a key that a row must not see
 
 
 @dataclass(frozen=True)
@@ -113,17 +115,19 @@ def _result(walk: Walk, attention: Any) -> str:
     return name
 
 
-def fuse_attention(model: Any, heads: Heads, causal: bool) -> list[Layer]:
+def fuse_attention(model: Any, heads: Heads, causal: bool, masked: bool = False) -> list[Layer]:
     """Rewrite a step graph's attention; returns the layers as they were found. causal: und rows of a graph without gen
-    rows see those before them only.
+    rows see those before them only; masked: what its mask says.
 
     New inputs, for each name of LENGTHS that the graph has: `length` int32 (on the host), tokens of the cache then, and
-    `length_last` int32 (1,), one less. The input `mask` is left out. Raises NotAsExpected, the graph unchanged.
+    `length_last` int32 (1,), one less. The input `mask` is left out but where it is read. Raises NotAsExpected, the
+    graph unchanged.
     """
     graph = model.graph
     layers = layers_of(graph)
     kept = _new_kv_in_order(Walk(graph), layers)
-    builder = _Builder(heads, causal, len(layers), len(layers[0].experts))
+    kind = next(value for value in graph.input if value.name == POOL).type.tensor_type.elem_type
+    builder = _Builder(heads, causal, len(layers), len(layers[0].experts), kind if masked else None)
     made = {name: node for node in graph.node for name in node.output}
     dropped = {id(made[name]) for layer in layers for name in layer.attended} | {id(kept)}
     nodes = [node for node in graph.node if id(node) not in dropped]
@@ -133,7 +137,7 @@ def fuse_attention(model: Any, heads: Heads, causal: bool) -> list[Layer]:
     nodes += builder.epilogue()
     del graph.node[:]
     graph.node.extend(in_order(nodes))
-    _set_inputs(model, len(layers[0].experts))
+    _set_inputs(model, len(layers[0].experts), masked)
     _state_shapes(graph, builder.caches, heads)
     return layers
 
@@ -159,11 +163,11 @@ def _state_shapes(graph: Any, caches: list[str], heads: Heads) -> None:
     graph.value_info.extend(helper.make_tensor_value_info(name, kind, shape) for name in dict.fromkeys(caches))
 
 
-def _set_inputs(model: Any, experts: int) -> None:
+def _set_inputs(model: Any, experts: int, masked: bool) -> None:
     from onnx import TensorProto, helper
 
     graph = model.graph
-    kept = [value for value in graph.input if value.name != "mask"]
+    kept = [value for value in graph.input if value.name != MASK or masked]
     del graph.input[:]
     graph.input.extend(kept)
     for name in LENGTHS[2 - experts :]:
@@ -176,8 +180,10 @@ def _set_inputs(model: Any, experts: int) -> None:
 class _Builder:
     """Makes the nodes. Everything it names itself begins with "fused_"."""
 
-    def __init__(self, heads: Heads, causal: bool, layers: int, experts: int):
+    def __init__(self, heads: Heads, causal: bool, layers: int, experts: int, masked: int | None):
+        """masked: ONNX's number of the rows' type where the mask is read."""
         self._heads, self._causal, self._layers, self._experts = heads, causal, layers, experts
+        self._masked = masked
         self._made: list[Any] = []
         self.caches: list[str] = []  # names of the cache before and after each expert's rows
         self._count = 0
@@ -193,6 +199,8 @@ class _Builder:
             rooms.append(self._node("Expand", [none, size]))
         self._node("Concat", [SLOTS, *rooms], output=CACHE_SLOTS, axis=0)
         self._node("Shape", [SLOTS], output="fused_past", start=0, end=1)
+        if self._masked is not None:
+            self._node("Unsqueeze", [self._scores(self._masked), self._ints([0, 1])], output="fused_mask")
         self._gathered_rows()
         nowhere = self._node("Mul", [SLOTS, none])
         for number_, name in enumerate(("cos", "sin")):
@@ -205,6 +213,11 @@ class _Builder:
             for name in ("cos", "sin"):
                 self._node("Unsqueeze", [f"fused_{name}_0", none], output=f"fused_{name}_und")
         return self._taken()
+
+    def _scores(self, kind: int) -> str:
+        """What is added to scores: (rows, keys), of that type."""
+        seen, unseen = (self._node("Cast", [self._floats(value)], to=kind) for value in (0.0, UNSEEN))
+        return self._node("Where", [MASK, seen, unseen])
 
     def _gathered_rows(self) -> None:
         """Where each layer's keys and values lie in the pool's rows (1, kv heads, keys), for all layers at once."""
@@ -242,13 +255,14 @@ class _Builder:
     def _grouped(self, given: list[str], cache: list[str], length: str, rows: Rows) -> tuple[str, list[str]]:
         """GroupQueryAttention; returns its result (1, rows, heads * dim) and the cache with the rows in it."""
         causal = self._causal and self._experts == 1
-        inputs = [*given, *cache, f"{length}_last", length, "fused_cos", "fused_sin", *[""] * 5, *rows.norms]
+        mask = "" if self._masked is None else "fused_mask"
+        inputs = [*given, *cache, f"{length}_last", length, "fused_cos", "fused_sin", "", mask, *[""] * 3, *rows.norms]
         outputs = self._names(3)
         self.caches += [*cache, *outputs[1:]]
         how = {"qk_norm_epsilon": rows.epsilon} if rows.norms else {}
         self._add(
             "GroupQueryAttention",
-            inputs if rows.norms else inputs[:9],
+            inputs if rows.norms else inputs[: 11 if mask else 9],
             outputs,
             domain=MICROSOFT,
             num_heads=self._heads.queries,
@@ -294,11 +308,16 @@ class _Builder:
         self._made.append(helper.make_node(kind, inputs, outputs, domain=domain, **attributes))
 
     def _ints(self, values: list) -> str:
+        return self._constant(np.array(values, np.int64))
+
+    def _floats(self, value: float) -> str:
+        return self._constant(np.array(value, np.float32))
+
+    def _constant(self, array: np.ndarray) -> str:
         from onnx import helper, numpy_helper
 
         name = self._names(1)[0]
-        array = numpy_helper.from_array(np.array(values, np.int64))
-        self._made.append(helper.make_node("Constant", [], [name], value=array))
+        self._made.append(helper.make_node("Constant", [], [name], value=numpy_helper.from_array(array)))
         return name
 
     def _names(self, count: int) -> list[str]:

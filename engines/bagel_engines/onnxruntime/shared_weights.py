@@ -7,7 +7,8 @@ session_state_utils.cc; issue 29009) it reads the value in place if that lies on
 it; otherwise it loads a copy of its own and only its log says so. On CUDA this was not executed here. So `refusal`
 makes a probe first: a session of y = x + w with w lent, whose value is changed after the session was made; the session
 reads in place if y follows. A lent value must not own its memory, so it is made by binding an address. Weights
-quantised in blocks (int8, int4) are not lent: sessions fuse them into MatMulNBits and rearrange them.
+quantised in blocks that a graph widens (int8, int4) are not lent: sessions fuse them into MatMulNBits and rearrange
+them. A graph made for CUDA has them in that arrangement (quantised_products.py), and there they are lent.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from bagel_engines.device.arrays import DeviceArray, Memory, on_device
-from bagel_engines.onnx_files import Place, mapped, readable, together
+from bagel_engines.onnx_files import mapped, readable
+from bagel_engines.onnxruntime.made_weights import Source
 
 PROBE = Path(__file__).parent.parent / "graphs" / "probe.onnx"  # y = x + w, w = 0
 ADDED = "w"
@@ -30,12 +32,12 @@ NOT_IN_PLACE = "each graph has its own copy of its weights: onnxruntime does not
 
 
 class SharedWeights:
-    """Weights on the device by their place in a file; each is freed when the last session that uses it is."""
+    """Weights on the device by where they come from; each is freed when the last session that uses it is."""
 
     def __init__(self, ort: Any, memory: Memory, place: tuple[str, int], providers: list):
         self._ort, self._memory, self._place = ort, memory, place
         self._providers = providers
-        self._held: WeakValueDictionary[tuple[Place, ...], DeviceArray] = WeakValueDictionary()
+        self._held: WeakValueDictionary[tuple, DeviceArray] = WeakValueDictionary()  # by Source.key
         self._binder: Any = None  # some session: its io_binding is the way to make a value over a given address
 
     def refusal(self) -> str | None:
@@ -45,20 +47,19 @@ class SharedWeights:
         self._binder = self._ort.InferenceSession(str(PROBE), self._quiet(), providers=self._providers)
         return None if self._read_in_place() else NOT_IN_PLACE
 
-    def lend(self, options: Any, weights: Mapping[str, tuple[Place, ...]]) -> tuple[dict[str, DeviceArray], list[Any]]:
-        """Give a session's options weights by name, brought to the device where they are not there yet. A weight of
-        several places lies one behind the other.
+    def lend(self, options: Any, weights: Mapping[str, Source]) -> tuple[dict[str, DeviceArray], list[Any]]:
+        """Give a session's options weights by name, brought to the device where they are not there yet.
 
         Returns the weights, which must be held as long as the session is used, and what must live until it is made.
         """
         files: dict[Path, np.ndarray] = {}
         lent, values = {}, []
-        for name, places in weights.items():
-            array = self._held.get(places)
+        for name, source in weights.items():
+            array = self._held.get(source.key)
             if array is None:
-                array = self._brought(places, files)
+                array = self._held[source.key] = self._brought(source, files)
             lent[name] = array
-            values.append(self._value(array, places[0].type, together(places)))
+            values.append(self._value(array, source.type, source.shape))
             options.add_initializer(name, values[-1])
         return lent, values
 
@@ -66,16 +67,14 @@ class SharedWeights:
     def bytes_held(self) -> int:
         return sum(array.nbytes for array in self._held.values())
 
-    def _brought(self, places: tuple[Place, ...], files: dict[Path, np.ndarray]) -> DeviceArray:
-        size = sum(place.length for place in places)
-        array, at = DeviceArray(self._memory, (size,), np.dtype(np.uint8), reused=False), 0
-        for place in places:
+    def _brought(self, source: Source, files: dict[Path, np.ndarray]) -> DeviceArray:
+        for place in source.places:
             if place.file not in files:
                 files[place.file] = mapped(place.file)
-            if place.length:
-                self._memory.upload(array.address + at, place.bytes_in(files[place.file]))
-            at += place.length
-        self._held[places] = array
+        given = source.bytes_of(files)
+        array = DeviceArray(self._memory, given.shape, given.dtype, reused=False)
+        if given.size:
+            self._memory.upload(array.address, given)
         return array
 
     def _value(self, array: DeviceArray, onnx_type: int, shape: tuple[int, ...]) -> Any:
