@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,17 @@ from step_forms import both, causal_mask, far, inputs, session
 import bagel_rt
 from bagel_engines.onnxruntime.cuda_form import with_fused_attention, with_fused_rows
 from bagel_engines.onnxruntime.device_engine import on_host
-from bagel_engines.onnxruntime.masked_runner import ALL, CAUSAL, DRAW, OTHER, kinds_of
+from bagel_engines.onnxruntime.masked_runner import (
+    ALL,
+    CAUSAL,
+    DRAW,
+    MANY,
+    MANY_DRAW,
+    MANY_ROWS,
+    OTHER,
+    MaskedRunner,
+    kinds_of,
+)
 from bagel_rt.api import Bagel
 from bagel_rt.artefact.manifest import read_manifest
 from bagel_rt.model.graphs import Graphs
@@ -112,6 +123,25 @@ def test_masks_are_told_apart():
     odd[0, 0] = False
     kinds = [kinds_of(mask) for mask in (causal, everything, odd, np.ones((1, 5), bool))]
     assert kinds == [(CAUSAL, OTHER), (ALL, OTHER), (OTHER,), (CAUSAL, ALL, OTHER)]
+
+
+def test_a_call_goes_to_the_graph_of_its_mask_its_outputs_and_its_rows():
+    went: list[str] = []
+
+    def opened(kind: str) -> Any:
+        return SimpleNamespace(inputs=("gen",), outputs=("gen_out",), run=lambda *_: went.append(kind))
+
+    runner = MaskedRunner(ALL, (ALL, DRAW, MANY, MANY_DRAW), opened, kinds_of)
+    odd = np.tri(2, 5, dtype=bool)
+    for outputs, rows, mask in (
+        (("gen_out",), 16, np.ones((2, 5), bool)),
+        (("new_kv",), 16, np.ones((2, 5), bool)),
+        (("gen_out",), MANY_ROWS, np.ones((2, 5), bool)),
+        (("new_kv",), MANY_ROWS, np.ones((2, 5), bool)),
+        (("gen_out",), MANY_ROWS, odd),
+    ):
+        runner.run({"gen": np.zeros((rows, 1)), "mask": mask}, outputs)
+    assert went == [DRAW, ALL, MANY_DRAW, MANY, OTHER]
 
 
 def test_a_mask_that_is_neither_is_added_to_the_scores(small_artefact):
