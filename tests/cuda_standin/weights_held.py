@@ -1,5 +1,7 @@
 """Loads every graph over the stand-in and tells what is held on the device that is not there: one JSON line.
 
+held: by all graphs; more: what the graphs for the other kinds of calls add to it.
+
 weights_held.py ARTEFACT [shared]      shared: as in run_calls.py
 """
 
@@ -12,7 +14,7 @@ from pathlib import Path
 import bindings
 
 from bagel_engines import open_engine
-from bagel_engines.onnxruntime.masked_runner import ALL, MaskedRunner
+from bagel_engines.onnxruntime.masked_runner import CAUSAL, OTHER, MaskedRunner
 from bagel_engines.onnxruntime.shared_weights import SharedWeights
 from bagel_engines.settings import Settings
 from bagel_rt.artefact.contract import TASK_GRAPHS
@@ -26,10 +28,13 @@ def main(artefact: str, *words: str) -> None:
     manifest = read_manifest(Path(artefact))
     engine = open_engine("onnxruntime", "cuda", Settings(stated=manifest.arithmetic))
     runners = [engine.load(Path(artefact) / f"{name}.onnx") for name in TASK_GRAPHS[manifest.task]]
+    held = bindings.held()
     for runner in runners:
         if isinstance(runner, MaskedRunner):
-            runner.of_kind(ALL)
-    print(json.dumps({"held": bindings.held(), "shared": engine.shared_bytes}))  # type: ignore[attr-defined]
+            for kind in (*runner._possible, *([OTHER] if CAUSAL in runner._possible else [])):
+                runner.of_kind(kind)
+    told = {"held": held, "more": bindings.held() - held, "shared": engine.shared_bytes}  # type: ignore[attr-defined]
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":

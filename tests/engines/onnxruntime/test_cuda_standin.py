@@ -19,6 +19,7 @@ from bagel_engines.onnxruntime.masked_runner import OTHER
 
 ROOT = Path(__file__).parents[3]
 FOLDER = os.environ.get("BAGEL_RT_CUDA_STANDIN", "")  # with `site` (onnxruntime-gpu) and `libraries`
+TOGETHER = "und_step of four callers"
 NANO = Path(bagel_rt.__file__).parent / "models" / "bagel-nano"
 OF_SHAPES = {"Squeeze", "Div", "Mul", "Concat", "Reshape"}  # nodes on a few numbers of shapes
 pytestmark = [
@@ -95,19 +96,21 @@ def test_calls_of_quantised_artefacts_run_to_their_end(quantised_artefacts):
         check_calls(quantised_artefacts / word)
 
 
-def test_all_sessions_read_one_copy_of_the_weights(bf16_artefact):
-    """All graphs, und_step for both kinds of masks: four sets of und weights without sharing."""
-    own, shared = (told("weights_held.py", bf16_artefact, *words)[0]["held"] for words in ([], ["shared"]))
-    in_file = (bf16_artefact / "weights.safetensors").stat().st_size
-    assert shared < 1.13 * in_file < own  # small tensors take whole pages
+def test_all_sessions_read_one_copy_of_the_weights(bf16_artefact, half_artefacts):
+    """What und_step takes for other masks, and gen_step for denoising, is little, quantised or not."""
+    for artefact in (bf16_artefact, half_artefacts("int4", "bf16"), half_artefacts("fp8", "fp16")):
+        (own,), (shared,) = (told("weights_held.py", artefact, *words) for words in ([], ["shared"]))
+        assert shared["held"] < own["held"]
+        assert shared["more"] < 0.15 * own["more"]
 
 
 def test_a_step_takes_fewer_launches_than_the_portable_one(bf16_artefact):
-    """Two layers, both experts in gen_step, one row in und_step."""
+    """Two layers: of a denoising step, which leaves out four products of the last; of a token; of four callers'
+    tokens, whose attention is products."""
     found = {(one["graph"], one["form"]): one["whole"] for one in told("count_layers.py", bf16_artefact)}
-    for graph, products, copies in (("gen_step", 2 * 10, 0), ("und_step", 2 * 5, 6)):
+    for graph, products, copies in (("gen_step", 16, 0), ("und_step", 10, 6), (TOGETHER, 14, 0)):
         fused, portable = found[graph, "fused"], found[graph, "portable"]
-        assert fused["product"] == products < portable["product"]
+        assert fused["product"] == products <= portable["product"]
         assert fused["kernel"] < 0.7 * portable["kernel"]
         assert fused.get("copy D2D", 0) <= copies
 
