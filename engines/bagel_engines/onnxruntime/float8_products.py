@@ -95,16 +95,17 @@ def _in_8_bits(node: Any, kind: int, made: Mapping[str, Made], more: dict[str, M
 
 
 def _rounding(rows: str, step: str, kind: int, rounded: dict[str, str]) -> list[Any]:
-    """Rows divided by their step and rounded to 8 bits; QuantizeLinear has no kernel for bfloat16."""
+    """Rows divided by their step and rounded to 8 bits; bfloat16 goes through float16, as only that has a kernel."""
     from onnx import helper
 
-    name, narrow = f"{rows}.{step}", f"{rows}.{step}.narrow"
+    name, given = f"{rows}.{step}", rows
     rounded[name] = f"{name}.float8"
-    nodes = [helper.make_node("Cast", [step], [narrow], to=kind)]
-    if kind != BFLOAT16:
-        return [*nodes, helper.make_node("QuantizeLinear", [rows, narrow, "float8_middle"], [rounded[name]])]
-    divided = helper.make_node("Div", [rows, narrow], [f"{name}.divided"])
-    return [*nodes, divided, helper.make_node("Cast", [f"{name}.divided"], [rounded[name]], to=FLOAT8)]
+    nodes = [helper.make_node("Cast", [step], [f"{name}.narrow"], to=FLOAT16)]
+    if kind == BFLOAT16:
+        given = f"{name}.half"
+        nodes.append(helper.make_node("Cast", [rows], [given], to=FLOAT16))
+    made = helper.make_node("QuantizeLinear", [given, f"{name}.narrow", "float8_middle"], [rounded[name]])
+    return [*nodes, made]
 
 
 def _constant(name: str, value: np.ndarray, kind: int) -> Any:
