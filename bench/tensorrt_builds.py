@@ -1,8 +1,8 @@
 """What does TensorRT-RTX make of an artefact, without a GPU?  python bench/tensorrt_builds.py --model DIR [--out FILE]
 
 Every graph with its real profiles, for several GPU architectures: lint, parse, build; the plan's size against the size
-of the weights it was built from. Each graph is built in a process of its own, so that a builder that crashes is a
-result. One JSON line per build. Nothing is executed.
+of the weights it was built from. With --only whole_step flow_embed, gen_step and flow_head as one graph. Each graph is
+built in a process of its own, so that a builder that crashes is a result. One JSON line per build. Nothing is executed.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from bagel_engines.tensorrt.lint import build, lint
+from bagel_engines.tensorrt.lint import BuildReport, build, lint
 from bagel_rt.artefact.contract import graph_specs
-from bagel_rt.artefact.manifest import read_manifest
+from bagel_rt.artefact.manifest import Manifest, read_manifest
 from bagel_rt.tensorrt.profiles import largest, profiles
+from bench.whole_step import STEP, step_profile, whole_step
 
 ARCHITECTURES = ("SM86", "SM89", "SM120")
 
@@ -34,21 +36,34 @@ def weight_bytes(graph: Path) -> int:
 
 def built(folder: Path, graph: str, architecture: str) -> dict[str, Any]:
     manifest = read_manifest(folder)
-    path, spec = manifest.graph_file(graph), graph_specs(manifest.model, manifest.arithmetic)[graph]
-    start = time.monotonic()
-    report = build(path, profiles(spec, manifest.model, largest(manifest.model)), architecture)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as room:
+        path, ranges = graph_and_profiles(manifest, graph, Path(room))
+        start = time.monotonic()
+        report = build(path, ranges, architecture)
+        return line_of(manifest, path, report) | {"seconds": round(time.monotonic() - start, 1)}
+
+
+def graph_and_profiles(manifest: Manifest, graph: str, room: Path) -> tuple[Path, list[dict[str, tuple]]]:
+    """room: an empty folder on the artefact's file system, for a graph that is joined."""
+    model, limits = manifest.model, largest(manifest.model)
+    if graph == STEP:
+        return whole_step(manifest.folder, room), [step_profile(model, manifest.arithmetic, limits)]
+    spec = graph_specs(model, manifest.arithmetic)[graph]
+    return manifest.graph_file(graph), profiles(spec, model, limits)
+
+
+def line_of(manifest: Manifest, path: Path, report: BuildReport) -> dict[str, Any]:
     return {
         "model": manifest.name,
         "precision": manifest.precision,
         "arithmetic": manifest.arithmetic,
-        "graph": graph,
-        "architecture": architecture,
+        "graph": path.stem,
+        "architecture": report.compute_capability,
         "tensorrt_rtx": report.version,
         "weights": weight_bytes(path),
         "plan": report.plan_bytes,
-        "seconds": round(time.monotonic() - start, 1),
         "lint": lint(path),
-        "errors": [error.replace(f"{folder}/", "") for error in report.errors],
+        "errors": [error.replace(f"{path.parent}/", "") for error in report.errors],
     }
 
 

@@ -78,6 +78,18 @@ def test_every_graph_builds_with_its_real_profiles(golden_checkpoint, tmp_path, 
 
 
 @pytest.mark.matrix
+def test_a_whole_denoising_step_builds_as_one_graph(golden_checkpoint, tmp_path):
+    """flow_embed, gen_step and flow_head: of about the size that they have apart."""
+    model = exported(golden_checkpoint, tmp_path / "model", "bf16")
+    parts = builds(model, "--sm", "SM89", "SM120", "--only", "flow_embed", GEN_STEP, "flow_head")
+    whole = builds(model, "--sm", "SM89", "SM120", "--only", "whole_step")
+    for found in whole:
+        assert found["errors"] == found["lint"] == []
+        apart = sum(part["plan"] for part in parts if part["architecture"] == found["architecture"])
+        assert 0.2 * apart < found["plan"] < 1.1 * apart, (found, apart)
+
+
+@pytest.mark.matrix
 def test_eight_bit_floats_are_refused_for_gpus_that_have_none_with_what_to_do(golden_checkpoint, tmp_path):
     model = exported(golden_checkpoint, tmp_path / "model", "fp8")
     (found,) = builds(model, "--sm", "SM86", "--only", UND_STEP)
