@@ -12,12 +12,38 @@ import numpy as np
 from scipy import ndimage
 
 from bench.nano.render import REACH, distances
-from bench.nano.world import BACKGROUNDS, COLOURS, RELATIONS, SHAPES, SIDE, SIZES, Scene, Thing, Wish
+from bench.nano.world import (
+    BACKGROUNDS,
+    COLOURS,
+    RELATIONS,
+    RGB,
+    SHAPES,
+    SIDE,
+    SIZES,
+    Placed,
+    Scene,
+    Thing,
+    Wish,
+    colours_apart,
+)
 
 FOREGROUND = 0.5  # share of the way from the background's colour to a shape's
 LEAST_AREA = 20  # pixels of a 64 pixel picture; the smallest shape has about 50
 LEAST_OVERLAP = 0.62  # intersection over union with the best shape, below which a blob is no shape
 RADII = (SIZES["small"] * 0.7, SIZES["big"] * 1.4)  # beyond them a blob is no shape of the world
+STRONG, STRONG_OF_FORMS = 0.2, 0.35  # share of a region from which on a colour is a thing of its own
+LEAST_OF_FORMS = 0.5  # as LEAST_OVERLAP: a line two pixels wide is much edge
+RADII_OF_FORMS = (3.5, 24.0)  # for pictures that are not drawn plainly
+Variant = tuple[str, float | None]  # a shape and its line, as bench.nano.render.distances takes them
+PLAIN: tuple[Variant, ...] = tuple((shape, None) for shape in SHAPES)
+FORMS: tuple[Variant, ...] = (
+    *PLAIN,
+    *(("ring", line) for line in (0.25, 0.35, 0.7)),
+    *(("cross", line) for line in (0.35, 0.5, 0.85)),
+    *(("star", line) for line in (0.38, 0.54)),
+)
+LEAST_CORE = 12  # pixels of a 64 pixel picture that a thing must have inside its edge, for the edge to be left out
+SAME_GROUND = 45  # RGB distance up to which a ground that is not a plain one is still the same
 FAR = 110  # RGB distance to the nearest named colour beyond which a blob has none
 APART = 8.0  # pixels by which two centres must differ for a relation
 STILL = 4.0  # pixels a thing may move in an edit that leaves it alone
@@ -39,21 +65,25 @@ class Seen:
 
     found: tuple[Found | None, ...]
     background: str
+    ground: RGB = (0, 0, 0)
 
     @property
     def things(self) -> tuple[Thing | None, ...]:
         return tuple(f.thing if f else None for f in self.found)
 
 
-def look(image: np.ndarray) -> Seen:
-    """What is in a square picture (side, side, 3) uint8."""
+def look(image: np.ndarray, forms: bool = False) -> Seen:
+    """What is in a square picture (side, side, 3) uint8. forms: shapes may be of other sizes, lines and shades than the
+    plain ones; a thing's size is then not told."""
     pixels, scale = image.astype(np.float32), SIDE / image.shape[0]
     names = list(BACKGROUNDS)
     votes = _nearest(pixels, np.array([BACKGROUNDS[n] for n in names], np.float32))[0]
     background = names[int(np.bincount(votes.ravel()).argmax())]
     # the picture's own shade of it: a drawn background is a little off
     ground = np.median(pixels[votes == names.index(background)], axis=0)
-    return Seen(tuple(_found(b, pixels, ground, scale) for b in _blobs(pixels, ground, scale)), background)
+    blobs = _blobs(pixels, ground, scale, forms)
+    named = tuple(_found(b, scale, forms) for b in blobs)
+    return Seen(named, background, (int(ground[0]), int(ground[1]), int(ground[2])))
 
 
 def _nearest(pixels: np.ndarray, palette: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -62,7 +92,16 @@ def _nearest(pixels: np.ndarray, palette: np.ndarray) -> tuple[np.ndarray, np.nd
     return apart.argmin(-1), apart.min(-1)
 
 
-def _blobs(pixels: np.ndarray, ground: np.ndarray, scale: float) -> list[tuple[np.ndarray, str]]:
+def _core(inside: np.ndarray, apart: np.ndarray, scale: float, forms: bool) -> np.ndarray:
+    """A region without its edges, whose colours are blends of two, or an outline's."""
+    if forms:
+        eroded = ndimage.binary_erosion(inside, iterations=max(1, round(1 / scale)))
+        if eroded.sum() * scale**2 >= LEAST_CORE:
+            return eroded
+    return inside & (apart > 0.8 * np.quantile(apart[inside], 0.75))
+
+
+def _blobs(pixels: np.ndarray, ground: np.ndarray, scale: float, forms: bool) -> list[tuple[np.ndarray, str]]:
     """Connected parts that differ from the background, cut where their colour changes: mask and colour each."""
     palette = np.array(list(COLOURS.values()), np.float32)
     apart = np.linalg.norm(pixels - ground, axis=-1)
@@ -70,11 +109,10 @@ def _blobs(pixels: np.ndarray, ground: np.ndarray, scale: float) -> list[tuple[n
     blobs = []
     for region in range(1, count + 1):
         inside = regions == region
-        # without the edges, whose colours are blends of two
-        core = inside & (apart > 0.8 * np.quantile(apart[inside], 0.75))
+        core = _core(inside, apart, scale, forms)
         names = np.where(core, _nearest(pixels, palette)[0], -1)
         shares = np.bincount(names[core], minlength=len(palette)) / max(1, core.sum())
-        strong = np.flatnonzero(shares > 0.2)
+        strong = np.flatnonzero(shares > (STRONG_OF_FORMS if forms else STRONG))
         for name in strong:
             own = inside & ((names == name) | ~core) if len(strong) > 1 else inside
             if len(strong) > 1:  # touching shapes: an edge pixel goes to the nearer one
@@ -96,38 +134,40 @@ def _colour(value: np.ndarray, palette: np.ndarray) -> str:
     return list(COLOURS)[int(index)] if far < FAR else ""
 
 
-def _found(blob: tuple[np.ndarray, str], pixels: np.ndarray, ground: np.ndarray, scale: float) -> Found | None:
+def _found(blob: tuple[np.ndarray, str], scale: float, forms: bool) -> Found | None:
     mask, colour = blob
     area, (rows, columns) = mask.sum(), np.nonzero(mask)
-    overlaps = {s: _overlap(s, mask, area, columns.mean() + 0.5, rows.mean() + 0.5) for s in SHAPES}
-    shape = max(overlaps, key=lambda s: overlaps[s][0])
-    overlap, x, y, radius = overlaps[shape]
-    if overlap < LEAST_OVERLAP or not colour or not RADII[0] <= radius * scale <= RADII[1]:
+    x, y = columns.mean() + 0.5, rows.mean() + 0.5
+    overlaps = {v: _overlap(v, mask, area, x, y) for v in (FORMS if forms else PLAIN)}
+    best = max(overlaps, key=lambda v: overlaps[v][0])
+    overlap, x, y, radius = overlaps[best]
+    least, most = RADII_OF_FORMS if forms else RADII
+    if overlap < (LEAST_OF_FORMS if forms else LEAST_OVERLAP) or not colour or not least <= radius * scale <= most:
         return None
-    size = "small" if radius * scale < MIDDLE else "big"
-    return Found(Thing(shape, colour, size), float(x * scale), float(y * scale))
+    size = None if forms else "small" if radius * scale < MIDDLE else "big"
+    return Found(Thing(best[0], colour, size), float(x * scale), float(y * scale))
 
 
-def _overlap(shape: str, mask: np.ndarray, area: float, cx: float, cy: float) -> tuple[float, float, float, float]:
+def _overlap(
+    variant: Variant, mask: np.ndarray, area: float, cx: float, cy: float
+) -> tuple[float, float, float, float]:
     """Intersection over union with this shape at the blob's area and centroid; with it, its centre and radius."""
-    unit_area, (ox, oy) = _unit(shape)
-    radius = math.sqrt(area / unit_area)
+    unit_area, (ox, oy) = _unit(variant)
+    radius, table = math.sqrt(area / unit_area), distances(*variant)
     x, y = cx - ox * radius, cy - oy * radius
-    axis = lambda centre, n: np.clip(  # noqa: E731
-        np.rint(((np.arange(n) + 0.5 - centre) / radius + REACH) / (2 * REACH) * (len(distances(shape)) - 1)).astype(
-            int
-        ),
-        0,
-        len(distances(shape)) - 1,
-    )
-    drawn = distances(shape)[np.ix_(axis(y, mask.shape[0]), axis(x, mask.shape[1]))] < 0
+
+    def axis(centre: float, n: int) -> np.ndarray:
+        at = ((np.arange(n) + 0.5 - centre) / radius + REACH) / (2 * REACH) * (len(table) - 1)
+        return np.clip(np.rint(at).astype(int), 0, len(table) - 1)
+
+    drawn = table[np.ix_(axis(y, mask.shape[0]), axis(x, mask.shape[1]))] < 0
     return float((drawn & mask).sum() / (drawn | mask).sum()), x, y, radius
 
 
 @functools.cache
-def _unit(shape: str) -> tuple[float, tuple[float, float]]:
+def _unit(variant: Variant) -> tuple[float, tuple[float, float]]:
     """Area and centroid of the shape of radius 1."""
-    inside, axis = distances(shape) < 0, np.linspace(-REACH, REACH, len(distances(shape)))
+    inside, axis = distances(*variant) < 0, np.linspace(-REACH, REACH, len(distances(*variant)))
     x, y = np.meshgrid(axis, axis)
     return inside.sum() * (axis[1] - axis[0]) ** 2, (x[inside].mean(), y[inside].mean())
 
@@ -156,18 +196,25 @@ def _assigned(found: tuple[Found, ...], wish: Wish) -> bool:
 
 def shows(seen: Seen, scene: Scene) -> bool:
     """Whether the picture is this scene: every thing where it should be, but for STILL pixels, and no other."""
-    if len(seen.found) != len(scene.placed) or seen.background != scene.background:
+    if len(seen.found) != len(scene.placed) or not is_on(seen, scene):
         return False
-    return all(any(_is(f, p.thing, *p.centre) for f in seen.found) for p in scene.placed)
+    return all(any(_is(f, p) for f in seen.found) for p in scene.placed)
 
 
-def _is(found: Found | None, thing: Thing, x: float, y: float) -> bool:
-    return found is not None and found.thing == thing and math.hypot(found.x - x, found.y - y) <= STILL
+def is_on(seen: Seen, scene: Scene) -> bool:
+    """Whether the ground is the scene's: the plain one that is named alike, or, of another, one that looks alike."""
+    if scene.manner is None:
+        return seen.background == scene.background
+    return colours_apart(seen.ground, scene.ground) <= SAME_GROUND
+
+
+def _is(found: Found | None, placed: Placed) -> bool:
+    if found is None or math.hypot(found.x - placed.centre[0], found.y - placed.centre[1]) > STILL:
+        return False
+    return found.thing.fits(placed.thing)  # the size was told of plain things only
 
 
 def keeps(seen: Seen, before: Scene, except_for: Iterable[int] = ()) -> bool:
     """Whether everything of `before` is still there, but for the places named."""
     gone = set(except_for)
-    return all(
-        any(_is(f, p.thing, *p.centre) for f in seen.found) for i, p in enumerate(before.placed) if i not in gone
-    )
+    return all(any(_is(f, p) for f in seen.found) for i, p in enumerate(before.placed) if i not in gone)

@@ -10,6 +10,7 @@ import numpy as np
 from bench.nano.world import BACKGROUNDS, COLOURS, SIDE, SIZES, Scene
 
 TABLE, REACH = 513, 1.6  # table side; it spans -REACH..REACH radii
+LINES = {"ring": 0.52, "cross": 0.68, "star": 0.46}  # of the plain shapes, see distances
 
 
 def render(scene: Scene, side: int = SIDE) -> np.ndarray:
@@ -41,27 +42,32 @@ def _cover(shape: str, radius: float, dx: np.ndarray, dy: np.ndarray) -> np.ndar
 
 
 @functools.cache
-def distances(shape: str) -> np.ndarray:
-    """Signed distance in radii, negative inside, (TABLE, TABLE) over -REACH..REACH; y grows downwards."""
+def distances(shape: str, line: float | None = None) -> np.ndarray:
+    """Signed distance in radii, negative inside, (TABLE, TABLE) over -REACH..REACH; y grows downwards.
+
+    line, in radii: the width of a ring's band or of a cross's bars, the radius of a star's inner corners; None is the
+    plain one, other shapes have none.
+    """
     axis = np.linspace(-REACH, REACH, TABLE, dtype=np.float32)
     x, y = np.meshgrid(axis, axis)
     if shape == "circle":
         return np.hypot(x, y) - 1
     if shape == "ring":
-        return np.abs(np.hypot(x, y) - 0.74) - 0.26
-    return _polygon(_corners(shape), x, y)
+        half = LINES["ring"] / 2 if line is None else line / 2
+        return np.abs(np.hypot(x, y) - (1 - half)) - half
+    return _polygon(_corners(shape, LINES.get(shape, 0.0) if line is None else line), x, y)
 
 
-def _corners(shape: str) -> list[tuple[float, float]]:
+def _corners(shape: str, line: float) -> list[tuple[float, float]]:
     if shape == "square":
         return [(-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)]
     if shape == "triangle":
         return [(0.0, -1.02), (1.06, 0.84), (-1.06, 0.84)]
     if shape == "star":
-        turns = [(math.tau * i / 10 - math.pi / 2, 1.15 if i % 2 == 0 else 0.46) for i in range(10)]
+        turns = [(math.tau * i / 10 - math.pi / 2, 1.15 if i % 2 == 0 else line) for i in range(10)]
         return [(r * math.cos(a), r * math.sin(a) + 0.08) for a, r in turns]
     if shape == "cross":
-        a, b = 0.34, 1.0
+        a, b = line / 2, 1.0
         return [
             (-a, -b),
             (a, -b),

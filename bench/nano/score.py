@@ -11,7 +11,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,10 @@ import bagel_rt
 from bagel_rt.api import Bagel
 from bagel_rt.cli.contact_sheet import Card, contact_sheet
 from bagel_rt.results import ImageResult, TextResult
-from bench.nano.cases import AIMS, Case, all_cases
-from bench.nano.checker import Seen, fulfils, keeps, look, shows
-from bench.nano.render import render
+from bench.nano.cases import AIMS, HELD_OUT, TRAINED, Case, Half, all_cases
+from bench.nano.checker import Seen, fulfils, is_on, keeps, look, shows
+from bench.nano.people_cases import people_cases
+from bench.nano.pictures import picture
 from bench.nano.words import describe
 from bench.nano.world import Thing
 from bench.timing import machine
@@ -35,14 +36,20 @@ THINK_TOKENS, ANSWER_TOKENS = 64, 48
 SHEET_COLUMNS, SHEET_ROWS = 10, 2
 
 
-def is_right(case: Case, picture: Image.Image | None, text: str | None) -> bool:
+def is_right(case: Case, drawn: Image.Image | None, text: str | None) -> bool:
     if case.answer is not None:
         return text == case.answer
-    assert picture is not None
-    seen = look(np.asarray(picture))
-    if case.wish is not None:
-        return fulfils(seen, case.wish)
-    return edited(seen, case)
+    assert drawn is not None
+    return seen_right(look(np.asarray(drawn), is_free(case)), case)
+
+
+def is_free(case: Case) -> bool:
+    """Whether the picture is to show things of other forms than the plain ones."""
+    return case.edit is not None and case.edit.before.manner is not None
+
+
+def seen_right(seen: Seen, case: Case) -> bool:
+    return fulfils(seen, case.wish) if case.wish is not None else edited(seen, case)
 
 
 def edited(seen: Seen, case: Case) -> bool:
@@ -54,19 +61,17 @@ def edited(seen: Seen, case: Case) -> bool:
     new = replace(edit.after.placed[-1].thing, size=None)
     before = sum(new.fits(t) for t in edit.before.things)
     there = sum(isinstance(t, Thing) and new.fits(t) for t in seen.things)
-    same_ground = seen.background == edit.before.background
-    return (
-        same_ground and len(seen.found) == len(edit.after.placed) and there == before + 1 and keeps(seen, edit.before)
-    )
+    as_many = len(seen.found) == len(edit.after.placed) and there == before + 1
+    return as_many and is_on(seen, edit.before) and keeps(seen, edit.before)
 
 
 def result(bagel: Bagel, case: Case, options: dict[str, Any]) -> ImageResult | TextResult:
     """What the model gives for a case."""
     if case.answer is not None:
         assert case.scene is not None
-        return bagel.ask(case.prompt, Image.fromarray(render(case.scene)), max_tokens=ANSWER_TOKENS)
+        return bagel.ask(case.prompt, picture(case.scene), max_tokens=ANSWER_TOKENS)
     if case.edit is not None:
-        return bagel.edit(Image.fromarray(render(case.edit.before)), case.prompt, seed=case.seed, **options)
+        return bagel.edit(picture(case.edit.before), case.prompt, seed=case.seed, **options)
     return bagel.generate(case.prompt, seed=case.seed, think=case.think, max_think_tokens=THINK_TOKENS, **options)
 
 
@@ -117,6 +122,15 @@ def compare(mine: dict[str, list[int]], other: dict[str, str]) -> dict[str, Any]
     return {**pairs, "all": paired(*pooled)}
 
 
+def chosen(only: Sequence[str] | None, limit: int | None, half: Half = HELD_OUT) -> list[Case]:
+    """The first `limit` cases of each category, of all where none is named."""
+    by_category: dict[str, list[Case]] = {}
+    for case in (*all_cases(half), *people_cases(half)):
+        if not only or case.category in only:
+            by_category.setdefault(case.category, []).append(case)
+    return [case for group in by_category.values() for case in group[:limit]]
+
+
 def _title(case: Case) -> str:
     """The prompt; what it means where the sheet's font has no letters for it."""
     return case.prompt if case.prompt.isascii() or case.wish is None else f"(zh) {describe(case.wish)}"
@@ -137,27 +151,24 @@ def main() -> None:
     parser.add_argument("--arithmetic")
     parser.add_argument("--only", nargs="*", help="categories")
     parser.add_argument("--limit", type=int, help="cases per category")
+    parser.add_argument("--trained", action="store_true", help="of what training may have shown, instead")
     parser.add_argument("--set", nargs="*", default=[], metavar="OPTION=JSON", help="image options, cfg_text_scale=3")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--sheet", type=Path)
     parser.add_argument("--against", type=Path, help="an earlier result, compared case by case")
     args = parser.parse_args()
     options = {k: json.loads(v) for k, v in (pair.split("=", 1) for pair in args.set)}
-    by_category: dict[str, list[Case]] = {}
-    for case in all_cases():
-        if not args.only or case.category in args.only:
-            by_category.setdefault(case.category, []).append(case)
-    cases = [c for group in by_category.values() for c in group[: args.limit]]
+    cases = chosen(args.only, args.limit, TRAINED if args.trained else HELD_OUT)
     marks: dict[str, list[int]] = {}
     shown: dict[str, list[Card]] = {}
     began = time.monotonic()
     with bagel_rt.load(args.model, args.backend, arithmetic=args.arithmetic) as bagel:
         for case in tqdm(cases, unit="case"):
-            picture, text = ask(bagel, case, options)
-            right = is_right(case, picture, text)
+            drawn, text = ask(bagel, case, options)
+            right = is_right(case, drawn, text)
             marks.setdefault(case.category, []).append(int(right))
-            if picture is not None:
-                shown.setdefault(case.category, []).append(Card(picture, _title(case), right))
+            if drawn is not None:
+                shown.setdefault(case.category, []).append(Card(drawn, _title(case), right))
         engine, model = bagel.engine, bagel.model
     scores = summary(marks)
     thinking = [marks.get(f"riddles, {how}") for how in ("thinking", "not thinking")]
@@ -167,6 +178,7 @@ def main() -> None:
         "engine": engine,
         **machine(),
         "versions": {"bagel-rt": bagel_rt.__version__, "numpy": np.__version__},
+        **({"cases": "of what training may have shown"} if args.trained else {}),
         "options": options or "the defaults of generate and edit",
         "seconds": round(time.monotonic() - began, 1),
         "scores": scores,

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 import bagel_rt
 from bagel_rt.api import Bagel
 from bagel_rt.results import ReasonResult
 from bench.nano.checker import look, shows
-from bench.nano.render import render
+from bench.nano.pictures import picture
 from bench.nano.score import ANSWER_TOKENS, paired, summary, table
 from bench.nano.tasks import Left, any_left
 from bench.nano.world import scene_held_out
@@ -44,12 +43,11 @@ def cases(count: int) -> list[Left]:
 
 
 def drawn(bagel: Bagel, case: Left, seed: int) -> ReasonResult:
-    return bagel.reason(case.text, Image.fromarray(render(case.before)), style=STYLE, max_pictures=1, seed=seed)
+    return bagel.reason(case.text, picture(case.before), style=STYLE, max_pictures=1, seed=seed)
 
 
 def in_words(bagel: Bagel, case: Left, think: bool) -> str:
-    picture = Image.fromarray(render(case.before))
-    text = bagel.ask(case.text, picture, think=think, max_tokens=2 * ANSWER_TOKENS).text
+    text = bagel.ask(case.text, picture(case.before), think=think, max_tokens=2 * ANSWER_TOKENS).text
     return text.rpartition("</think>")[2].strip()
 
 

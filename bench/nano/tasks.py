@@ -9,6 +9,8 @@ from typing import Literal
 
 from bagel_rt.inputs.system_prompts import THINK_THEN_ANSWER, THINK_THEN_DRAW
 from bench.nano import words
+from bench.nano.shares import PLAIN, Shares, chance
+from bench.nano.wording import NOT_KNOWN, about_unknown
 from bench.nano.world import (
     BACKGROUNDS,
     COLOURS,
@@ -115,12 +117,12 @@ def any_edit(rng: random.Random, scene: Scene) -> Edit | None:
     action = rng.choice(("recolour", "move", "add", "remove", "background"))
     if action == "background":
         colour = rng.choice([b for b in BACKGROUNDS if b != scene.background])
-        return Edit(scene, f"make the background {colour}", replace(scene, background=colour), action)
+        return _clear(Edit(scene, f"make the background {colour}", scene.on(colour), action))
     if action == "add":
         if len(scene.placed) >= MOST:
             return None
         thing = Thing(rng.choice(SHAPES), rng.choice(list(COLOURS)))
-        return Edit(scene, f"add {words.counted(thing, 1)}", added(scene, thing, rng), action)
+        return _clear(Edit(scene, f"add {words.counted(thing, 1)}", added(scene, thing, rng), action))
     index = rng.randrange(len(scene.placed))
     placed = scene.placed[index]
     told = tell_apart(scene, placed.thing)
@@ -131,13 +133,19 @@ def any_edit(rng: random.Random, scene: Scene) -> Edit | None:
         return Edit(scene, f"remove {the}", without(scene, index), action) if len(scene.placed) > 1 else None
     if action == "recolour":
         colour = rng.choice([c for c in COLOURS if c != placed.thing.colour])
-        changed = replace(placed, thing=replace(placed.thing, colour=colour))
-        return Edit(scene, f"make {the} {colour}", with_thing(scene, index, changed), action)
+        changed = with_thing(scene, index, placed.recoloured(colour))
+        return _clear(Edit(scene, f"make {the} {colour}", changed, action))
     side, axis, to = rng.choice((("left", 0, 0), ("right", 0, GRID - 1), ("top", 1, 0), ("bottom", 1, GRID - 1)))
     cell = (to, placed.cell[1]) if axis == 0 else (placed.cell[0], to)
     if cell not in free_cells(scene):
         return None
-    return Edit(scene, f"move {the} to the {side}", with_thing(scene, index, replace(placed, cell=cell)), action)
+    moved = with_thing(scene, index, replace(placed, cell=cell))
+    return _clear(Edit(scene, f"move {the} to the {side}", moved, action))
+
+
+def _clear(edit: Edit) -> Edit | None:
+    """The edit, where one can see that it was done; in plain scenes one always can."""
+    return edit if edit.after.is_clear else None
 
 
 def tell_apart(scene: Scene, thing: Thing) -> Thing | None:
@@ -159,7 +167,7 @@ def any_question(rng: random.Random, scene: Scene) -> Question | None:
         return Question(scene, f"what colour is the {thing.shape}?", str(thing.colour), about)
     if about == "shape" and scene.count(Thing(None, thing.colour)) == 1:
         return Question(scene, f"what shape is {thing.colour}?", str(thing.shape), about)
-    if about == "background":
+    if about == "background" and (scene.manner is None or scene.manner.named):
         return Question(scene, "what colour is the background?", scene.background, about)
     if about == "presence":
         asked = Thing(thing.shape, thing.colour)
@@ -212,39 +220,49 @@ def retry(make: Callable[[], object]):
     return made
 
 
-def draw_sample(rng: random.Random) -> Sample:
+def draw_sample(rng: random.Random, shares: Shares = PLAIN) -> Sample:
     wish, scene = trained(any_wish, rng)
     text = words.chinese(wish) if rng.random() < 0.14 else words.prompt(wish, rng)
-    return (Part("read", text, droppable=True), Part("draw", scene=scene))
+    return (Part("read", shares.said(text, rng), droppable=True), Part("draw", scene=scene))
 
 
-def edit_sample(rng: random.Random) -> Sample:
+def edit_sample(rng: random.Random, shares: Shares = PLAIN) -> Sample:
     while True:
-        edit = any_edit(rng, trained(any_wish, rng)[1])
+        edit = any_edit(rng, shares.drawn(trained(any_wish, rng)[1], rng))
         if edit is not None and not scene_held_out(edit.after):
             break
     return (
         Part("keep", scene=edit.before, droppable=True),
         Part("look", scene=edit.before, droppable=True),
-        Part("read", edit.instruction, droppable=True),
-        Part("draw", scene=edit.after),
+        Part("read", shares.said(edit.instruction, rng), droppable=True),
+        Part("draw", scene=without_jpeg(edit.after)),
     )
 
 
-def ask_sample(rng: random.Random) -> Sample:
+def without_jpeg(scene: Scene) -> Scene:
+    """As it is to be drawn: traces of JPEG are nobody's wish."""
+    return replace(scene, manner=replace(scene.manner, quality=None)) if scene.manner else scene
+
+
+def ask_sample(rng: random.Random, shares: Shares = PLAIN) -> Sample:
     scene = trained(any_wish, rng)[1]
     if rng.random() < 0.2:
         scene = caption_order(scene)
-        return (Part("look", scene=scene), Part("read", CAPTION_QUESTION), Part("write", caption(scene)))
+        question = shares.said(CAPTION_QUESTION, rng)
+        return (Part("look", scene=scene), Part("read", question), Part("write", caption(scene)))
+    scene = shares.drawn(scene, rng)
+    if chance(shares.unknown, rng):
+        question = about_unknown(rng.choice(SHAPES), rng, held_out=False)
+        return (Part("look", scene=scene), Part("read", shares.said(question, rng)), Part("write", NOT_KNOWN))
     question = retry(lambda: any_question(rng, scene))
-    asked = (Part("look", scene=scene), Part("read", question.text))
-    if rng.random() < 0.1:
+    asked = (Part("look", scene=scene), Part("read", shares.said(question.text, rng)))
+    if scene.manner is None and rng.random() < 0.1:
         written = f"{words.thought(caption(caption_order(scene)))} {question.answer}"
         return (Part("read", THINK_THEN_ANSWER), *asked, Part("write", written))
     return (*asked, Part("write", question.answer))
 
 
-def think_sample(rng: random.Random) -> Sample:
+def think_sample(rng: random.Random, shares: Shares = PLAIN) -> Sample:
     """A riddle, or now and then a plain prompt, thought over before it is drawn."""
     if rng.random() < 0.8:
         while held_out((wish := (drawn := any_riddle(rng))[0]).things, wish.background):
@@ -256,7 +274,7 @@ def think_sample(rng: random.Random) -> Sample:
         text = words.prompt(wish, rng)
     return (
         Part("read", THINK_THEN_DRAW),
-        Part("read", text, droppable=True),
+        Part("read", shares.said(text, rng), droppable=True),
         Part("write", words.thought(words.describe(wish)), droppable=True),
         Part("draw", scene=scene),
     )
@@ -306,40 +324,43 @@ def answered(answer: str) -> str:
     return f"<answer> {answer} </answer>"
 
 
-def _left(rng: random.Random) -> Left:
+def _left(rng: random.Random, shares: Shares) -> Left:
     """One whose scenes are not kept for the score."""
     while scene_held_out((left := any_left(rng)).before) or scene_held_out(left.after):
         pass
-    return left
+    before = shares.drawn(left.before, rng)
+    stays = tuple(p for p in before.placed if not left.gone.fits(p.thing))
+    return replace(left, before=before, after=replace(before, placed=stays))
 
 
-def left_sample(rng: random.Random) -> Sample:
+def left_sample(rng: random.Random, shares: Shares = PLAIN) -> Sample:
     """What is left is drawn, looked at as any other picture, and counted. All words before it are dropped together."""
-    left = _left(rng)
+    left = _left(rng, shares)
+    after = without_jpeg(left.after)
     return (
         Part("read", DRAW_THEN_ANSWER, droppable=True),
         Part("keep", scene=left.before, droppable=True),
         Part("look", scene=left.before, droppable=True),
-        Part("read", left.text, droppable=True),
+        Part("read", shares.said(left.text, rng), droppable=True),
         Part("write", left.plan, droppable=True),
-        Part("draw", scene=left.after),
-        Part("keep", scene=left.after),
-        Part("look", scene=left.after),
+        Part("draw", scene=after),
+        Part("keep", scene=after),
+        Part("look", scene=after),
         Part("write", answered(left.answer)),
     )
 
 
-def left_in_words_sample(rng: random.Random) -> Sample:
+def left_in_words_sample(rng: random.Random, shares: Shares = PLAIN) -> Sample:
     """The same question answered at once, or after a caption of what is left."""
-    left = _left(rng)
-    asked = (Part("look", scene=left.before), Part("read", left.text))
+    left = _left(rng, PLAIN)
+    asked = (Part("look", scene=left.before), Part("read", shares.said(left.text, rng)))
     if rng.random() < 0.5:
         return (*asked, Part("write", left.answer))
     thought = words.thought(caption(caption_order(left.after)))
     return (Part("read", THINK_THEN_ANSWER), *asked, Part("write", f"{thought} {left.answer}"))
 
 
-TASKS: dict[str, Callable[[random.Random], Sample]] = {
+TASKS: dict[str, Callable[..., Sample]] = {  # of a random.Random and, where not all is plain, Shares
     "draw": draw_sample,
     "edit": edit_sample,
     "ask": ask_sample,

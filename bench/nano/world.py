@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import zlib
 from collections.abc import Iterable, Sequence
@@ -25,7 +26,10 @@ PITCH = 20.5
 CENTRES = tuple(SIDE / 2 + PITCH * (i - 1) for i in range(GRID))
 MOST = 4
 HELD_OUT = 8  # one combination in this many is never trained on
+VISIBLE = 75  # RGB distance from the ground below which a thing could be overlooked
+REACHES = 1.2  # radii: a star's points, the farthest of all shapes
 Cell = tuple[int, int]  # column, row
+RGB = tuple[int, int, int]
 # (columns, rows) from the second thing to the first
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 
@@ -47,6 +51,29 @@ class Thing:
 
 
 @dataclass(frozen=True)
+class Form:
+    """How a thing looks where it is not drawn plainly; radius in pixels of a 64 pixel picture."""
+
+    radius: float
+    shade: RGB | None = None  # None: the colour's own value
+    line: float | None = None  # width of a ring's band or a cross's bars, in radii; None: the plain one
+    turn: float = 0.0  # degrees
+    outlined: bool = False  # by a thin line in a darker shade
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a picture was made that is not drawn plainly: by whose `hand` (bench.nano.pictures), at which side."""
+
+    hand: str
+    side: int
+    smooth: bool = True  # antialiased
+    ground: RGB | None = None  # None: the background's own value
+    quality: int | None = None  # JPEG's; None: without its artefacts
+    named: bool = True  # whether the ground is a shade of what Scene.background says
+
+
+@dataclass(frozen=True)
 class Placed:
     """A thing with nothing left unsaid, in a cell, off its centre by dx, dy pixels (of a 64 pixel picture)."""
 
@@ -54,24 +81,72 @@ class Placed:
     cell: Cell
     dx: float = 0.0
     dy: float = 0.0
+    form: Form | None = None
 
     @property
     def centre(self) -> tuple[float, float]:
         """x, y in a 64 pixel picture."""
         return CENTRES[self.cell[0]] + self.dx, CENTRES[self.cell[1]] + self.dy
 
+    @property
+    def radius(self) -> float:
+        return self.form.radius if self.form else SIZES[self.thing.size or "big"]
+
+    @property
+    def shade(self) -> RGB:
+        return (self.form and self.form.shade) or COLOURS[self.thing.colour or "red"]
+
+    def recoloured(self, colour: str) -> Placed:
+        """In the plain value of another colour: an instruction says no other."""
+        form = self.form and replace(self.form, shade=None)
+        return replace(self, thing=replace(self.thing, colour=colour), form=form)
+
+    @property
+    def is_inside(self) -> bool:
+        return all(self.radius * REACHES <= c <= SIDE - self.radius * REACHES for c in self.centre)
+
+    def touches(self, other: Placed) -> bool:
+        """Whether two things might be seen as one."""
+        (x1, y1), (x2, y2) = self.centre, other.centre
+        return math.hypot(x1 - x2, y1 - y2) < (self.radius + other.radius) * REACHES
+
 
 @dataclass(frozen=True)
 class Scene:
     placed: tuple[Placed, ...]
     background: str
+    manner: Manner | None = None  # None: drawn plainly
 
     @property
     def things(self) -> tuple[Thing, ...]:
         return tuple(p.thing for p in self.placed)
 
+    @property
+    def ground(self) -> RGB:
+        return (self.manner and self.manner.ground) or BACKGROUNDS[self.background]
+
     def count(self, thing: Thing) -> int:
         return sum(thing.fits(t) for t in self.things)
+
+    def on(self, background: str) -> Scene:
+        """On the plain value of another background."""
+        manner = self.manner and replace(self.manner, ground=None, named=True)
+        return replace(self, background=background, manner=manner)
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether every thing can be told from the ground and, off the plain grid, from the others."""
+        if any(colours_apart(p.shade, self.ground) < VISIBLE for p in self.placed):
+            return False
+        if self.manner is None:
+            return True
+        pairs = [(a, b) for i, a in enumerate(self.placed) for b in self.placed[:i]]
+        return all(p.is_inside for p in self.placed) and not any(a.touches(b) for a, b in pairs)
+
+
+def colours_apart(one: RGB, other: RGB) -> float:
+    """Distance of two colours in RGB."""
+    return math.dist(one, other)
 
 
 @dataclass(frozen=True)
