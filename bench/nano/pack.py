@@ -1,164 +1,92 @@
-"""Samples to one packed sequence: the keyword arguments of BagelForUnifiedMultimodal.forward."""
+"""Laid-out samples to one packed sequence: the keyword arguments of BagelForUnifiedMultimodal.forward."""
 
 from __future__ import annotations
 
-import functools
-import random
-from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from bagel_export.config import BagelConfig
-from bagel_rt.artefact.manifest import SPECIAL_TOKENS, ResizeRule
-from bagel_rt.inputs.images import patchify, position_ids, resize, to_pixels
-from bench.nano.render import render
-from bench.nano.tasks import Part, Sample
-from bench.nano.world import Scene
-
-ROUND = 8  # samples are padded to a multiple of it, so that attention runs on batches of equal length
-DROP = {"read": 0.1, "look": 0.5, "keep": 0.1}  # as the paper drops text, ViT and clean VAE tokens
-
-
-@dataclass
-class Stored:
-    """A sample and its scenes' latents, mean and deviation (2, 16, h, w) each, in the order of its parts."""
-
-    sample: Sample
-    latents: tuple[Tensor, ...] = ()
-
-
-@dataclass
-class _Sequence:
-    """One sample's tokens while it is laid out."""
-
-    ids: list[int] = field(default_factory=list)  # -1 looks, -2 latents
-    positions: list[int] = field(default_factory=list)
-    splits: list[tuple[int, str]] = field(default_factory=list)
-    labels: list[tuple[int, int]] = field(default_factory=list)  # place, token
-    images: list[tuple[int, Part]] = field(default_factory=list)
-    position: int = 0
-
-    def extend(self, ids: list[int], positions: list[int], mode: str) -> None:
-        self.ids += ids
-        self.positions += positions
-        self.splits.append((len(ids), mode))
-        self.position = positions[-1] + 1
+from bagel_rt.inputs.images import position_ids
+from bench.nano.layout import LATENT, LOOKED, Laid
 
 
 class Packer:
-    """Draws dropout, timesteps and latent noise from `rng` and torch; everything else follows from the samples.
+    """Timesteps and noise are drawn from torch; everything else follows from the samples. Tensors are on `device`."""
 
-    draws: how often a drawn picture stands in its sample, each time with its own noise and time. Noisy pictures do not
-    see each other, so each is what it would be alone, and what comes before them is computed once.
-    """
+    def __init__(self, config: BagelConfig, device: torch.device | str = "cpu"):
+        self.config, self.device = config, torch.device(device)
+        side = config.vit.image_size // config.vit.patch_size
+        self.vit_positions = self._places(side, config.vit_max_num_patch_per_side)
+        self.latent_positions = self._places(config.max_latent_size, config.max_latent_size)
 
-    def __init__(self, tokenizer: Tokenizer, config: BagelConfig, vit_rule: ResizeRule, draws: int = 1):
-        self.tokenizer, self.draws = tokenizer, draws
-        self.encode = functools.lru_cache(20_000)(lambda text: tokenizer.encode(text, add_special_tokens=False).ids)
-        self.special = {name: tokenizer.token_to_id(token) for name, token in SPECIAL_TOKENS.items()}
-        self.config, self.vit_rule = config, vit_rule
-        side = vit_rule.max_size // config.vit.patch_size
-        self.vit_positions = torch.from_numpy(position_ids((side, side), config.vit_max_num_patch_per_side))
+    def _places(self, side: int, table_side: int) -> Tensor:
+        return torch.from_numpy(position_ids((side, side), table_side)).to(self.device)
 
-    def pack(self, stored: list[Stored], rng: random.Random) -> dict:
-        laid = sorted((self._lay(s, rng) for s in stored), key=lambda pair: len(pair[0].ids))
-        ids = torch.tensor([i for s, _ in laid for i in s.ids])
-        text, look, latent = (torch.nonzero(m).flatten() for m in (ids >= 0, ids == -1, ids == -2))
-        starts = np.cumsum([0, *(len(s.ids) for s, _ in laid)])
-        labels = [
-            (int(at) + place, token) for at, (s, _) in zip(starts, laid, strict=False) for place, token in s.labels
-        ]
-        batch = {
+    def pack(self, laid: list[Laid], bank: Tensor) -> dict[str, Any]:
+        """bank (rows, 2, 16, h, w): means and deviations of latents, see bench.nano.pools."""
+        laid = sorted(laid, key=lambda one: len(one.ids))
+        ids = np.concatenate([one.ids for one in laid])
+        text, look, latent = (self._sent(np.flatnonzero(m)) for m in (ids >= 0, ids == LOOKED, ids == LATENT))
+        batch: dict[str, Any] = {
             "sequence_length": len(ids),
-            "packed_text_ids": ids[text],
+            "packed_text_ids": self._sent(ids[ids >= 0]),
             "packed_text_indexes": text,
-            "sample_lens": [len(s.ids) for s, _ in laid],
-            "packed_position_ids": torch.tensor([p for s, _ in laid for p in s.positions]),
-            "split_lens": [n for s, _ in laid for n, _ in s.splits],
-            "attn_modes": [mode for s, _ in laid for _, mode in s.splits],
+            "sample_lens": [len(one.ids) for one in laid],
+            "packed_position_ids": self._sent(np.concatenate([one.positions for one in laid])),
+            "split_lens": [n for one in laid for n, _ in one.splits],
+            "attn_modes": [mode for one in laid for _, mode in one.splits],
         }
-        if labels:
-            batch["ce_loss_indexes"], batch["packed_label_ids"] = torch.tensor(labels).T.contiguous()
-        looks = [p.scene for s, _ in laid for _, p in s.images if p.kind == "look"]
-        if looks:
-            batch |= self._looks(looks, look)  # type: ignore[arg-type]
-        pictures = [(p, z) for s, zs in laid for (_, p), z in zip(_latent_parts(s), zs, strict=True)]
-        if pictures:
-            batch |= self._latents(pictures, latent)
-        return batch
+        return batch | self._labels(laid) | self._looks(laid, look) | self._latents(laid, latent, bank)
 
-    def _lay(self, stored: Stored, rng: random.Random) -> tuple[_Sequence, list[Tensor]]:
-        kept = dropped(stored.sample, rng)
-        out, latents, waiting = _Sequence(), [], iter(stored.latents)
-        for part, keep in zip(stored.sample, kept, strict=True):
-            z = next(waiting) if part.kind in ("keep", "draw") else None
-            if not keep:
-                continue
-            if part.kind in ("read", "write"):
-                self._text(out, part)
-                continue
-            here = out.position
-            for _ in range(self.draws if part.kind == "draw" else 1):
-                out.position = here
-                self._image(out, part)
-                latents += [] if z is None else [z]
-            if part.kind == "draw":
-                out.position = here  # what is drawn is read only once it is kept or looked at, from the same position
-        if spare := -len(out.ids) % ROUND:
-            out.extend([0] * spare, [out.position] * spare, "causal")
-        return out, latents
+    def _sent(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values.astype(np.int64)).to(self.device, non_blocking=True)
 
-    def _text(self, out: _Sequence, part: Part) -> None:
-        ids = [self.special["im_start"], *self.encode(part.text), self.special["im_end"]]
-        if part.kind == "write":
-            out.labels += [(len(out.ids) + i, token) for i, token in enumerate(ids[1:])]
-        out.extend(ids, list(range(out.position, out.position + len(ids))), "causal")
+    def _labels(self, laid: list[Laid]) -> dict[str, Any]:
+        starts = np.cumsum([0, *(len(one.ids) for one in laid)])
+        labels = np.concatenate([one.labels + np.array((at, 0)) for at, one in zip(starts, laid, strict=False)])
+        if not len(labels):
+            return {}
+        return {"ce_loss_indexes": self._sent(labels[:, 0]), "packed_label_ids": self._sent(labels[:, 1])}
 
-    def _image(self, out: _Sequence, part: Part) -> None:
-        assert part.scene is not None
-        tokens = [-1] * len(self.vit_positions) if part.kind == "look" else [-2] * self.config.max_latent_size**2
-        out.images.append((len(out.ids), part))
-        ids = [self.special["vision_start"], *tokens, self.special["vision_end"]]
-        out.extend(ids, [out.position] * len(ids), "noise" if part.kind == "draw" else "full")
-
-    def _looks(self, scenes: list[Scene], indexes: Tensor) -> dict:
-        rows = np.concatenate([self._patches(s) for s in scenes])
+    def _looks(self, laid: list[Laid], indexes: Tensor) -> dict[str, Any]:
+        looked = np.concatenate([one.looked for one in laid])
+        if not len(looked):
+            return {}
         return {
-            "packed_vit_tokens": torch.from_numpy(rows),
+            "packed_vit_tokens": patches(pixels(looked, self.device), self.config.vit.patch_size),
             "packed_vit_token_indexes": indexes,
-            "packed_vit_position_ids": self.vit_positions.repeat(len(scenes)),
-            "vit_token_seqlens": torch.full((len(scenes),), len(self.vit_positions)),
+            "packed_vit_position_ids": self.vit_positions.repeat(len(looked)),
+            "vit_token_seqlens": torch.full((len(looked),), len(self.vit_positions)),
         }
 
-    def _patches(self, scene: Scene) -> np.ndarray:
-        return patchify(to_pixels(resize(self.vit_rule, Image.fromarray(render(scene)))), self.config.vit.patch_size)
-
-    def _latents(self, pictures: list[tuple[Part, Tensor]], indexes: Tensor) -> dict:
+    def _latents(self, laid: list[Laid], indexes: Tensor, bank: Tensor) -> dict[str, Any]:
+        pictures = [(one.rows[which], drawn) for one in laid for which, drawn in one.latents]
+        if not pictures:
+            return {}
+        rows, drawn = (np.array(values) for values in zip(*pictures, strict=True))
+        moments, noisy = bank[self._sent(rows)].float(), torch.from_numpy(drawn).to(self.device)
+        times = torch.where(noisy, torch.randn(len(rows), device=self.device), -torch.inf)
         grid, size = self.config.max_latent_size, self.config.max_latent_size**2
-        moments = torch.stack([z for _, z in pictures]).float()
-        noisy = torch.tensor([p.kind == "draw" for p, _ in pictures])
-        logits = torch.where(noisy, torch.randn(len(pictures)), -torch.inf).repeat_interleave(size)
-        places = torch.from_numpy(position_ids((grid, grid), grid))
         return {
             "padded_latent": moments[:, 0] + moments[:, 1] * torch.randn_like(moments[:, 1]),
-            "patchified_vae_latent_shapes": [(grid, grid)] * len(pictures),
-            "packed_latent_position_ids": places.repeat(len(pictures)),
+            "patchified_vae_latent_shapes": [(grid, grid)] * len(rows),
+            "packed_latent_position_ids": self.latent_positions.repeat(len(rows)),
             "packed_vae_token_indexes": indexes,
-            "packed_timesteps": logits,
-            "mse_loss_indexes": indexes[logits > -torch.inf],
+            "packed_timesteps": times.repeat_interleave(size),
+            "mse_loss_indexes": indexes[noisy.repeat_interleave(size)],
         }
 
 
-def _latent_parts(sequence: _Sequence) -> list[tuple[int, Part]]:
-    return [(at, p) for at, p in sequence.images if p.kind != "look"]
+def pixels(pictures: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    """(n, side, side, 3) uint8 -> (n, 3, side, side) float32 in -1..1."""
+    values = torch.from_numpy(pictures).to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+    return ((values / 255 - 0.5) / 0.5).contiguous()
 
 
-def dropped(sample: Sample, rng: random.Random) -> list[bool]:
-    """Which parts stay: each kind of droppable part goes together, as guidance leaves them out."""
-    text, look, keep = (rng.random() >= DROP[kind] for kind in ("read", "look", "keep"))
-    stays = {"read": text, "write": text, "look": look, "keep": keep, "draw": True}
-    return [stays[part.kind] or not part.droppable for part in sample]
+def patches(values: Tensor, patch: int) -> Tensor:
+    """(n, 3, side, side) -> (n * patches, patch * patch * 3), as bagel_rt.inputs.images.patchify of each."""
+    cells = values.unflatten(2, (-1, patch)).unflatten(4, (-1, patch))  # (n, 3, rows, patch, columns, patch)
+    return cells.permute(0, 2, 4, 3, 5, 1).reshape(-1, patch * patch * values.shape[1])

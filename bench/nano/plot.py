@@ -13,7 +13,12 @@ SMOOTH = 25  # logged steps in a running mean
 
 
 def series(log: Path, step: str, value: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of a log's lines that have both; of a step done twice, after a resumption, the later one."""
+    """Steps and values of a log's lines that have both; of a step done twice, after a resumption, the later one.
+
+    None of a log that is not there: a VAE that came with a checkpoint has none.
+    """
+    if not log.exists():
+        return np.zeros(0), np.zeros(0)
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     points = {row[step]: row[value] for row in rows if step in row and value in row}
     steps = np.array(sorted(points))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import tomllib
 from pathlib import Path
 
@@ -13,21 +14,28 @@ from torch import Tensor
 
 from bagel_export.checkpoint.shards import VAE_WEIGHTS, WEIGHTS
 from bagel_export.checkpoint.synthetic import write_configs
-from bagel_rt.artefact.manifest import ResizeRule
-from bench.nano.train import CONFIG, PATCH, model_config
-from bench.nano.world import SIDE
+from bench.nano.pictures import RULE
+from bench.nano.start import BEGUN, OF_TOKENS, model_config, vit_rule
+from bench.nano.train import CONFIG
 
 
-def write_snapshot(state: Path, out: Path, config: dict) -> None:
-    """The averaged weights and the VAE in bfloat16, configs and tokenizer; files that are there are replaced."""
-    shape, side = model_config(config["model"]), config["model"]["vit_side"]
+def write_snapshot(state: Path, out: Path, config: dict, done: bool = True) -> None:
+    """The averaged weights and the VAE in bfloat16, configs and tokenizer; files that are there are replaced.
+
+    done: else the step is noted, so that training from this checkpoint goes on with it.
+    """
+    saved = torch.load(state / "model.pt", map_location="cpu", weights_only=False)
+    vae = torch.load(state / "vae-final.pt", map_location="cpu", weights_only=True)["vae"]
+    average = {name.removeprefix("model."): values for name, values in saved["average"].items()}
+    shape = model_config(config["model"], len(average[OF_TOKENS[0]]))
     out.mkdir(parents=True, exist_ok=True)
-    write_configs(out, shape.llm, shape.vit, ResizeRule(SIDE, SIDE, 16), ResizeRule(side, side, PATCH))
+    write_configs(out, shape.llm, shape.vit, RULE, vit_rule(config))
     Tokenizer.from_file(str(state / "tokenizer.json")).save(str(out / "tokenizer.json"))
-    average = torch.load(state / "model.pt", weights_only=False)["average"]
-    vae = torch.load(state / "vae-final.pt", weights_only=True)["vae"]
-    save_file({k.removeprefix("model."): _half(v) for k, v in average.items()}, out / WEIGHTS, {"format": "pt"})
-    save_file({k: _half(v) for k, v in vae.items()}, out / VAE_WEIGHTS, {"format": "pt"})
+    save_file({name: _half(v) for name, v in average.items()}, out / WEIGHTS, {"format": "pt"})
+    save_file({name: _half(v) for name, v in vae.items()}, out / VAE_WEIGHTS, {"format": "pt"})
+    (out / BEGUN).unlink(missing_ok=True)
+    if not done:
+        (out / BEGUN).write_text(json.dumps({"step": saved["step"]}) + "\n", encoding="utf-8")
 
 
 def _half(values: Tensor) -> Tensor:

@@ -8,16 +8,17 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from bagel_export.checkpoint.synthetic import SPLIT
 from bagel_rt.artefact.manifest import SPECIAL_TOKENS
+from bench.nano.shares import PLAIN, Shares
 from bench.nano.tasks import TASKS
 
 CORPUS = 30_000
 
 
-def train_tokenizer(vocabulary: int, seed: int) -> Tokenizer:
-    """At most `vocabulary` ids, special tokens last."""
+def train_tokenizer(vocabulary: int, seed: int, shares: Shares = PLAIN, texts: int = CORPUS) -> Tokenizer:
+    """At most `vocabulary` ids, special tokens last, from so many samples' texts."""
     rng = random.Random(seed)
     names = list(TASKS)
-    texts = [p.text for i in range(CORPUS) for p in TASKS[names[i % len(names)]](rng) if p.text]
+    said = [p.text for i in range(texts) for p in TASKS[names[i % len(names)]](rng, shares) if p.text]
     special = [AddedToken(t, normalized=False, special=True) for t in ("<|endoftext|>", *SPECIAL_TOKENS.values())]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -31,6 +32,6 @@ def train_tokenizer(vocabulary: int, seed: int) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(said, trainer)
     tokenizer.add_special_tokens(special)
     return tokenizer

@@ -1,6 +1,7 @@
 """Trains bagel-nano: python -m bench.nano.train --state DIR. Started again, it goes on where it was.
 
-One command does it all: the tokenizer, the VAE, then the model. bench.nano.snapshot makes a checkpoint of it.
+One command does it all: the tokenizer, the VAE, then the model; with --from, a checkpoint's are what it begins with.
+bench.nano.snapshot makes a checkpoint of it, bench.nano.make does everything up to the scores.
 """
 
 from __future__ import annotations
@@ -10,220 +11,257 @@ import copy
 import random
 import time
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
-from bagel_export.config import BagelConfig, LLMConfig, ViTConfig
 from bagel_export.reference.vae import SCALE, SHIFT, AutoEncoder
 from bagel_export.training.unified import BagelForUnifiedMultimodal
-from bagel_rt.artefact.manifest import ResizeRule
-from bench.nano import train_vae
-from bench.nano.arithmetic import TYPE, autocast
-from bench.nano.pack import Packer, Stored
-from bench.nano.state import Average, State, stop_when_told
-from bench.nano.tasks import TASKS
-from bench.nano.tokenizer import train_tokenizer
-from bench.nano.world import SIDE
+from bench.nano import start, train_vae
+from bench.nano.arithmetic import autocast, found_device, type_on
+from bench.nano.optimizers import factor, optimizers
+from bench.nano.pack import Packer, pixels
+from bench.nano.pools import Bank, Made, Pools, fresh_counts
+from bench.nano.state import Average, Progress, State, Stopped, stop_when_told
+from bench.nano.supply import Recipe, Supply
 
 CONFIG = Path(__file__).with_name("config.toml")
-PATCH = 14
-WITHOUT_LATENTS = ("ask", "left in words")  # tasks whose pictures are only looked at: made anew each time
-
-
-def model_config(sizes: dict[str, Any]) -> BagelConfig:
-    llm = LLMConfig(
-        hidden_size=sizes["hidden_size"],
-        intermediate_size=sizes["intermediate_size"],
-        num_hidden_layers=sizes["num_hidden_layers"],
-        num_attention_heads=sizes["num_attention_heads"],
-        num_key_value_heads=sizes["num_key_value_heads"],
-        vocab_size=sizes["vocabulary"],
-        max_position_embeddings=4096,
-        rms_norm_eps=1e-6,
-        rope_theta=sizes["rope_theta"],
-    )
-    side = sizes["vit_side"]
-    vit = ViTConfig(
-        hidden_size=sizes["vit_hidden_size"],
-        intermediate_size=sizes["vit_intermediate_size"],
-        num_hidden_layers=sizes["vit_num_hidden_layers"],
-        num_attention_heads=sizes["vit_num_attention_heads"],
-        patch_size=PATCH,
-        image_size=side,
-    )
-    return BagelConfig(
-        llm,
-        vit,
-        max_latent_size=sizes["max_latent_size"],
-        vit_max_num_patch_per_side=vit.grid,
-        timestep_shift=sizes["timestep_shift"],
-    )
-
-
-class Pools:
-    """Samples with their latents, per task; a few are replaced each step, so that one encoding serves several."""
-
-    def __init__(self, vae: AutoEncoder, config: dict, rng: random.Random):
-        self.vae, self.rng, self.room = vae, rng, config["pool"]
-        self.mix = config["mix"]
-        self.pools: dict[str, list[Stored]] = {name: [] for name in self.mix if name not in WITHOUT_LATENTS}
-        self._next = dict.fromkeys(self.pools, 0)
-
-    def grow(self, samples: int) -> None:
-        """Add so many samples in the mix's proportions, replacing the oldest where a pool is full."""
-        share = sum(self.mix[name] for name in self.pools)
-        for name, pool in self.pools.items():
-            room = int(self.room * self.mix[name] / share)
-            for stored in self._encoded([TASKS[name](self.rng) for _ in range(-(-samples * self.mix[name] // share))]):
-                if len(pool) < room:
-                    pool.append(stored)
-                else:
-                    pool[self._next[name] % room] = stored
-                    self._next[name] += 1
-
-    def batch(self) -> list[Stored]:
-        drawn = [s for name, pool in self.pools.items() for s in self.rng.choices(pool, k=self.mix[name])]
-        asked = [name for name in self.mix if name in WITHOUT_LATENTS]
-        return drawn + [Stored(TASKS[name](self.rng)) for name in asked for _ in range(self.mix[name])]
-
-    def _encoded(self, samples: list) -> list[Stored]:
-        scenes = [p.scene for s in samples for p in s if p.kind in ("keep", "draw")]
-        with torch.no_grad(), autocast():
-            mean, logvar = self.vae.encoder(train_vae.pixels(scenes, SIDE)).float().chunk(2, dim=1)
-        moments = torch.stack([SCALE * (mean - SHIFT), SCALE * torch.exp(0.5 * logvar)], dim=1).half()
-        rows = iter(moments.unbind())
-        return [Stored(s, tuple(next(rows).clone() for p in s if p.kind in ("keep", "draw"))) for s in samples]
-
-
-def optimizers(model: BagelForUnifiedMultimodal, config: dict) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, AdamW for everything else."""
-    matrices, rest = [], []
-    for name, p in model.named_parameters():
-        if p.requires_grad:
-            (matrices if p.ndim == 2 and ".layers." in name else rest).append(p)
-    return [
-        torch.optim.Muon(
-            matrices, lr=config["muon_rate"], weight_decay=config["weight_decay"], adjust_lr_fn="match_rms_adamw"
-        ),
-        torch.optim.AdamW(rest, lr=config["adam_rate"], betas=(0.9, 0.98), weight_decay=0.0),
-    ]
-
-
-def factor(step: int, steps: int, warmup: int, decay: int) -> float:
-    """Warm-up, a plateau from which training can be lengthened, a linear decay at the end."""
-    return min(1.0, (step + 1) / warmup, max(0.0, (steps - step) / decay))
 
 
 class Mixed:
-    """Arithmetic in TYPE on a copy of a float32 model: gradients come back, new weights go over."""
+    """Arithmetic in the device's type on a copy of a float32 model: gradients come back, new weights go over."""
 
-    def __init__(self, model: BagelForUnifiedMultimodal, fuse: bool):
-        self.half = copy.deepcopy(model).to(TYPE)
-        self._pairs = [(p, h) for p, h in zip(model.parameters(), self.half.parameters(), strict=True)]
+    def __init__(self, model: BagelForUnifiedMultimodal, device: torch.device, fuse: bool):
+        self.type = type_on(device)
+        self.half = copy.deepcopy(model).to(self.type)
+        self._weights, self._halves = list(model.parameters()), list(self.half.parameters())
+        if fuse and device.type == "cuda":
+            torch._dynamo.config.suppress_errors = True  # a machine without a compiler trains all the same
         for layer in self.half.model.language_model.model.layers if fuse else ():
             layer._qkv = torch.compile(layer._qkv, dynamic=True)  # type: ignore[union-attr]
             layer._finish = torch.compile(layer._finish, dynamic=True)  # type: ignore[union-attr]
 
-    def losses(self, batch: dict) -> tuple[Tensor, Tensor]:
+    def losses(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy and mean squared error of a packed batch."""
         for name in ("packed_vit_tokens", "padded_latent"):
-            batch[name] = batch[name].to(TYPE)
+            batch[name] = batch[name].to(self.type)
         out = self.half(**batch)
         return out["ce"].float().mean(), out["mse"].float().mean()
 
     @torch.no_grad()
     def gradients_back(self) -> None:
-        for p, h in self._pairs:
-            p.grad = None if h.grad is None else h.grad.float()
+        for p, h in zip(self._weights, self._halves, strict=True):
+            p.grad = None if h.grad is None else torch.empty_like(p) if p.grad is None else p.grad
+        given = [(p.grad, h.grad) for p, h in zip(self._weights, self._halves, strict=True) if h.grad is not None]
+        torch._foreach_copy_(*map(list, zip(*given, strict=True)))
+        for h in self._halves:
             h.grad = None
 
     @torch.no_grad()
     def weights_over(self) -> None:
-        torch._foreach_copy_([h for _, h in self._pairs], [p for p, _ in self._pairs])
+        torch._foreach_copy_(self._halves, self._weights)
 
 
-def train(
-    model: BagelForUnifiedMultimodal, vae: AutoEncoder, packer: Packer, config: dict, state: State, steps: int
-) -> Average:
-    torch.manual_seed(config["seed"])
-    tools, average, start = optimizers(model, config), Average(model, config["ema"]), 0
-    peaks = [t.param_groups[0]["lr"] for t in tools]
-    if (saved := state.load()) is not None:
-        model.load_state_dict(saved["model"])
-        average.values, average.steps, start = saved["average"], saved["step"], saved["step"]
-        for tool, values in zip(tools, saved["optimizers"], strict=True):
+class Encoder:
+    """Pictures (n, side, side, 3) uint8 to the means and deviations of their latents (n, 2, 16, h, w)."""
+
+    def __init__(self, vae: AutoEncoder, device: torch.device):
+        self.vae, self.device = vae, device
+
+    @torch.no_grad()
+    def __call__(self, pictures: np.ndarray) -> Tensor:
+        with autocast(self.device):
+            mean, logvar = self.vae.encoder(pixels(pictures, self.device)).float().chunk(2, dim=1)
+        return torch.stack([SCALE * (mean - SHIFT), SCALE * torch.exp(0.5 * logvar)], dim=1)
+
+
+def settings(config: dict[str, Any], device: torch.device, lesson: str | None = None) -> dict[str, Any]:
+    """The table [training], what a lesson's table says instead, and on a card what [cuda] says; `times` is in the
+    mix."""
+    how = {**config["training"], **(config[lesson] if lesson else {})}
+    how |= config.get("cuda", {}) if device.type == "cuda" else {}
+    return {**how, "mix": {name: n * how.get("times", 1) for name, n in how["mix"].items()}}
+
+
+def recipe(config: dict[str, Any], how: dict[str, Any], tokenizer: str) -> Recipe:
+    counts = tuple(fresh_counts(how["mix"], how["fresh"]).items())
+    sizes, rule, shares = config["model"], start.vit_rule(config), start.shares(config)
+    side, draws, step = sizes["max_latent_size"], how["draws"], how["round"]
+    return Recipe(tokenizer, side, rule, start.PATCH, draws, step, counts, shares, how["seed"])
+
+
+class Batches:
+    """Packed batches, step by step: the samples made for a step go into the pools, and the batch comes out of them.
+
+    The pools are filled with what earlier steps would have brought, so a run that goes on finds what it left, up to
+    `first_fill` of those that have latents.
+    """
+
+    def __init__(self, supply: Supply[Made], pools: Pools, packer: Packer, how: dict[str, Any], first: int):
+        self.supply, self.pools, self.packer, self.seed = supply, pools, packer, how["seed"]
+        for step in range(first - -(-how["first_fill"] // how["fresh"]), first):
+            pools.add(supply(step))
+
+    def __call__(self, step: int) -> dict[str, Any]:
+        self.pools.add(self.supply(step))
+        return self.packed(step)
+
+    def packed(self, step: int) -> dict[str, Any]:
+        """The step's batch, its samples being in the pools."""
+        torch.manual_seed(self.seed * 1_000_003 + step)
+        return self.packer.pack(self.pools.batch(random.Random(f"{self.seed} batch {step}")), self.pools.bank.values)
+
+
+class Run:
+    """A model in training: its optimizers, its average, and the step it is at."""
+
+    def __init__(
+        self, model: BagelForUnifiedMultimodal, how: dict[str, Any], state: State, device: torch.device, first: int
+    ):
+        self.model, self.how, self.state = model.to(device), how, state
+        self.tools, self.average, self.step = optimizers(model, how), Average(model, how["ema"]), first
+        self.average.steps = first
+        self.peaks = [t.param_groups[0]["lr"] for t in self.tools]
+        self.began_at = first
+        if (saved := state.load(device)) is not None:
+            self._go_on(saved)
+        self.mixed = Mixed(model, device, how["fuse"])
+
+    def _go_on(self, saved: dict[str, Any]) -> None:
+        self.model.load_state_dict(saved["model"])
+        self.average.values, self.average.steps, self.step = saved["average"], saved["step"], saved["step"]
+        for tool, values in zip(self.tools, saved["optimizers"], strict=True):
             tool.load_state_dict(values)
-    rng = random.Random(config["seed"] * 1_000_003 + start)
-    torch.manual_seed(config["seed"] * 1_000_003 + start)
-    pools = Pools(vae, config, rng)
-    while len(pools.pools["draw"]) < config["first_fill"]:
-        pools.grow(512)
-    mixed, began = Mixed(model, config["fuse"]), time.monotonic()
 
-    def save(step: int) -> None:
-        state.save(
-            model=model.state_dict(), average=average.values, optimizers=[t.state_dict() for t in tools], step=step
+    def save(self) -> None:
+        optimizers = [t.state_dict() for t in self.tools]
+        self.state.save(
+            model=self.model.state_dict(), average=self.average.values, optimizers=optimizers, step=self.step
         )
 
-    for step in range(start, steps):
-        scale = factor(step, steps, config["warmup"], config["decay_steps"])
-        for tool, peak in zip(tools, peaks, strict=True):
+    def rate(self, steps: int) -> float:
+        """Of the peak. Where a run begins in the middle of a schedule, it warms up there."""
+        warm = min(1.0, (self.step - self.began_at + 1) / self.how["warmup"])
+        return min(warm, factor(self.step, steps, self.how["warmup"], self.how["decay_steps"]))
+
+    def learn(self, batch: dict[str, Any], rate: float) -> tuple[Tensor, Tensor]:
+        """One step; its losses."""
+        losses = self.gradients(batch)
+        self.update(rate)
+        return losses
+
+    def gradients(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        ce, mse = self.mixed.losses(batch)
+        (self.how["ce_weight"] * ce + mse).backward()
+        self.mixed.gradients_back()
+        return ce, mse
+
+    def update(self, rate: float) -> None:
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for tool, peak in zip(self.tools, self.peaks, strict=True):
             for group in tool.param_groups:
-                group["lr"] = peak * scale
-        if step == steps - config["decay_steps"]:
-            save(step)
-            state.keep("trunk")
-        pools.grow(config["fresh"])
-        ce, mse = mixed.losses(packer.pack(pools.batch(), rng))
-        (config["ce_weight"] * ce + mse).backward()
-        mixed.gradients_back()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for tool in tools:
+                group["lr"] = peak * rate
             tool.step()
-        mixed.weights_over()
-        average.update(model)
-        if step % 10 == 0:
-            state.log(step=step, ce=ce.item(), mse=mse.item(), rate=scale, minutes=(time.monotonic() - began) / 60)
-        if state.due() or step + 1 == steps:
-            save(step + 1)
-    return average
+        self.mixed.weights_over()
+        self.average.update(self.model)
+        self.step += 1
+
+
+def train(run: Run, batches: Batches, steps: int) -> None:
+    """Up to `steps`. The state as it is before the decay is put aside: from there training can be lengthened."""
+    began, progress = time.monotonic(), Progress("model", run.step, steps)
+    while run.step < steps:
+        if run.step == steps - run.how["decay_steps"]:
+            run.save()
+            run.state.keep("trunk")
+        rate = run.rate(steps)
+        ce, mse = run.learn(batches(run.step), rate)
+        if (run.step - 1) % 10 == 0:
+            minutes = (time.monotonic() - began) / 60
+            run.state.log(step=run.step - 1, ce=ce.item(), mse=mse.item(), rate=rate, minutes=minutes)
+        progress.say(run.step)
+        if run.state.due() or run.step == steps:
+            run.save()
+
+
+def steps_done(folder: Path) -> int:
+    saved = State(folder, "model").load()
+    return saved["step"] if saved else 0
 
 
 def load_vae(path: Path, base_width: int) -> AutoEncoder:
     vae = AutoEncoder(base_width)
-    vae.load_state_dict(torch.load(path, weights_only=True)["vae"])
+    vae.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["vae"])
     return vae.eval().requires_grad_(False)
 
 
-def run(config: dict, folder: Path, steps: int | None = None) -> None:
+@contextmanager
+def begun(
+    config: dict[str, Any], how: dict[str, Any], folder: Path, checkpoint: Path | None, device: torch.device
+) -> Iterator[tuple[Run, Batches]]:
+    """A run with what it is to learn from, for a folder that has its tokenizer and its VAE."""
+    model = start.first_model(config, folder, checkpoint)
+    run = Run(model, how, State(folder, "model"), device, start.first_step(checkpoint))
+    vae = load_vae(folder / "vae-final.pt", config["vae"]["base_width"]).to(device)
+    tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    with Supply(recipe(config, how, tokenizer), how["workers"]) as supply:
+        pools = Pools(how["mix"], how["pool"], Bank(Encoder(vae, device)))
+        yield run, Batches(supply, pools, Packer(model.config, device), how, run.step)
+
+
+def run(
+    config: dict[str, Any],
+    folder: Path,
+    steps: int | None = None,
+    *,
+    checkpoint: Path | None = None,
+    lesson: str | None = None,
+    new_tokens: bool = False,
+    polish: bool = False,
+    device: torch.device | None = None,
+) -> None:
     """Everything a folder lacks: tokenizer.json, vae-final.pt, then the model up to `steps` (else the config's)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer_file = folder / "tokenizer.json"
-    if not tokenizer_file.exists():
-        train_tokenizer(config["model"]["vocabulary"], config["model"]["seed"]).save(str(tokenizer_file))
-    train_vae.run(config["vae"], folder)
-    vae = load_vae(folder / "vae-final.pt", config["vae"]["base_width"])
-    shape = model_config(config["model"])
-    torch.manual_seed(config["model"]["seed"])
-    model = BagelForUnifiedMultimodal(shape)
-    side = config["model"]["vit_side"]
-    rule, draws = ResizeRule(side, side, PATCH), config["training"]["draws"]
-    packer = Packer(Tokenizer.from_file(str(tokenizer_file)), shape, rule, draws)
-    train(model, vae, packer, config["training"], State(folder, "model"), steps or config["training"]["steps"])
+    device = device or found_device()
+    how = settings(config, device, lesson)
+    if steps_done(folder) >= (steps or how["steps"]):
+        return
+    start.prepare(config, folder, checkpoint, new_tokens, polish)
+    train_vae.run(config["vae"], folder, device, how["workers"])
+    with begun(config, how, folder, checkpoint, device) as (learner, batches):
+        train(learner, batches, steps or how["steps"])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--state", type=Path, required=True, help="folder for checkpoints and logs")
+    parser.add_argument("--config", type=Path, default=CONFIG)
+    parser.add_argument("--steps", type=int, help="instead of the config's")
+    parser.add_argument("--minutes", type=float, help="then it stops, saved; the same command goes on")
+    parser.add_argument("--from", dest="checkpoint", type=Path, metavar="DIR", help="a checkpoint to begin with")
+    parser.add_argument("--new-tokens", action="store_true", help="train the tokenizer anew; words known stay known")
+    parser.add_argument("--polish", action="store_true", help="polish the checkpoint's VAE decoder first")
+    parser.add_argument("--lesson", metavar="TABLE", help="a table of the config that says more than [training]")
+    parser.add_argument("--device", type=torch.device, help="cuda where there is one, else cpu")
+
+
+def run_as_told(args: argparse.Namespace) -> None:
+    """Raises Stopped where the run was told to stop."""
+    stop_when_told(args.minutes)
+    given = {name: getattr(args, name) for name in ("checkpoint", "lesson", "new_tokens", "polish", "device")}
+    run(tomllib.loads(args.config.read_text(encoding="utf-8")), args.state, args.steps, **given)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--state", type=Path, required=True, help="folder for checkpoints and logs")
-    parser.add_argument("--config", type=Path, default=CONFIG)
-    parser.add_argument("--steps", type=int, help="instead of the config's")
-    args = parser.parse_args()
-    stop_when_told()
-    run(tomllib.loads(args.config.read_text()), args.state, args.steps)
+    add_arguments(parser)
+    try:
+        run_as_told(parser.parse_args())
+    except Stopped as stopped:
+        raise SystemExit(str(stopped)) from None
 
 
 if __name__ == "__main__":

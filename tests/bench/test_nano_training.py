@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from golden_cases import distance
 from PIL import Image
 from safetensors.torch import load_file
+from tiny_nano import CONFIG, MODEL, TRAINING
 from tokenizers import Tokenizer
 
 import bagel_rt
@@ -18,31 +20,21 @@ from bagel_export.artefact.export import export
 from bagel_export.reference.masks import from_splits
 from bagel_export.reference.vae import SCALE, SHIFT, AutoEncoder
 from bagel_export.training.unified import BagelForUnifiedMultimodal
-from bagel_rt.artefact.manifest import ResizeRule
-from bench.nano import finetune, plot, train, train_vae
-from bench.nano.pack import DROP, ROUND, Packer, Stored, dropped
+from bagel_rt.inputs.images import patchify, to_pixels
+from bench.nano import plot, train, train_vae
+from bench.nano.layout import DROP, ROUND, Laid, Layout, dropped
+from bench.nano.optimizers import Muon, orthogonal
+from bench.nano.pack import Packer, patches, pixels
+from bench.nano.pools import Bank, Pools, fresh_counts
 from bench.nano.render import render
+from bench.nano.shares import Shares
 from bench.nano.snapshot import write_snapshot
-from bench.nano.state import State
+from bench.nano.start import model_config, moved_rows, vit_rule
+from bench.nano.state import State, Stopped
+from bench.nano.supply import Pictures, Supply
 from bench.nano.tasks import TASKS
+from bench.nano.tokenizer import train_tokenizer
 from bench.nano.world import random_scene
-
-MODEL = {
-    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "max_latent_size": 4, "rope_theta": 1e4, "timestep_shift": 2.0, "vit_hidden_size": 32,
-    "vit_intermediate_size": 64, "vit_num_hidden_layers": 2, "vit_num_attention_heads": 2, "vit_side": 56,
-    "vocabulary": 320, "seed": 0,
-}  # fmt: skip
-VAE = {
-    "base_width": 32, "batch": 2, "steps": 2, "polish_steps": 1, "polish_noise": 0.05, "learning_rate": 1e-3,
-    "warmup": 2, "kl_weight": 1e-5, "mean_weight": 1e-2, "ema": 0.9, "seed": 1,
-}  # fmt: skip
-TRAINING = {
-    "steps": 40, "decay_steps": 10, "warmup": 4, "muon_rate": 5e-3, "adam_rate": 5e-3, "weight_decay": 0.0,
-    "ce_weight": 0.5, "ema": 0.9, "pool": 60, "first_fill": 20, "fresh": 4,
-    "mix": {"draw": 6, "edit": 3, "ask": 4, "think": 2}, "draws": 2, "fuse": False, "seed": 2,
-}  # fmt: skip
-CONFIG = {"model": MODEL, "vae": VAE, "training": TRAINING}
 
 
 @pytest.fixture(scope="module")
@@ -56,15 +48,20 @@ def state(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def packer(state):
-    shape = train.model_config(MODEL)
-    return Packer(Tokenizer.from_file(str(state / "tokenizer.json")), shape, ResizeRule(56, 56, 14))
+def layout(state):
+    return layout_of(state)
 
 
-def stored(name: str, rng: random.Random) -> Stored:
-    sample = TASKS[name](rng)
-    pictures = sum(part.kind in ("keep", "draw") for part in sample)
-    return Stored(sample, tuple(torch.zeros(2, 16, 8, 8) for _ in range(pictures)))
+def layout_of(state, **how) -> Layout:
+    tokenizer = Tokenizer.from_file(str(state / "tokenizer.json"))
+    return Layout(tokenizer, MODEL["max_latent_size"], vit_rule(CONFIG), 14, **how)
+
+
+def packed(laid: list[Laid]) -> dict:
+    """The batch of samples whose latents are all zero."""
+    for one in laid:
+        one.rows = (0,) * len(one.shown)
+    return Packer(model_config(MODEL)).pack(laid, torch.zeros(1, 2, 16, 8, 8))
 
 
 def test_a_stopped_run_goes_on_where_it_was_and_learns(state):
@@ -75,9 +72,9 @@ def test_a_stopped_run_goes_on_where_it_was_and_learns(state):
     assert (state / "model-trunk.pt").exists()
 
 
-def test_a_packed_batch_accounts_for_every_token(packer):
+def test_a_packed_batch_accounts_for_every_token(layout):
     rng = random.Random(3)
-    batch = packer.pack([stored(name, rng) for name in TASKS for _ in range(5)], rng)
+    batch = packed([layout.lay(TASKS[name](rng, Shares(0.5, 0.5, 0.5)), rng) for name in TASKS for _ in range(5)])
     length = batch["sequence_length"]
     assert sum(batch["sample_lens"]) == sum(batch["split_lens"]) == len(batch["packed_position_ids"]) == length
     kinds = [batch[f"packed_{kind}_indexes"] for kind in ("text", "vit_token", "vae_token")]
@@ -87,21 +84,20 @@ def test_a_packed_batch_accounts_for_every_token(packer):
     assert len(batch["packed_vit_tokens"]) == len(batch["packed_vit_token_indexes"])
 
 
-def test_text_that_is_written_is_learned_up_to_its_end_and_text_that_is_read_is_not(packer):
-    sample = stored("ask", random.Random(4))
-    batch = packer.pack([sample], random.Random(0))
-    written = [p.text for p in sample.sample if p.kind == "write"]
+def test_text_that_is_written_is_learned_up_to_its_end_and_text_that_is_read_is_not(layout):
+    sample = TASKS["ask"](random.Random(4))
+    batch = packed([layout.lay(sample, random.Random(0))])
+    written = [p.text for p in sample if p.kind == "write"]
     labels = batch["packed_label_ids"].tolist()
-    assert labels == [*packer.encode(written[0]), packer.special["im_end"]]
+    assert labels == [*layout.encode(written[0]), layout.special["im_end"]]
     ids = dict(zip(batch["packed_text_indexes"].tolist(), batch["packed_text_ids"].tolist(), strict=True))
     assert [ids[i + 1] for i in batch["ce_loss_indexes"].tolist()] == labels  # each place predicts the next
 
 
-def test_a_picture_takes_one_position_and_only_the_drawn_one_is_noisy(packer):
+def test_a_picture_takes_one_position_and_only_the_drawn_one_is_noisy(layout):
     rng = random.Random(5)
     while True:
-        sample = stored("edit", rng)
-        batch = packer.pack([sample], rng)
+        batch = packed([layout.lay(TASKS["edit"](rng), rng)])
         if batch["attn_modes"][:3] == ["full", "full", "causal"]:
             break
     starts = np.cumsum([0, *batch["split_lens"]])
@@ -114,9 +110,9 @@ def test_a_picture_takes_one_position_and_only_the_drawn_one_is_noisy(packer):
     assert noisy == set(range(starts[drawn] + 1, starts[drawn + 1] - 1))
 
 
-def test_copies_of_a_drawn_picture_stand_at_one_position_with_noise_of_their_own_and_do_not_see_each_other(packer):
-    twice = Packer(packer.tokenizer, packer.config, packer.vit_rule, draws=2)
-    batch = twice.pack([stored("draw", random.Random(8))], random.Random(3))
+def test_copies_of_a_drawn_picture_stand_at_one_position_with_noise_of_their_own_and_do_not_see_each_other(state):
+    twice = layout_of(state, draws=2)
+    batch = packed([twice.lay(TASKS["draw"](random.Random(8)), random.Random(3))])
     assert batch["attn_modes"] == ["causal", "noise", "noise", "causal"][: len(batch["attn_modes"])]
     starts = np.cumsum([0, *batch["split_lens"]])
     positions = batch["packed_position_ids"].tolist()
@@ -128,11 +124,11 @@ def test_copies_of_a_drawn_picture_stand_at_one_position_with_noise_of_their_own
     assert not mask[starts[2] : starts[3], starts[1] : starts[2]].any()
 
 
-def test_what_is_drawn_is_read_from_where_it_was_drawn_as_a_model_that_reasons_reads_it(packer):
-    twice = Packer(packer.tokenizer, packer.config, packer.vit_rule, draws=2)
+def test_what_is_drawn_is_read_from_where_it_was_drawn_as_a_model_that_reasons_reads_it(state):
+    twice = layout_of(state, draws=2)
     rng = random.Random(4)
     while True:
-        batch = twice.pack([stored("left", rng)], rng)
+        batch = packed([twice.lay(TASKS["left"](rng), rng)])
         if batch["attn_modes"][:2] == ["causal", "full"]:  # nothing was dropped
             break
     modes, starts = batch["attn_modes"], np.cumsum([0, *batch["split_lens"]])
@@ -141,21 +137,154 @@ def test_what_is_drawn_is_read_from_where_it_was_drawn_as_a_model_that_reasons_r
     assert modes[drawn : drawn + 4] == ["noise", "noise", "full", "full"]
     assert first[drawn] == first[drawn + 1] == first[drawn + 2] == first[drawn + 3] - 1
     labels = batch["packed_label_ids"].tolist()
-    assert packer.tokenizer.decode(labels).endswith("</answer>")
+    assert twice.tokenizer.decode(labels).endswith("</answer>")
 
 
-def test_a_task_more_is_taught_from_a_checkpoint_and_the_run_goes_on_where_it_was(state, tmp_path):
+def test_a_lesson_is_taught_from_a_checkpoint_and_the_run_goes_on_where_it_was(state, tmp_path):
     checkpoint, folder = tmp_path / "checkpoint", tmp_path / "state"
     write_snapshot(state, checkpoint, CONFIG)
     mix = {"draw": 2, "edit": 1, "ask": 1, "left": 2, "left in words": 2}
     config = {**CONFIG, "counting": {"steps": 4, "decay_steps": 2, "warmup": 1, "first_fill": 4, "mix": mix}}
-    finetune.run(config, folder, checkpoint, steps=1)
-    finetune.run(config, folder, checkpoint)
+    train.run(config, folder, 1, checkpoint=checkpoint, lesson="counting")
+    train.run(config, folder, checkpoint=checkpoint, lesson="counting")
     assert torch.load(folder / "model.pt", weights_only=False)["step"] == 4
     write_snapshot(folder, tmp_path / "taught", CONFIG)
     before, after = (load_file(path / "ema.safetensors") for path in (checkpoint, tmp_path / "taught"))
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
+    vaes = [load_file(path / "ae.safetensors") for path in (checkpoint, tmp_path / "taught")]
+    assert all(torch.equal(vaes[0][name], vaes[1][name]) for name in vaes[0])
+
+
+def test_a_checkpoint_that_is_not_done_goes_on_at_its_step_and_warms_up_there(state, tmp_path):
+    write_snapshot(state, tmp_path / "checkpoint", CONFIG, done=False)  # at step 40
+    long = {**CONFIG, "training": {**TRAINING, "decay_steps": 1}}
+    train.run(long, tmp_path / "state", 42, checkpoint=tmp_path / "checkpoint")
+    logged, rates = plot.series(tmp_path / "state" / "model.jsonl", "step", "rate")
+    assert logged.tolist() == [40]
+    assert rates.tolist() == [1 / TRAINING["warmup"]]
+    assert torch.load(tmp_path / "state" / "model.pt", weights_only=False)["step"] == 42
+
+
+def test_new_tokens_begin_as_those_that_spelt_them_and_known_ones_as_they_were(state):
+    old = Tokenizer.from_file(str(state / "tokenizer.json"))
+    new = train_tokenizer(400, 0, Shares(sentences=1.0), texts=900)
+    rows = torch.randn(320, 4, generator=torch.Generator().manual_seed(0))
+    moved = moved_rows(rows, old, new, 400)
+    known, ids = old.get_vocab(), new.get_vocab()
+    kept = [token for token in ids if token in known]
+    assert len(kept) > 256
+    assert all(torch.equal(moved[ids[token]], rows[known[token]]) for token in kept)
+    spelt = next(token for token in ids if token not in known and len(token) == 2)
+    assert torch.allclose(moved[ids[spelt]], rows[[known[letter] for letter in spelt]].mean(0))
+
+
+def test_training_with_new_tokens_begins_with_a_checkpoints_weights(state, tmp_path):
+    write_snapshot(state, tmp_path / "checkpoint", CONFIG)
+    wider = {**CONFIG, "model": {**MODEL, "vocabulary": 340}}
+    train.run(wider, tmp_path / "state", 1, checkpoint=tmp_path / "checkpoint", new_tokens=True)
+    write_snapshot(tmp_path / "state", tmp_path / "again", wider)
+    (one, other) = (load_file(tmp_path / name / "ema.safetensors") for name in ("checkpoint", "again"))
+    head = "language_model.lm_head.weight"
+    assert (len(one[head]), len(other[head])) == (320, 340)
+    name = "language_model.model.layers.0.mlp.up_proj.weight"
+    assert (one[name] - other[name]).abs().max() < 0.05
+
+
+def test_a_step_gets_the_same_samples_whatever_was_made_before_it_and_whoever_made_it():
+    recipe = train.recipe(CONFIG, TRAINING, train_tokenizer(320, 0, texts=900).to_str())
+    alone = [recipe(step) for step in (7, 8)]
+    with Supply(recipe, 1) as supply:
+        ahead = [supply(step) for step in (7, 8)]
+    for mine, other in zip(alone, ahead, strict=True):
+        assert mine.keys() == other.keys()
+        for name in mine:
+            for a, b in zip(mine[name], other[name], strict=True):
+                assert (a.ids.tolist(), a.splits, a.latents) == (b.ids.tolist(), b.splits, b.latents)
+                assert np.array_equal(a.shown, b.shown)
+                assert np.array_equal(a.looked, b.looked)
+    assert alone[0]["draw"][0].ids.tolist() != alone[1]["draw"][0].ids.tolist()
+
+
+def test_a_run_that_goes_on_draws_the_batches_that_it_would_have_drawn():
+    recipe = train.recipe(CONFIG, TRAINING, train_tokenizer(320, 0, texts=900).to_str())
+    how = {**TRAINING, "first_fill": TRAINING["pool"]}
+
+    def batches(first: int) -> train.Batches:
+        bank = Bank(lambda shown: torch.from_numpy(shown[:, None, :1, :8, :8].repeat(2, 1).repeat(16, 2)).float())
+        return train.Batches(
+            Supply(recipe, 0), Pools(how["mix"], how["pool"], bank), Packer(model_config(MODEL)), how, first
+        )
+
+    whole, later = batches(0), batches(20)
+    for step in range(20):
+        whole(step)
+    one, other = whole(20), later(20)
+    assert one["packed_text_ids"].tolist() == other["packed_text_ids"].tolist()
+    assert torch.equal(one["padded_latent"], other["padded_latent"])
+    assert torch.equal(one["packed_vit_tokens"], other["packed_vit_tokens"])
+
+
+def test_pools_keep_the_newest_samples_and_every_one_its_own_latents():
+    encode = lambda shown: torch.from_numpy(shown[:, 0, 0, 0]).float().view(-1, 1, 1, 1, 1).expand(-1, 2, 16, 1, 1)  # noqa: E731
+    pools = Pools({"draw": 2, "ask": 1}, 6, Bank(encode, rows=1))
+    for value in range(0, 200, 2):
+        pools.add({"draw": [laid(value), laid(value + 1)], "ask": [laid(0, shown=0)]})
+    kept = pools.pools["draw"]
+    assert [one.ids[0] for one in kept] == list(range(194, 200))
+    assert [pools.bank.values[one.rows[0]].unique().item() for one in kept] == list(range(194, 200))
+    assert len(pools.pools["ask"]) == 1
+    assert len(pools.bank.values) <= 16
+
+
+def laid(value: int, shown: int = 1) -> Laid:
+    pictures = np.full((shown, 2, 2, 3), value, np.uint8)
+    nothing = np.zeros(0, np.int32)
+    return Laid(np.array([value]), nothing, (), nothing, pictures[:0], pictures, ((0, True),) * shown)
+
+
+def test_a_steps_samples_are_in_the_mix_s_proportions():
+    mix = {"draw": 60, "edit": 30, "ask": 40, "left": 10, "left in words": 5}
+    assert fresh_counts(mix, 20) == {"draw": 12, "edit": 6, "ask": 40, "left": 2, "left in words": 5}
+
+
+def test_patches_of_a_batch_are_those_that_the_runtime_makes_of_each_picture():
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 56, 56, 3), dtype=np.uint8)
+    batch = patches(pixels(pictures), 14)
+    each = np.concatenate([patchify(to_pixels(Image.fromarray(p)), 14) for p in pictures])
+    assert np.allclose(batch.numpy(), each, atol=1e-6)
+
+
+def test_muon_of_all_matrices_at_once_is_muon_of_each(monkeypatch):
+    monkeypatch.setattr("bench.nano.optimizers.type_on", lambda device: torch.bfloat16)
+    torch.manual_seed(0)
+    shapes = ((8, 16), (8, 16), (16, 8))
+    mine = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    other = [torch.nn.Parameter(p.detach().clone()) for p in mine]
+    tools = Muon(mine, 0.02, 0.1), torch.optim.Muon(other, 0.02, 0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        for one, two in zip(mine, other, strict=True):
+            one.grad = torch.randn_like(one)
+            two.grad = one.grad.clone()
+        for tool in tools:
+            tool.step()
+    for one, two in zip(mine, other, strict=True):
+        torch.testing.assert_close(one, two, atol=3e-3, rtol=0)
+
+
+def test_orthogonal_matrices_have_singular_values_near_one():
+    matrices = torch.randn(3, 12, 20, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonal(matrices).float())
+    assert (values.min() > 0.5, values.max() < 1.3) == (True, True)
+
+
+def test_a_run_ends_saved_when_its_time_is_over(state, tmp_path, monkeypatch):
+    config = {**CONFIG, "training": {**TRAINING, "steps": 10**6}}
+    write_snapshot(state, tmp_path / "checkpoint", CONFIG)
+    monkeypatch.setattr("bench.nano.state._deadline", time.monotonic() + 0.5)
+    with pytest.raises(Stopped, match="the same command goes on"):
+        train.run(config, tmp_path / "state", checkpoint=tmp_path / "checkpoint")
+    assert 0 < torch.load(tmp_path / "state" / "model.pt", weights_only=False)["step"] < 10**6
 
 
 def test_conditions_are_dropped_as_often_as_the_paper_drops_them():
@@ -173,12 +302,12 @@ def test_scaling_gives_the_latents_unit_variance_in_bagels_constants_and_changes
     monkeypatch.setattr(train_vae, "SHIFT", shift)
     torch.manual_seed(0)
     vae = AutoEncoder(32).eval().requires_grad_(False)
-    rng = random.Random(7)
-    x = train_vae.pixels([random_scene(rng) for _ in range(64)])
+    pictures = Pictures(64, 0.0, seed=7)
+    x = pixels(pictures(0))
     assert vae.encoder.conv_out.bias is not None
     vae.encoder.conv_out.bias[:16] -= vae.encoder(x).chunk(2, 1)[0].mean(dim=(0, 2, 3))  # as training keeps it
     before = vae.decoder(vae.encoder(x).chunk(2, 1)[0]).numpy()
-    train_vae.scale_latents(vae, seed=7, batches=1)
+    train_vae.scale_latents(vae, pictures, batches=1)
     z = vae.encoder(x).chunk(2, 1)[0]
     assert distance(vae.decoder(z), before) < moved
     latents = SCALE * (z - shift)
