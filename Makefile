@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 PIP = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint docs ray cuda-standin gpu-pack mutation fuzz drift lock
+.PHONY: demo test lint docs ray cuda-standin gpu-pack nano nano-pack mutation fuzz drift lock
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/bagel-rt demo
@@ -28,6 +28,17 @@ cuda-standin: $(VENV)/.dev
 GPU_PACK = gpu-pack
 gpu-pack: $(VENV)/.dev
 	PYTHONPATH=$(CURDIR):$(CURDIR)/export:$(CURDIR)/engines $(VENV)/bin/python bench/gpu_pack.py $(GPU_PACK)
+
+# bagel-nano trained from nothing (or FROM=checkpoint), exported and scored; resumable. Hours on two cores
+NANO = $(abspath $(VENV))/nano
+nano: $(VENV)/.dev
+	PYTHONPATH=$(CURDIR):$(CURDIR)/export:$(CURDIR)/engines \
+	$(VENV)/bin/python -m bench.nano.make --state $(NANO) $(FROM:%=--from %)
+
+# the same for a lent card without network: one folder of at most 64 MiB, trained there in calls of ten minutes
+nano-pack: $(VENV)/.dev
+	PYTHONPATH=$(CURDIR):$(CURDIR)/export:$(CURDIR)/engines \
+	$(VENV)/bin/python -m bench.nano.card_pack nano-pack $(FROM:%=--from %)
 
 # which changes of the core no test notices: make mutation, or make mutation GROUPS="kv_cache reader"
 MUTATION = $(abspath $(VENV))/mutation
