@@ -1,6 +1,6 @@
 """Loads every graph over the stand-in and tells what is held on the device that is not there: one JSON line.
 
-held: by all graphs; more: what the graphs for the other kinds of calls add to it.
+held: by all graphs; more: what each graph for another kind of calls adds to it, on average.
 
 weights_held.py ARTEFACT [shared]      shared: as in run_calls.py
 """
@@ -28,12 +28,14 @@ def main(artefact: str, *words: str) -> None:
     manifest = read_manifest(Path(artefact))
     engine = open_engine("onnxruntime", "cuda", Settings(stated=manifest.arithmetic))
     runners = [engine.load(Path(artefact) / f"{name}.onnx") for name in TASK_GRAPHS[manifest.task]]
-    held = bindings.held()
+    held, further = bindings.held(), 0
     for runner in runners:
         if isinstance(runner, MaskedRunner):
             for kind in (*runner._possible, *([OTHER] if CAUSAL in runner._possible else [])):
+                further += kind not in runner._runners
                 runner.of_kind(kind)
-    told = {"held": held, "more": bindings.held() - held, "shared": engine.shared_bytes}  # type: ignore[attr-defined]
+    more = (bindings.held() - held) // further
+    told = {"held": held, "more": more, "shared": engine.shared_bytes}  # type: ignore[attr-defined]
     print(json.dumps(told))
 
 
