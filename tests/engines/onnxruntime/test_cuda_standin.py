@@ -101,7 +101,7 @@ def test_all_sessions_read_one_copy_of_the_weights(bf16_artefact, half_artefacts
     for artefact in (bf16_artefact, half_artefacts("int4", "bf16"), half_artefacts("fp8", "fp16")):
         (own,), (shared,) = (told("weights_held.py", artefact, *words) for words in ([], ["shared"]))
         assert shared["held"] < own["held"]
-        assert shared["more"] < 0.5 * own["more"]  # of so small a model; constants take whole pages
+        assert shared["more"] < 0.6 * own["more"]  # of so small a model; constants take whole pages
 
 
 def test_a_step_takes_fewer_launches_than_the_portable_one(bf16_artefact):
