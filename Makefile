@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 PIP = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint docs ray cuda-standin gpu-pack nano nano-pack mutation fuzz drift lock
+.PHONY: demo test lint docs ray cuda-standin gpu-pack nano nano-pack mutation fuzz drift lock extras
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/bagel-rt demo
@@ -22,9 +22,9 @@ STANDIN = $(abspath $(VENV))/cuda-standin
 cuda-standin: $(VENV)/.dev
 	test -d $(STANDIN)/site || $(VENV)/bin/pip install --quiet --no-deps --target $(STANDIN)/site onnxruntime-gpu==1.31.1
 	$(VENV)/bin/python tests/cuda_standin/build.py $(STANDIN)/site/onnxruntime $(STANDIN)/libraries
-	BAGEL_RT_CUDA_STANDIN=$(STANDIN) $(VENV)/bin/python -m pytest -m cuda_standin tests/engines/onnxruntime
+	BAGEL_RT_CUDA_STANDIN=$(STANDIN) $(VENV)/bin/python -m pytest -m cuda_standin tests/engines/onnxruntime tests/bench
 
-# one folder of at most 64 MiB for a machine with a CUDA card and no network
+# one folder of at most 64 MiB for a machine with a CUDA card and no network; graphs of the released size take minutes
 GPU_PACK = gpu-pack
 gpu-pack: $(VENV)/.dev
 	PYTHONPATH=$(CURDIR):$(CURDIR)/export:$(CURDIR)/engines $(VENV)/bin/python bench/gpu_pack.py $(GPU_PACK)
@@ -67,6 +67,14 @@ lock: $(VENV)/.dev
 	$(UV) $(OLDEST:%=--extra %) --resolution lowest-direct -o constraints-oldest.txt
 
 OLDEST = cpu openvino gguf completion sign serve
+
+# does every extra still resolve on every Python: what is found is thrown away
+EXTRAS = cpu openvino tensorrt tensorrt-rtx cuda export gguf completion sign serve ray
+extras: $(VENV)/.dev
+	test -x $(VENV)/bin/uv || $(VENV)/bin/pip install --quiet uv
+	for python in 3.11 3.12 3.13 3.14; do for extra in $(EXTRAS); do echo "$$python $$extra"; \
+	$(VENV)/bin/uv pip compile --quiet pyproject.toml --extra $$extra --python-version $$python \
+	--python-platform x86_64-manylinux_2_28 -o $(VENV)/extras.txt || exit 1; done; done
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/pyright && $(VENV)/bin/lint-imports

@@ -1,10 +1,12 @@
 """What does a CUDA card make of it?  python bench/gpu.py --out FILE.json   (anywhere: --small --device cpu)
 
-PyTorch (bf16, eager with SDPA, and compiled) and ONNX Runtime (with and without CUDA graphs) side by side, on full-size
-random weights made on the device: denoising branches, a text token, the ViT, the VAE's decoder, whole pictures; time,
-peak memory, share of the card's own measured matrix rate and bandwidth. Runs unattended: what fails is recorded and the
-rest goes on; results are written after every measurement, so a run that is cut off leaves what it had. Ends in one JSON
-line.
+In order: of each --artefact (of the recorded checkpoint) the forms of its step graphs and the recorded cases with and
+without CUDA graphs; then PyTorch (bf16, eager with SDPA, and compiled) and ONNX Runtime (with and without CUDA graphs)
+side by side on random weights of the released size: denoising branches, a text token, the ViT, the VAE's decoder, each
+with its kernels and its share of the card's own measured matrix rate and bandwidth, whole pictures, and the workload
+that vLLM-Omni publishes (512 x 512, 20 steps); at last TensorRT's plans of each --artefact. Runs unattended: what fails
+is recorded and the rest goes on; results are written after every measurement, so a run that is cut off leaves what it
+had. Ends in one JSON line.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import json
 import math
 import platform
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -26,10 +30,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from bagel_engines.diagnosis import cuda_state, packages
 from bagel_export.artefact.export import export, model_dims
 from bagel_export.checkpoint.open import open_checkpoint
 from bagel_export.checkpoint.shards import VAE_WEIGHTS, WEIGHTS
-from bagel_export.checkpoint.synthetic import RELEASED, SMALL_LLM, SMALL_VIT, byte_tokenizer, write_configs
+from bagel_export.checkpoint.synthetic import RELEASED, SMALL_LLM, SMALL_VIT, Shape, byte_tokenizer, write_configs
 from bagel_export.config import BagelConfig, LLMConfig, ViTConfig
 from bagel_export.onnx import wrappers
 from bagel_export.reference.bagel import BagelModel
@@ -37,7 +42,11 @@ from bagel_export.reference.vae import AutoEncoder
 from bagel_rt.artefact import contract
 from bagel_rt.artefact.contract import ModelDims, graph_specs, input_shapes
 from bagel_rt.artefact.manifest import ResizeRule
+from bench.card_cases import cases_part
 from bench.card_forms import forms_part
+from bench.card_kernels import kernels
+from bench.card_plans import plans_part
+from bench.released import filled, hollow_checkpoint
 from bench.timing import machine
 
 DEVIATION = 0.02  # standard deviation of the random weights
@@ -57,13 +66,14 @@ class Scale:
     contexts: tuple[int, ...]
     text_contexts: tuple[int, ...]
     points: int
+    public: tuple[int, int]  # side and steps of the published workload
 
 
 def scale(small: bool, layers: int) -> Scale:
     if small:
-        return Scale(SMALL_LLM, SMALL_VIT, 64, 112, 32, (16,), (50,), (50,), 4)
+        return Scale(SMALL_LLM, SMALL_VIT, 64, 112, 32, (16,), (50,), (50,), 4, (32, 3))
     llm = replace(RELEASED.llm, num_hidden_layers=layers)
-    return Scale(llm, RELEASED.vit, 1024, 980, 128, (1024, 4096), (50, 9000), (500, 9000), 50)
+    return Scale(llm, RELEASED.vit, 1024, 980, 128, (1024, 4096), (50, 9000), (500, 9000), 50, (512, 20))
 
 
 class Report:
@@ -77,6 +87,17 @@ class Report:
     @property
     def late(self) -> bool:
         return time.monotonic() > self._until
+
+    def part(self, name: str, work: Callable[[], None]) -> None:
+        """Do a part, which adds results; one that breaks off is a result, too, and the others go on."""
+        if self.late:
+            self.add(name, lambda: None)
+            return
+        try:
+            work()
+        except Exception:
+            told = traceback.format_exc()[-600:]
+            self.add(name, lambda: {"failed": told})
 
     def add(self, name: str, make: Callable[[], Any]) -> Any:
         """Measure; a failure is a result too, and so is what there was no time for."""
@@ -96,10 +117,11 @@ class Report:
 
 
 class Clock:
-    """Seconds of work on a device, which returns before it is done."""
+    """Seconds of work on a device, which returns before it is done. device: PyTorch's, its CPU where it sees no card
+    (over a CUDA that computes nothing, say)."""
 
-    def __init__(self, device: torch.device):
-        self.device = device
+    def __init__(self, name: str):
+        self.device = torch.device(name if torch.cuda.is_available() else "cpu")
 
     def wait(self) -> None:
         if self.device.type == "cuda":
@@ -131,7 +153,8 @@ def roof(clock: Clock, small: bool) -> dict[str, float]:
     block = torch.empty((1 << 24) if small else (1 << 30), device=clock.device, dtype=torch.uint8)
     other = torch.empty_like(block)
     product, copy = clock.median(lambda: a @ b), clock.median(lambda: other.copy_(block))
-    return {"tflops": round(2 * n**3 / product / 1e12, 1), "gbytes_per_s": round(2 * block.nbytes / copy / 1e9, 1)}
+    found = {"tflops": 2 * n**3 / product / 1e12, "gbytes_per_s": 2 * block.nbytes / copy / 1e9}
+    return {name: float(f"{rate:.4g}") for name, rate in found.items()}  # never 0: shares are of it
 
 
 def random_model(sizes: Scale, device: torch.device) -> tuple[BagelModel, AutoEncoder]:
@@ -150,13 +173,17 @@ def random_model(sizes: Scale, device: torch.device) -> tuple[BagelModel, AutoEn
     return made[0], made[1]
 
 
+def resize_rules(sizes: Scale) -> tuple[ResizeRule, ResizeRule]:
+    """For the VAE and for the ViT."""
+    return ResizeRule(sizes.side, sizes.side // 2, 16), ResizeRule(sizes.vit_side, sizes.vit_side // 2, 14)
+
+
 def write_official(model: BagelModel, vae: AutoEncoder, sizes: Scale, folder: Path) -> Path:
     """The same weights as a checkpoint in the official layout."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    sides = ResizeRule(sizes.side, sizes.side // 2, 16), ResizeRule(sizes.vit_side, sizes.vit_side // 2, 14)
-    write_configs(folder, sizes.llm, sizes.vit, *sides)
+    write_configs(folder, sizes.llm, sizes.vit, *resize_rules(sizes))
     byte_tokenizer(sizes.llm.vocab_size).save(str(folder / "tokenizer.json"))
     for module, name in ((model, WEIGHTS), (vae, VAE_WEIGHTS)):
         save_file({k: v.contiguous().cpu() for k, v in module.state_dict().items()}, folder / name)
@@ -289,8 +316,10 @@ def ort_part(
                 with repeating(engine):
                     for _ in range(2):  # the first run is ordinary, the second is captured
                         bagel.graphs(graph, outputs, outputs, **held)
-                    seconds = clock.median(lambda: bagel.graphs(graph, outputs, outputs, **held))
-                return measured(seconds, work_of(graph, dims, sizes, at), rates)
+                    once = lambda: bagel.graphs(graph, outputs, outputs, **held)  # noqa: E731
+                    seconds = clock.median(once)
+                    launched = kernels(once)
+                return measured(seconds, work_of(graph, dims, sizes, at), rates) | {"kernels": launched}
 
             if not played or graph == contract.GEN_STEP:
                 report.add(f"{who}: {name}", run)
@@ -309,6 +338,17 @@ def ort_part(
                 ("edit", lambda c=cache: bagel.edit(source, "make it red", step_cache=c, **options)),
             ):
                 report.add(f"{who}: {what}, {sizes.side} px, {told}", lambda w=work: whole(w))
+        side, steps = sizes.public
+        public = {"seed": 1, "height": side, "width": side, "num_timesteps": steps + 1}  # so many points, a step fewer
+        shown = np.zeros((side, side, 3), np.uint8)
+        for what, work in (
+            ("text to image", lambda: bagel.generate("a red cube", **public)),
+            ("edit", lambda: bagel.edit(shown, "make it red", **public)),
+        ):
+            report.add(
+                f"{who}: published workload, {what}, {side} px, {steps} steps",
+                lambda w=work: [whole(w), whole(w)][1],  # a server is warm, too
+            )
         if not played:
             report.add(
                 "onnxruntime: answer of 64 tokens",
@@ -345,10 +385,29 @@ def facts(args: argparse.Namespace) -> dict[str, Any]:
     versions = {"python": platform.python_version(), "torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
     return {
         "machine": f"{machine()['machine']}, {device}",
-        "versions": versions,
+        "versions": versions | packages(),
+        "cuda": card_facts() if args.device != "cpu" else {},
+        "commit": commit(),
         "command": "python bench/gpu.py " + " ".join(sys.argv[1:]),
         "layers": args.layers,
     }
+
+
+def card_facts() -> dict[str, Any]:
+    """Driver, CUDA, cuDNN and devices, as far as they can be told."""
+    try:
+        return cuda_state()
+    except Exception as error:
+        return {"state": f"{type(error).__name__}: {error}"}
+
+
+def commit() -> str:
+    """Of the project: what bench/gpu_pack.py wrote down, or git says."""
+    root = Path(__file__).resolve().parents[1]
+    if (kept := root / "COMMIT").is_file():
+        return kept.read_text(encoding="utf-8").strip()
+    told = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True)
+    return told.stdout.strip() or "unknown"
 
 
 def main() -> None:
@@ -363,41 +422,65 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--artefact", type=Path, action="append", default=[], help="its forms are compared first")
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin nothing later than this")
+    parser.add_argument("--released", type=Path, help="graphs of the released size without numbers (bench/released.py)")
     parser.add_argument("--only-forms", action="store_true", help="nothing else: without PyTorch on the device")
     args = parser.parse_args()
     if args.ort_site:
         sys.path.insert(0, str(args.ort_site))
         import ort_gpu_env  # type: ignore[import-not-found]  # noqa: F401
-    report, sizes = Report(args.out, facts(args), args.seconds), scale(args.small, args.layers)
+    report = Report(args.out, facts(args), args.seconds)
+    for name, part in parts(args, report):
+        report.part(name, part)
+    print(json.dumps(report.values, default=str))
+
+
+def parts(args: argparse.Namespace, report: Report) -> Iterator[tuple[str, Callable[[], None]]]:
+    """What is measured, in order; each adds results of its own."""
     for artefact in args.artefact:
-        forms_part(report.add, artefact, args.device)
-    if args.only_forms or report.late:
-        print(json.dumps(report.values, default=str))
+        yield f"forms of {artefact.name}", lambda a=artefact: forms_part(report.add, a, args.device)
+    if args.only_forms:
         return
-    clock = Clock(torch.device(args.device))
+    on_device = lambda model, played: opened(model, args.device, played)  # noqa: E731
+    for artefact in args.artefact:
+        yield f"recorded cases of {artefact.name}", lambda a=artefact: cases_part(report.add, a, on_device)
+    yield "layers and pictures", lambda: full_part(args, report)
+    yield "precisions", lambda: precision_part(report, args.device, args.checkpoint, args.work)
+    for artefact in args.artefact if args.device != "cpu" else ():
+        yield f"TensorRT of {artefact.name}", lambda a=artefact: plans_part(report.add, a)
+
+
+def full_part(args: argparse.Namespace, report: Report) -> None:
+    """PyTorch, then ONNX Runtime, on weights of the size asked for."""
+    sizes, clock = scale(args.small, args.layers), Clock(args.device)
     rates = report.add("roof", lambda: roof(clock, args.small))
     model, vae = random_model(sizes, clock.device)
     args.work.mkdir(parents=True, exist_ok=True)
-    checkpoint = write_official(model, vae, sizes, args.work / "checkpoint")
-    dims = model_dims(open_checkpoint(checkpoint))
+    dims = dims_of(sizes)
     torch_part(report, sizes, dims, model, vae, clock, rates, not (args.no_compile or args.small))
+    artefact = args.work / "model"
+    if args.released is not None:
+        report.add("numbers of the released size made", lambda: str(filled(args.released, artefact)))
+    elif not report.late:
+        exported(model, vae, sizes, args.work, artefact, "fp32" if args.device == "cpu" else "bf16")
     del model, vae
     if clock.device.type == "cuda":
         torch.cuda.empty_cache()
-    precision = "fp32" if args.device == "cpu" else "bf16"
-    if report.late:
-        print(json.dumps(report.values, default=str))
-        return
-    for _ in export(checkpoint, args.work / "model", overwrite=True, verify=False, precision=precision):
-        pass
     for played in (False, True):
-        try:
-            ort_part(report, sizes, dims, args.work / "model", args.device, clock, rates, played)
-        except Exception:
-            told = traceback.format_exc()[-600:]
-            report.add(f"onnxruntime, CUDA graphs {played}", lambda told=told: {"failed": told})
-    precision_part(report, args.device, args.checkpoint, args.work)
-    print(json.dumps(report.values, default=str))
+        name = f"onnxruntime, CUDA graphs {played}"
+        report.part(name, lambda p=played: ort_part(report, sizes, dims, artefact, args.device, clock, rates, p))
+
+
+def dims_of(sizes: Scale) -> ModelDims:
+    """Of a checkpoint of that size, from its configs alone."""
+    shape = Shape(sizes.llm, sizes.vit, sizes.side // 16, sizes.base_width, *resize_rules(sizes))
+    with tempfile.TemporaryDirectory() as folder:
+        return model_dims(open_checkpoint(hollow_checkpoint(Path(folder), shape)))
+
+
+def exported(model: BagelModel, vae: AutoEncoder, sizes: Scale, work: Path, out: Path, precision: str) -> None:
+    checkpoint = write_official(model, vae, sizes, work / "checkpoint")
+    for _ in export(checkpoint, out, overwrite=True, verify=False, precision=precision):
+        pass
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Packs what a machine with a CUDA card and no network has to be given: one folder of at most 64 MiB (make gpu-pack).
 
-gpu_pack.py OUT [--artefact DIR ...]      without artefacts: the recorded checkpoint as fp16, bf16 and int8 (fp16)
+gpu_pack.py OUT [--artefact DIR ...] [--without-released]
+                                          without artefacts: the recorded checkpoint as fp16, bf16 and int8 (fp16)
 
-In it: the project as committed, without its tests; artefacts; `run.sh`, which unpacks both and runs bench/gpu.py
-in at most 8 minutes. The released size's weights are not packed: the benchmark makes random ones on the card. The
-machine must have PyTorch, the onnx package, cuda-python and onnxruntime-gpu (or its folder: SITE=... ./run.sh).
+In it: the project as committed, of its tests the recorded cases; artefacts; the graphs of the released size in bf16,
+whose numbers are made on the card (bench/released.py); `run.sh`, which unpacks them and runs bench/gpu.py in at most 8
+minutes. The machine must have PyTorch, the onnx package, cuda-python and onnxruntime-gpu (or its folder:
+SITE=... ./run.sh), and 30 GB of memory for the released size's weights.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 MOST = 64 << 20  # bytes
 PACKED = ("bagel_rt", "engines", "export", "bench", "pyproject.toml", "constraints.txt", "README.md", "LICENSE")
+PACKED += ("tests/golden/cases", "tests/helpers/golden_cases.py")
 PRECISIONS: dict[str, dict] = {
     "fp16": {"precision": "fp16"},
     "bf16": {"precision": "bf16"},
@@ -36,7 +39,9 @@ mkdir -p "$work" && cd "$work"
 tar -xJf "$here/project.tar.xz" && tar -xJf "$here/artefacts.tar.xz"
 export PYTHONPATH="$work:$work/engines:$work/export:$PYTHONPATH"
 given=""; for folder in "$work"/artefacts/*; do given="$given --artefact $folder"; done
-exec timeout 470 python3 bench/gpu.py --out "$out" --seconds 400 --no-compile ${SITE:+--ort-site "$SITE"} $given
+if [ -f "$here/released.tar.xz" ]; then tar -xJf "$here/released.tar.xz"; given="$given --released $work/released"; fi
+exec timeout 470 python3 bench/gpu.py --out "$out" --work "$work/weights" --seconds 400 --no-compile \
+    ${SITE:+--ort-site "$SITE"} $given
 """
 
 
@@ -51,6 +56,17 @@ def exported(folder: Path) -> list[Path]:
     return [folder / name for name in PRECISIONS]
 
 
+def of_released_size(folder: Path) -> Path:
+    from bench.released import exported as made
+
+    return made(folder)
+
+
+def commit() -> str:
+    told = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return told.stdout.strip() or "unknown"
+
+
 def archive(out: Path, files: dict[str, Path]) -> None:
     """files: by their names in the archive."""
     with lzma.open(out, "wb", preset=6) as stream, tarfile.open(fileobj=stream, mode="w") as made:
@@ -58,14 +74,18 @@ def archive(out: Path, files: dict[str, Path]) -> None:
             made.add(file, arcname=name)
 
 
-def pack(out: Path, artefacts: list[Path]) -> int:
-    """Returns the folder's bytes. Raises SystemExit where they are more than MOST, and leaves nothing then."""
+def pack(out: Path, artefacts: list[Path], released: Path | None = None) -> int:
+    """released: graphs of the released size without numbers. Returns the folder's bytes. Raises SystemExit where they
+    are more than MOST, and leaves nothing then."""
     out.mkdir(parents=True)
     listed = subprocess.run(["git", "ls-files", "-z", *PACKED], cwd=ROOT, capture_output=True, text=True, check=True)
     names = [name for name in listed.stdout.split("\0") if name]
-    archive(out / "project.tar.xz", {name: ROOT / name for name in names})
+    (kept := out / "COMMIT").write_text(commit() + "\n", encoding="utf-8")
+    archive(out / "project.tar.xz", {"COMMIT": kept, **{name: ROOT / name for name in names}})
     files = [file for folder in artefacts for file in sorted(folder.iterdir()) if file.is_file()]
     archive(out / "artefacts.tar.xz", {f"artefacts/{file.parent.name}/{file.name}": file for file in files})
+    if released is not None:
+        archive(out / "released.tar.xz", {f"released/{file.name}": file for file in sorted(released.iterdir())})
     run = out / "run.sh"
     run.write_text(RUN, encoding="utf-8")
     run.chmod(0o755)
@@ -80,11 +100,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--artefact", type=Path, action="append", default=[])
+    parser.add_argument("--without-released", action="store_true", help="recorded checkpoints alone: made in seconds")
     args = parser.parse_args()
     if args.out.exists():
         raise SystemExit(f"{args.out} is there already: name a new folder, or remove it")
     with tempfile.TemporaryDirectory() as scratch:
-        size = pack(args.out, args.artefact or exported(Path(scratch)))
+        released = None if args.without_released else of_released_size(Path(scratch))
+        size = pack(args.out, args.artefact or exported(Path(scratch)), released)
     print(f"{args.out}: {size / 2**20:.1f} MiB; on the machine with the card: ./run.sh RESULTS.json")
 
 

@@ -35,6 +35,16 @@ def test_the_folder_unpacks_to_the_project_and_the_artefacts_and_its_script_is_o
     subprocess.run(["sh", "-n", tmp_path / "out" / "run.sh"], check=True)
 
 
+def test_the_commit_and_the_graphs_of_the_released_size_are_in_it(few, tmp_path):
+    gpu_pack.pack(tmp_path / "out", [few], few)
+    with tarfile.open(tmp_path / "out" / "project.tar.xz") as archive:
+        archive.extract("COMMIT", tmp_path, filter="data")
+    assert (tmp_path / "COMMIT").read_text().strip() == gpu_pack.commit()
+    with tarfile.open(tmp_path / "out" / "released.tar.xz") as archive:
+        assert sorted(archive.getnames()) == ["released/bagel_rt.json", "released/weights.safetensors"]
+    assert "--released" in (tmp_path / "out" / "run.sh").read_text()
+
+
 def test_a_folder_that_is_too_large_is_refused_and_not_left_behind(few, tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_pack, "MOST", 1000)
     with pytest.raises(SystemExit, match="fewer --artefact"):

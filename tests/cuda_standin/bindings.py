@@ -6,6 +6,7 @@ The real ones are linked to a CUDA of their own. `install()` puts these in their
 from __future__ import annotations
 
 import ctypes
+from types import SimpleNamespace
 from typing import Any
 
 from cuda.bindings import runtime as real
@@ -55,6 +56,10 @@ class StandinCuda:
             return STATUS(said), *(one.value for one in out)
 
         return call
+
+    def cudaGetDeviceProperties(self, index: int) -> tuple:
+        card = SimpleNamespace(name=b"stand-in of an H100", totalGlobalMem=80 << 30, major=9, minor=0)
+        return STATUS.cudaSuccess, card
 
     def cudaGetErrorString(self, status: Any) -> tuple:
         return STATUS.cudaSuccess, status.name.encode()

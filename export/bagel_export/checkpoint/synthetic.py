@@ -155,18 +155,24 @@ def byte_tokenizer(vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def _write_tensors(
-    path: Path, tensors: dict[str, torch.Tensor], random: np.random.Generator, dtype: torch.dtype
-) -> None:
-    """A safetensors file of random values, one piece of one tensor in memory at a time."""
+def safetensors_header(tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> tuple[bytes, int]:
+    """What a safetensors file of these tensors begins with, and how many bytes follow."""
     header, end = {}, 0
     for name, tensor in tensors.items():
         start, end = end, end + tensor.numel() * dtype.itemsize
         header[name] = {"dtype": TAGS[dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, end
+
+
+def _write_tensors(
+    path: Path, tensors: dict[str, torch.Tensor], random: np.random.Generator, dtype: torch.dtype
+) -> None:
+    """A safetensors file of random values, one piece of one tensor in memory at a time."""
+    header, _ = safetensors_header(tensors, dtype)
     with path.open("wb") as stream:
-        stream.write(len(text).to_bytes(8, "little") + text)
+        stream.write(header)
         for name, tensor in tensors.items():
             for values in _pieces(name, tuple(tensor.shape), random):
                 stream.write(values.to(dtype).contiguous().view(torch.uint8).numpy().data)
