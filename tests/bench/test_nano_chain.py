@@ -20,6 +20,7 @@ from bench.nano.state import State
 from bench.nano.train import CONFIG as SHIPPED
 from bench.nano.train import settings
 
+pytestmark = pytest.mark.bench
 CPU = ["--device", "cpu"]
 
 

@@ -36,6 +36,8 @@ from bench.nano.tasks import TASKS
 from bench.nano.tokenizer import train_tokenizer
 from bench.nano.world import random_scene
 
+pytestmark = pytest.mark.bench
+
 
 @pytest.fixture(scope="module")
 def state(tmp_path_factory):

@@ -12,6 +12,8 @@ from bagel_export.checkpoint.synthetic import Shape
 from bagel_rt.artefact.manifest import read_manifest
 from bench.released import HEAD, exported, filled, hollow_checkpoint
 
+pytestmark = pytest.mark.bench
+
 
 @pytest.fixture(scope="module")
 def without(tmp_path_factory):

@@ -134,7 +134,7 @@ def test_what_is_uploaded_is_there_when_the_call_returns(device):
 def test_scratch_memory_that_grows_takes_the_recordings_with_it(small_artefact, device):
     with on_tensorrt(small_artefact) as bagel, repeating(bagel.graphs.engine):
         rows = np.zeros((3, bagel.manifest.model.hidden_size), np.float32)
-        for _ in range(2 + SETTLING):
+        for _ in range(3 + SETTLING):  # one more: of equally large arrays the lowest is taken, but for the first time
             bagel.graphs(FLOW_HEAD, gen_out=rows)
         assert device.graphs[0].alive
         bagel.generate("a red circle", **PICTURE)  # its plans need more
