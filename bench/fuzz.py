@@ -1,9 +1,10 @@
 """Does anything from a stranger get through?  python bench/fuzz.py [TARGET ...] [--minutes N] [--kept DIR] [--out F]
 
-Each target of tests/helpers/fuzz_targets.py in turn for so many minutes, in a process of its own. With atheris (pip
-install atheris) bytes are changed by what they reach in our code; without it, at random. Inputs that reach something
-new are kept in a folder, and the next run begins with them; what is neither read nor refused is kept in its folder
-`found`. Ends in one JSON line, and with 1 where something was found.
+Each target of tests/helpers/fuzz_targets.py in turn for so many minutes, in a process of its own. Minutes are those
+the process computed: a run beside other work counts for what it did. With atheris (pip install atheris) bytes are
+changed by what they reach in our code; without it, at random. Inputs that reach something new are kept in a folder, and
+the next run begins with them; what is neither read nor refused is kept in its folder `found`. Ends in one JSON line,
+and with 1 where something was found.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Watched:
 
 
 def told(name: str, watched: Watched, began: float, guided: bool) -> dict[str, Any]:
-    minutes = round((time.monotonic() - began) / 60, 2)
+    minutes = round((time.process_time() - began) / 60, 2)
     return {"minutes": minutes, "calls": watched.calls, "guided": guided, "found": [*watched.found.values()]}
 
 
@@ -68,7 +69,7 @@ def one(name: str, seconds: float, kept: Path) -> None:
             watched = _warm(name, kept)
     else:
         watched = _warm(name, kept)
-    began = time.monotonic()
+    began = time.process_time()
     try:
         (_guided if guided else _random)(name, watched, began, seconds, kept)
     finally:
@@ -87,7 +88,7 @@ def _random(name: str, watched: Watched, began: float, seconds: float, kept: Pat
     from mutated import endless
 
     for data in endless(watched.seeds, random.Random()):
-        if time.monotonic() - began > seconds:
+        if time.process_time() - began > seconds:
             return
         watched(data)
 
@@ -110,7 +111,7 @@ def _guided(name: str, watched: Watched, began: float, seconds: float, kept: Pat
         pass
 
     def timed(data: bytes) -> None:
-        if time.monotonic() - began > seconds:
+        if time.process_time() - began > seconds:
             raise Over
         watched(data)
 
@@ -137,7 +138,7 @@ def main() -> None:
     parser.add_argument(
         "targets", nargs="*", default=[], metavar="TARGET", help=f"of {', '.join(TARGETS)}; default: all"
     )
-    parser.add_argument("--minutes", type=float, default=1.0, help="for each target")
+    parser.add_argument("--minutes", type=float, default=1.0, help="for each target, of computing")
     parser.add_argument("--kept", type=Path, default=Path(tempfile.gettempdir()) / "bagel-rt-fuzz")
     parser.add_argument("--alone", action="store_true", help="one target, in this process")
     parser.add_argument("--out", type=Path, help="also add the result to this file's, after each target")

@@ -14,14 +14,10 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-import torch
 
 from bagel_export.artefact.export import export
 from bagel_export.checkpoint.shards import VAE_WEIGHTS, WEIGHTS
-from bagel_export.checkpoint.synthetic import RELEASED, Shape, byte_tokenizer, safetensors_header, write_configs
-from bagel_export.config import BagelConfig
-from bagel_export.reference.bagel import BagelModel
-from bagel_export.reference.vae import AutoEncoder
+from bagel_export.checkpoint.synthetic import RELEASED, Shape, safetensors_header, without_weights
 
 HEAD = ".head"
 DEVIATION = 0.02  # standard deviation of the random weights
@@ -30,14 +26,7 @@ DRAWN = 1 << 22  # numbers drawn, then repeated
 
 def hollow_checkpoint(folder: Path, shape: Shape = RELEASED) -> Path:
     """A checkpoint in the official layout whose tensors are all zero and take no room on the disk."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_configs(folder, shape.llm, shape.vit, shape.vae_transform, shape.vit_transform)
-    byte_tokenizer(shape.llm.vocab_size).save(str(folder / "tokenizer.json"))
-    config = BagelConfig(
-        shape.llm, shape.vit, max_latent_size=shape.max_latent_size, vit_max_num_patch_per_side=shape.vit.grid
-    )
-    with torch.device("meta"):
-        model, vae = BagelModel(config), AutoEncoder(shape.vae_base_width)
+    model, vae = without_weights(folder, shape)
     _hollow(folder / WEIGHTS, *safetensors_header(model.state_dict(), shape.dtype))
     _hollow(folder / VAE_WEIGHTS, *safetensors_header(vae.state_dict(), shape.dtype))
     return folder

@@ -15,7 +15,7 @@ from bagel_rt.inputs.segments import Gap, Grid, Latents, Patches, Segment, Text
 from bagel_rt.kv_cache.page_pool import PagePool
 from bagel_rt.kv_cache.page_table import Sequence
 from bagel_rt.model.graphs import Graphs
-from bagel_rt.model.step_graphs import Experts
+from bagel_rt.model.step_graphs import Experts, TextCall
 from bagel_rt.model.token_embeddings import TokenEmbeddings
 
 
@@ -78,4 +78,4 @@ class Prefill:
         rows = np.concatenate([markers[:1], rows, markers[1:]])
         mask = np.ones((len(rows), past.length + len(rows)), bool)
         rope = self._experts.rope.constant(position, len(rows))
-        return self._experts.und_kv(rows, rope, pool, pool.slots(past), mask, adapter)
+        return self._experts.und_kv(TextCall(rows, rope, pool, pool.slots(past), mask, adapter))

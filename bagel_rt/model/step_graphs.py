@@ -3,6 +3,7 @@ alone)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,18 @@ def causal_mask(past: int, rows: int) -> np.ndarray:
     return np.tri(rows, past + rows, past, dtype=bool)
 
 
+@dataclass(frozen=True)
+class TextCall:
+    """Understanding rows (n, hidden) that are run over the cached tokens in `slots`; mask: (n, slots + n)."""
+
+    rows: np.ndarray
+    rope: RopePair
+    pool: PagePool
+    slots: np.ndarray
+    mask: np.ndarray
+    adapter: Choice = PLAIN
+
+
 class Experts:
     """The decoder's layers with both experts. Text and ViT tokens are rows of the understanding expert (und), latents
     of the generation expert (gen), (n, hidden) each. Results are rows before the final norm, which lm_head and
@@ -40,49 +53,22 @@ class Experts:
         self._no_rows = np.zeros((0, model.hidden_size), np.float32)
         self._no_rope = np.zeros((0, model.head_dim), np.float32)
 
-    def und(
-        self,
-        rows: np.ndarray,
-        rope: RopePair,
-        pool: PagePool,
-        slots: np.ndarray,
-        mask: np.ndarray,
-        adapter: Choice = PLAIN,
-    ) -> tuple[np.ndarray, Tensor]:
-        """Run understanding rows over the tokens in `slots` -> (rows, new_kv); new_kv may stay on the engine's
-        device."""
-        return self._und(("und_out", "new_kv"), ("new_kv",), rows, rope, pool, slots, mask, adapter)
+    def und(self, given: TextCall) -> tuple[np.ndarray, Tensor]:
+        """-> (rows, new_kv); new_kv may stay on the engine's device."""
+        return self._und(("und_out", "new_kv"), ("new_kv",), given)
 
-    def und_held(
-        self,
-        rows: np.ndarray,
-        rope: RopePair,
-        pool: PagePool,
-        slots: np.ndarray,
-        mask: np.ndarray,
-        adapter: Choice = PLAIN,
-    ) -> tuple[Tensor, Tensor]:
+    def und_held(self, given: TextCall) -> tuple[Tensor, Tensor]:
         """`und` whose rows may stay there, too, for the head."""
-        return self._und(("und_out", "new_kv"), ("und_out", "new_kv"), rows, rope, pool, slots, mask, adapter)
+        return self._und(("und_out", "new_kv"), ("und_out", "new_kv"), given)
 
-    def und_kv(
-        self,
-        rows: np.ndarray,
-        rope: RopePair,
-        pool: PagePool,
-        slots: np.ndarray,
-        mask: np.ndarray,
-        adapter: Choice = PLAIN,
-    ) -> Tensor:
+    def und_kv(self, given: TextCall) -> Tensor:
         """`und` where only the keys and values are wanted."""
-        return self._und(("new_kv",), ("new_kv",), rows, rope, pool, slots, mask, adapter)[0]
+        return self._und(("new_kv",), ("new_kv",), given)[0]
 
-    def _und(
-        self, outputs: tuple[str, ...], held: tuple[str, ...], rows, rope, pool, slots, mask, adapter: Choice
-    ) -> tuple[Any, ...]:
-        given = {"und": rows, "und_cos": rope[0], "und_sin": rope[1]}
-        given |= {"pool": pool.tensor, "slots": slots, "mask": mask}
-        given |= self._graphs.adapters.inputs(self._und_graph, adapter)
+    def _und(self, outputs: tuple[str, ...], held: tuple[str, ...], call: TextCall) -> tuple[Any, ...]:
+        given = {"und": call.rows, "und_cos": call.rope[0], "und_sin": call.rope[1]}
+        given |= {"pool": call.pool.tensor, "slots": call.slots, "mask": call.mask}
+        given |= self._graphs.adapters.inputs(self._und_graph, call.adapter)
         if not self._und_through_gen:
             return self._graphs(contract.UND_STEP, outputs, held, **given)
         none = {"gen": self._no_rows, "gen_cos": self._no_rope, "gen_sin": self._no_rope}

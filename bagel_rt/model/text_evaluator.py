@@ -13,7 +13,7 @@ from bagel_rt.asks import TextRows
 from bagel_rt.kv_cache.page_pool import PagePool
 from bagel_rt.model.block_mask import block_mask
 from bagel_rt.model.graphs import Graphs
-from bagel_rt.model.step_graphs import Experts, causal_mask
+from bagel_rt.model.step_graphs import Experts, TextCall, causal_mask
 from bagel_rt.model.token_embeddings import TokenEmbeddings
 
 PIECE = 256  # rows of read texts in a call that others share: more would let their next tokens wait for long
@@ -47,11 +47,12 @@ class TextEvaluator:
         """See asks.Evaluator."""
         piece, past = Piece(ask, len(ask.ids) - ask.done), ask.sequence
         rows, rope = self._embeddings.rows(piece.ids), self._experts.rope.at(piece.positions)
-        given = (rows, rope, self._pool, self._pool.slots(past), causal_mask(past.length, piece.count), ask.adapter)
+        mask = causal_mask(past.length, piece.count)
+        call = TextCall(rows, rope, self._pool, self._pool.slots(past), mask, ask.adapter)
         if not ask.logits:
-            self._pool.append(past, self._experts.und_kv(*given))
+            self._pool.append(past, self._experts.und_kv(call))
             return None
-        out, new_kv = self._experts.und_held(*given)
+        out, new_kv = self._experts.und_held(call)
         self._pool.append(past, new_kv)
         return self._logits(out)
 
@@ -96,7 +97,7 @@ class TextEvaluator:
         rope = self._experts.rope.at(np.concatenate([piece.positions for piece in pieces]))
         pasts = [self._pool.slots(p.ask.sequence)[:length] for p, length in zip(pieces, lengths, strict=True)]
         slots, mask = block_mask(pasts, [piece.count for piece in pieces], self._pool.table.total_tokens)
-        return self._experts.und(rows, rope, self._pool, slots, mask, pieces[0].ask.adapter)
+        return self._experts.und(TextCall(rows, rope, self._pool, slots, mask, pieces[0].ask.adapter))
 
     def _answers(self, pieces: list[Piece], out: np.ndarray) -> Answers:
         """The answers of those that are complete now; the others get further. out: (all rows, hidden)."""

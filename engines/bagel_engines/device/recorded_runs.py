@@ -14,14 +14,15 @@ on a GPU.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from bagel_engines.device.arrays import DeviceArray, Memory
+from bagel_engines.device.marked_runs import MarkedRuns
 from bagel_engines.protocol import Engine, EngineFailure
 
 KEPT = 8  # recordings at most; each holds its inputs and results on the device
@@ -55,31 +56,14 @@ class Recording:
 Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype]]
 
 
-class Repeats:
-    """All recordings of one engine, at most `kept`; the one that was not used for longest is dropped first.
-
-    tell: called with a remark for the engine's info whenever it changes.
-    """
+class Repeats(MarkedRuns):
+    """All recordings of one engine, at most `kept`; the one that was not used for longest is dropped first."""
 
     def __init__(self, memory: Memory, tell: Callable[[str], None], kept: int = KEPT):
-        self._memory, self._tell, self._kept = memory, tell, kept
+        super().__init__(tell)
+        self._memory, self._kept = memory, kept
         self._recordings: OrderedDict[Hashable, Recording] = OrderedDict()
         self._seen: OrderedDict[Hashable, Shapes] = OrderedDict()
-        self._marked = 0
-        self._refused: dict[str, str] = {}
-        tell("CUDA graphs")
-
-    def active(self, graph: str) -> bool:
-        """Whether runs of this graph are marked now and can be recorded, as far as is known."""
-        return self._marked > 0 and graph not in self._refused
-
-    @contextmanager
-    def marked(self) -> Iterator[None]:
-        self._marked += 1
-        try:
-            yield
-        finally:
-            self._marked -= 1
 
     def run(
         self,
@@ -119,9 +103,7 @@ class Repeats:
             self._copy([(inputs[n], t) for n, t in moving.items()])
             recording = record(inputs, self._seen[key])
         except EngineFailure as error:
-            self._refused[graph] = str(error)
-            refusals = "; ".join(f"{name}: {why}" for name, why in self._refused.items())
-            self._tell(f"CUDA graphs, but not of {refusals}")
+            self.refuse(graph, str(error))
             return False
         while len(self._recordings) >= self._kept:
             self._recordings.popitem(last=False)[1].drop()

@@ -10,10 +10,10 @@ that come to lie elsewhere make another run, which begins anew.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Container, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Hashable
 
 from bagel_engines.device.arrays import Replay, Stream
+from bagel_engines.device.marked_runs import MarkedRuns
 from bagel_engines.protocol import EngineFailure
 from bagel_engines.tensorrt.bindings import Bindings
 
@@ -58,33 +58,22 @@ class Repeated:
         self._give_back()
 
 
-class Recordings:
+class Recordings(MarkedRuns):
     """Those of one engine; the one that was not used for longest is dropped first.
 
-    tell: called with a remark for the engine's info whenever it changes. left_out: graphs so small that a launch of a
-    recording is no less than a run.
+    left_out: graphs so small that a launch of a recording is no less than a run.
     """
 
     def __init__(self, tell: Callable[[str], None], left_out: Container[str] = (), kept: int = KEPT):
-        self._tell, self._left_out, self._kept = tell, left_out, kept
+        super().__init__(tell)
+        self._left_out, self._kept = left_out, kept
         self._found: OrderedDict[tuple[str, Hashable], Repeated] = OrderedDict()
         self._seen: OrderedDict[tuple[str, Hashable], None] = OrderedDict()
         self._wasted: dict[str, int] = {}
-        self._refused: dict[str, str] = {}
-        self._marked = 0
-        tell("CUDA graphs")
 
     def active(self, graph: str) -> bool:
-        """Whether runs of this graph are marked now and can be recorded, as far as is known."""
-        return self._marked > 0 and graph not in self._refused and graph not in self._left_out
-
-    @contextmanager
-    def marked(self) -> Iterator[None]:
-        self._marked += 1
-        try:
-            yield
-        finally:
-            self._marked -= 1
+        """And whether a recording of it is worth its launch."""
+        return super().active(graph) and graph not in self._left_out
 
     def run(self, graph: str, run: Hashable, plain: Callable[[], None], make: Callable[[], Repeated]) -> None:
         """Do a run inside `marked`. run: its shapes and addresses. plain: does it in the ordinary way; make: what to
@@ -101,7 +90,7 @@ class Recordings:
         try:
             self._at(key, make)()
         except EngineFailure as error:
-            self._refuse(graph, str(error))
+            self.refuse(graph, str(error))
             plain()
 
     def close(self) -> None:
@@ -128,11 +117,10 @@ class Recordings:
         dropped.close()
         self._wasted[graph] = self._wasted.get(graph, 0) + (dropped.played < WORTH)
         if self._wasted[graph] > WASTED:
-            self._refuse(graph, "its arrays lie in other places each time")
+            self.refuse(graph, "its arrays lie in other places each time")
 
-    def _refuse(self, graph: str, why: str) -> None:
-        self._refused[graph] = why
+    def refuse(self, graph: str, why: str) -> None:
+        """And drop the recordings it has."""
+        super().refuse(graph, why)
         for key in [key for key in self._found if key[0] == graph]:
             self._found.pop(key).close()
-        refusals = "; ".join(f"{name}: {reason}" for name, reason in self._refused.items())
-        self._tell(f"CUDA graphs, but not of {refusals}")

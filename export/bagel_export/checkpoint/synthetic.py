@@ -99,6 +99,17 @@ RELEASED = Shape(
 def write_checkpoint(folder: Path, shape: Shape | None = None) -> Path:
     """Write configs, tokenizer and random weights; files that are there are replaced. Returns the folder."""
     shape = shape or Shape()
+    model, vae = without_weights(folder, shape)
+    random, weights = np.random.default_rng(shape.seed), model.state_dict()
+    if shape.llm.tie_word_embeddings:
+        del weights["language_model.lm_head.weight"]
+    _write_tensors(folder / WEIGHTS, weights, random, shape.dtype)
+    _write_tensors(folder / VAE_WEIGHTS, vae.state_dict(), random, torch.float32)
+    return folder
+
+
+def without_weights(folder: Path, shape: Shape) -> tuple[BagelModel, AutoEncoder]:
+    """Write configs and tokenizer. Returns the model and the VAE that such weights are for, which hold no numbers."""
     folder.mkdir(parents=True, exist_ok=True)
     write_configs(folder, shape.llm, shape.vit, shape.vae_transform, shape.vit_transform)
     byte_tokenizer(shape.llm.vocab_size).save(str(folder / "tokenizer.json"))
@@ -106,13 +117,7 @@ def write_checkpoint(folder: Path, shape: Shape | None = None) -> Path:
         shape.llm, shape.vit, max_latent_size=shape.max_latent_size, vit_max_num_patch_per_side=shape.vit.grid
     )
     with torch.device("meta"):
-        model, vae = BagelModel(config), AutoEncoder(shape.vae_base_width)
-    random, weights = np.random.default_rng(shape.seed), model.state_dict()
-    if shape.llm.tie_word_embeddings:
-        del weights["language_model.lm_head.weight"]
-    _write_tensors(folder / WEIGHTS, weights, random, shape.dtype)
-    _write_tensors(folder / VAE_WEIGHTS, vae.state_dict(), random, torch.float32)
-    return folder
+        return BagelModel(config), AutoEncoder(shape.vae_base_width)
 
 
 def write_configs(folder: Path, llm: LLMConfig, vit: ViTConfig, for_vae: ResizeRule, for_vit: ResizeRule) -> None:
