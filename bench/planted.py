@@ -1,4 +1,4 @@
-"""Do tests without a recorded run notice what an engine's rewrite can do wrong?  python bench/planted.py [--out F]
+"""Do tests notice what an engine's rewrite can do wrong?  python bench/planted.py [--in FILE] [--out F]
 
 Each fault of bench/planted.toml (head order, scale, side of a mask ...) is planted in a copy of the packages, and the
 tests that are named with it are run there; before, they are run without it. Ends in one JSON line, and with 1 where a
@@ -8,6 +8,7 @@ fault passed.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -54,11 +55,24 @@ def noticed(place: Path, fault: dict[str, str]) -> bool:
         path.write_text(before, encoding="utf-8")
 
 
+def _others(out: Path | None, listed: list[dict[str, str]], now: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the file of results has of faults that are still listed and were not tried now."""
+    known = json.loads(out.read_text(encoding="utf-8"))["results"] if out is not None and out.exists() else []
+    tried = [_name(one) for one in now]
+    return [one for one in known if _name(one) in map(_name, listed) and _name(one) not in tried]
+
+
+def _name(fault: dict[str, Any]) -> tuple[str, str]:
+    return fault["what"], fault["file"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="also write the result to this file")
+    parser.add_argument("--in", dest="inside", default="", metavar="PART", help="those alone in files so named")
+    parser.add_argument("--out", type=Path, help="also write the result to this file, beside what it has of others")
     args = parser.parse_args()
-    faults = tomllib.loads(FAULTS.read_text(encoding="utf-8"))["fault"]
+    listed = tomllib.loads(FAULTS.read_text(encoding="utf-8"))["fault"]
+    faults = [fault for fault in listed if args.inside in fault["file"]]
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         copied_packages(place)
@@ -69,7 +83,8 @@ def main() -> None:
         for fault in tqdm(faults, desc="faults", disable=None):
             told = {key: fault[key] for key in ("what", "file", "tests")}
             results.append(told | {"noticed": noticed(place, fault)})
-    finish({"question": "which faults of a rewrite pass", "results": results} | machine(), args.out)
+    kept = _others(args.out, listed, results)
+    finish({"question": "which planted faults pass", "results": kept + results} | machine(), args.out)
     sys.exit(not all(one["noticed"] for one in results))
 
 
