@@ -9,18 +9,22 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from bagel_engines import Places
 from bagel_rt.adapters.choice import PLAIN, Choice
 from bagel_rt.kv_cache.page_table import Sequence
+
+# logits behind each token (tokens, vocab), or what is known of them where the likeliest token alone is wanted
+Behind = np.ndarray | Places
 
 
 class Evaluator(Protocol):
     """What answers TextRows (model/text_evaluator.py)."""
 
-    def alone(self, ask: TextRows) -> np.ndarray | None:
+    def alone(self, ask: TextRows) -> Behind | None:
         """Its answer, by a call of its own. Raises BagelError; then some of its tokens may stand in its sequence."""
         ...
 
-    def together(self, asks: Iterable[TextRows]) -> Mapping[TextRows, np.ndarray | Exception | None]:
+    def together(self, asks: Iterable[TextRows]) -> Mapping[TextRows, Behind | Exception | None]:
         """Answers, or errors, of those that are done after one call for all; the others are to be asked again."""
         ...
 
@@ -29,7 +33,8 @@ class Evaluator(Protocol):
 class TextRows:
     """Tokens of text to be evaluated behind a sequence, each seeing those before it; they are added to the sequence.
 
-    The answer is the logits behind each token (tokens, vocab) where `logits` is set, else None.
+    The answer is the logits behind each token (tokens, vocab) where `logits` is set, else None. Where `likeliest` is
+    set, too, it may be their Places: then they stay on the device that computed them.
     """
 
     evaluator: Evaluator
@@ -39,6 +44,7 @@ class TextRows:
     logits: bool
     done: int = 0  # tokens that are in the sequence already: long texts go there in pieces
     adapter: Choice = PLAIN  # only those that choose the same are evaluated in one call
+    likeliest: bool = False
     merged: bool = False  # whether some of them were evaluated in one call with others' rows
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 
 import numpy as np
 
-from bagel_engines import EngineInfo
-from bagel_rt.asks import Evaluator, TextRows
+from bagel_engines import EngineInfo, Places
+from bagel_rt.asks import Behind, Evaluator, TextRows
 from bagel_rt.events import Event, Turn
 from bagel_rt.inputs.tokenizer import TextCodec
 from bagel_rt.model.context_tree import Context, Lease
@@ -51,18 +51,18 @@ class TextDecoder:
         follow: takes the one token that is decoded behind im_end, which some fine-tunes are trained to put there.
         """
         lookup = PromptLookup((*read, self._im_start), options.prompt_lookup)
-        token, scratch, count = self._im_start, contexts.branch(context), 1
+        token, scratch, count, greedy = self._im_start, contexts.branch(context), 1, not options.do_sample
         yield event(token)
         while count < options.max_tokens:
             guess = lookup.guess(min(options.max_tokens - count, contexts.room(scratch)) - 1)
-            rows = yield from self._evaluated(contexts, scratch, (token, *guess))
+            rows = yield from self._evaluated(contexts, scratch, (token, *guess), greedy)
             chosen = self._chosen(rows, guess, count, options, noise)
             contexts.drop(scratch, len(rows) - len(chosen))
             lookup.judge(guess, chosen)
             for token in chosen:
                 if token == self._im_end:
                     if follow is not None:
-                        row = yield from self._evaluated(contexts, scratch, (token,))
+                        row = yield from self._evaluated(contexts, scratch, (token,), greedy)
                         follow += self._chosen(row, (), count + 1, options, noise)
                     return
                 yield event(token)
@@ -73,30 +73,32 @@ class TextDecoder:
             noise.skip_exponential(self._logits)
 
     def _evaluated(
-        self, contexts: Lease, scratch: Context, ids: tuple[int, ...]
-    ) -> Generator[TextRows, np.ndarray, np.ndarray]:
-        """Ask for tokens to be added to the context; returns the logits behind each (tokens, vocab)."""
+        self, contexts: Lease, scratch: Context, ids: tuple[int, ...], likeliest: bool
+    ) -> Generator[TextRows, Behind, Behind]:
+        """Ask for tokens to be added to the context; returns what is behind each. likeliest: as in TextRows."""
         contexts.check_position(scratch.position)
-        logits = yield TextRows(
-            self._evaluator, ids, scratch.sequence, scratch.position, logits=True, adapter=scratch.adapter
+        position, adapter = scratch.position, scratch.adapter
+        behind = yield TextRows(
+            self._evaluator, ids, scratch.sequence, position, True, adapter=adapter, likeliest=likeliest
         )
         scratch.position += len(ids)
-        return logits
+        return behind
 
     def _chosen(
-        self, rows: np.ndarray, guess: Sequence[int], count: int, options: TextOptions, noise: TorchNoise
+        self, rows: Behind, guess: Sequence[int], count: int, options: TextOptions, noise: TorchNoise
     ) -> list[int]:
-        """The tokens that logits (1 + len(guess), vocab) give, up to the first that is not the guessed one.
+        """The tokens that are behind 1 + len(guess) rows, up to the first that is not the guessed one.
 
         A guess is compared with the very token that is chosen, so that a sampled text takes the same random numbers as
         without guesses. count: tokens written before.
         """
         found: list[int] = []
-        for row, logits in enumerate(rows):
-            if row and not np.isfinite(logits).all():
+        for row in range(len(rows)):
+            numbers = rows.sums[row : row + 1] if isinstance(rows, Places) else rows[row]
+            if row and not np.isfinite(numbers).all():
                 break  # it is computed again alone: the error comes behind the tokens before it
-            check_finite(logits, f"token {count + row} of the text, the logits", self._engine)
-            found.append(next_token(logits, options, noise))
+            check_finite(numbers, f"token {count + row} of the text, the logits", self._engine)
+            found.append(int(rows.columns[row]) if isinstance(rows, Places) else next_token(numbers, options, noise))
             if found[-1] == self._im_end or found[-1:] != list(guess[row : row + 1]):
                 break
         return found

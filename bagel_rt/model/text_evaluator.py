@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bagel_engines import Tensor
+from bagel_engines import Largest, Places, Tensor
 from bagel_rt.artefact import contract
-from bagel_rt.asks import TextRows
+from bagel_rt.asks import Behind, TextRows
+from bagel_rt.engine_errors import named_failures
 from bagel_rt.kv_cache.page_pool import PagePool
 from bagel_rt.model.block_mask import block_mask
 from bagel_rt.model.graphs import Graphs
@@ -18,7 +19,7 @@ from bagel_rt.model.token_embeddings import TokenEmbeddings
 
 PIECE = 256  # rows of read texts in a call that others share: more would let their next tokens wait for long
 HEAD_ROWS = 64  # rows of a call of the head; on a device 8, which TensorRT's plans are built for
-Answers = dict[TextRows, np.ndarray | Exception | None]
+Answers = dict[TextRows, Behind | Exception | None]
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,10 @@ class Piece:
 class TextEvaluator:
     def __init__(self, graphs: Graphs, experts: Experts, embeddings: TokenEmbeddings, pool: PagePool):
         self._graphs, self._experts, self._embeddings, self._pool = graphs, experts, embeddings, pool
+        self._largest = Largest(graphs.engine)
         self._head_rows = 8 if graphs.engine.needs is None else HEAD_ROWS
 
-    def alone(self, ask: TextRows) -> np.ndarray | None:
+    def alone(self, ask: TextRows) -> Behind | None:
         """See asks.Evaluator."""
         piece, past = Piece(ask, len(ask.ids) - ask.done), ask.sequence
         rows, rope = self._embeddings.rows(piece.ids), self._experts.rope.at(piece.positions)
@@ -54,7 +56,7 @@ class TextEvaluator:
             return None
         out, new_kv = self._experts.und_held(call)
         self._pool.append(past, new_kv)
-        return self._logits(out)
+        return self._behind(out, ask.likeliest)
 
     def together(self, asks: Iterable[TextRows]) -> Answers:
         """See asks.Evaluator.
@@ -68,7 +70,7 @@ class TextEvaluator:
         found = self._merged(list(_pieces(asks))) if len(asks) > 1 else None
         return {ask: self._attempted(ask) for ask in asks} if found is None else found
 
-    def _attempted(self, ask: TextRows) -> np.ndarray | Exception | None:
+    def _attempted(self, ask: TextRows) -> Behind | Exception | None:
         try:
             return self.alone(ask)
         except Exception as error:
@@ -102,31 +104,49 @@ class TextEvaluator:
     def _answers(self, pieces: list[Piece], out: np.ndarray) -> Answers:
         """The answers of those that are complete now; the others get further. out: (all rows, hidden)."""
         wanted = np.repeat([piece.ask.logits for piece in pieces], [piece.count for piece in pieces])
-        logits, first = self._logits(out[wanted]), 0
+        likeliest = all(piece.ask.likeliest for piece in pieces if piece.ask.logits)
+        behind, first = self._behind(out[wanted], likeliest), 0
         found: Answers = {}
         for piece in pieces:
             piece.ask.done += piece.count
             piece.ask.merged = True
             if piece.ask.logits:
-                found[piece.ask] = logits[first : first + piece.count]
+                found[piece.ask] = behind[first : first + piece.count]
                 first += piece.count
             elif piece.ask.done == len(piece.ask.ids):
                 found[piece.ask] = None
         return found
 
-    def _logits(self, out: Tensor) -> np.ndarray:
-        """(rows, hidden) -> (rows, vocab)."""
+    def _behind(self, out: Tensor, likeliest: bool) -> Behind:
+        """What the head says of rows (n, hidden)."""
         if not isinstance(out, np.ndarray):  # on a device; few rows go into the head without coming here
             if out.shape[0] <= self._head_rows:
-                return self._graphs(contract.LM_HEAD, und_out=out)[0]
+                return self._head(out, likeliest)
             out = out.numpy()
         if not len(out):
             return out
-        parts = [
-            self._graphs(contract.LM_HEAD, und_out=out[first : first + self._head_rows])[0]
-            for first in range(0, len(out), self._head_rows)
-        ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return _joined(
+            [self._head(out[at : at + self._head_rows], likeliest) for at in range(0, len(out), self._head_rows)]
+        )
+
+    def _head(self, rows: Tensor, likeliest: bool) -> Behind:
+        """Of at most _head_rows rows."""
+        if not likeliest:
+            return self._graphs(contract.LM_HEAD, und_out=rows)[0]
+        logits = self._graphs(contract.LM_HEAD, held=("logits",), und_out=rows)[0]
+        if isinstance(logits, np.ndarray):
+            return logits
+        with named_failures():
+            return self._largest(logits)
+
+
+def _joined(parts: list[Behind]) -> Behind:
+    if len(parts) == 1:
+        return parts[0]
+    places = [part for part in parts if isinstance(part, Places)]
+    if not places:
+        return np.concatenate(parts)  # type: ignore[arg-type]
+    return Places(np.concatenate([p.columns for p in places]), np.concatenate([p.sums for p in places]))
 
 
 class _NotFinite(Exception):

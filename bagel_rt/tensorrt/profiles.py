@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from bagel_engines.device.largest import ROWS
 from bagel_rt.artefact.contract import (
     FLOW_EMBED,
     FLOW_HEAD,
@@ -59,6 +60,11 @@ def profiles(spec: GraphSpec, model: ModelDims, limits: Limits) -> list[dict[str
 def sum_profile(names: Sequence[str], model: ModelDims, limits: Limits) -> dict[str, tuple]:
     """The profile of a graph of device/linear_sums.py (step caching): shapes (rows, hidden) of these inputs."""
     return {name: tuple((n, model.hidden_size) for n in _up_to(_latents(model, limits))) for name in names}
+
+
+def largest_profile(model: ModelDims) -> dict[str, tuple]:
+    """The profile of device/largest.py: logits of the rows that the head takes at once."""
+    return {ROWS: tuple((rows, model.vocab_size) for rows in (1, 1, DECODE_ROWS))}
 
 
 def example_sizes(graph: str, model: ModelDims, limits: Limits) -> Iterator[dict[str, int]]:

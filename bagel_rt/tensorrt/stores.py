@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bagel_engines.device.largest import LARGEST
 from bagel_engines.device.linear_sums import SUM_GRAPHS
 from bagel_rt.artefact.contract import graph_specs
 from bagel_rt.artefact.folders import cache, home
 from bagel_rt.artefact.manifest import Manifest
 from bagel_rt.errors import InputError
 from bagel_rt.kv_cache.page_pool import CACHE_TOKENS, slots_for
-from bagel_rt.tensorrt.profiles import Limits, largest, profiles, sum_profile
+from bagel_rt.tensorrt.profiles import Limits, largest, largest_profile, profiles, sum_profile
 
 if TYPE_CHECKING:
     from bagel_engines.onnxruntime.packed_weights import PackedStore
@@ -38,6 +39,8 @@ def plans_for(
     def profiles_of(graph: str) -> list[dict[str, tuple]]:
         if graph in SUM_GRAPHS:
             return [sum_profile(SUM_GRAPHS[graph], manifest.model, chosen)]
+        if graph == LARGEST.stem:
+            return [largest_profile(manifest.model)]
         return profiles(specs[graph], manifest.model, chosen)
 
     return Plans(plan_folder(manifest), manifest.fingerprint, profiles_of, budget, on_step)

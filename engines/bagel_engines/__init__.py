@@ -5,6 +5,7 @@ the CPU and on CUDA) and TensorRT each have a room of their own, and none import
 beside them and its name in select.py; engines that compute on a device find arrays, cache and CUDA in device/.
 """
 
+from bagel_engines.device.largest import Largest, Places
 from bagel_engines.device.linear_sums import Sums
 from bagel_engines.device.recorded_runs import repeating
 from bagel_engines.host_cache import HostCache
@@ -32,8 +33,10 @@ __all__ = [
     "EngineInfo",
     "Held",
     "HostCache",
+    "Largest",
     "LowRank",
     "OutOfDeviceMemory",
+    "Places",
     "Runner",
     "Settings",
     "Sums",

@@ -1,4 +1,4 @@
-"""How the graphs that engines/bagel_engines ships were made: `python tests/sum_graphs.py` writes them again."""
+"""How the graphs that engines/bagel_engines ships were made: `python tests/helpers/sum_graphs.py` writes them again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from bagel_engines.device import linear_sums
+from bagel_engines.device import largest, linear_sums
 from bagel_engines.onnxruntime import shared_weights
 
 
@@ -38,6 +38,25 @@ def made(name: str) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=11, producer_name="")
 
 
+def largest_of() -> onnx.ModelProto:
+    """Of rows (n, width): the column of the first largest number, and the sum of all."""
+    nodes = [
+        helper.make_node("ArgMax", [largest.ROWS], ["column"], axis=1, keepdims=0, select_last_index=0),
+        helper.make_node("ReduceSum", [largest.ROWS, "axes"], ["sum"], keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "largest",
+        [helper.make_tensor_value_info(largest.ROWS, TensorProto.FLOAT, ["n", "width"])],
+        [
+            helper.make_tensor_value_info("column", TensorProto.INT64, ["n"]),
+            helper.make_tensor_value_info("sum", TensorProto.FLOAT, ["n"]),
+        ],
+        [helper.make_tensor("axes", TensorProto.INT64, [1], [1])],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=11, producer_name="")
+
+
 def probe() -> onnx.ModelProto:
     """x + w, where w is the graph's own 0: for finding out whether a session takes another w."""
     value = lambda name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [1])  # noqa: E731
@@ -50,4 +69,5 @@ def probe() -> onnx.ModelProto:
 if __name__ == "__main__":
     for path in (linear_sums.PLUS, linear_sums.SLOPE):
         Path(path).write_bytes(made(path.stem).SerializeToString(deterministic=True))
+    largest.LARGEST.write_bytes(largest_of().SerializeToString(deterministic=True))
     shared_weights.PROBE.write_bytes(probe().SerializeToString(deterministic=True))
