@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -47,24 +46,23 @@ def own_home(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def traced_once() -> Iterator[None]:
-    """Tracing is most of a small export: what is the same in everything, names included, is traced once per run."""
+def traced_once(tmp_path_factory) -> Iterator[None]:
+    """Tracing is most of a small export: what is the same in everything, names included, is traced once for all workers
+    of a run, and with BAGEL_RT_TEST_CACHE set for all runs of the same code."""
     try:
+        from kept_traces import remembered
+
         from bagel_export.onnx import tracing
     except ModuleNotFoundError:  # the runtime's own tests run without torch
         yield
         return
 
-    trace, found = tracing.trace, {}
-
-    def remembered(module, spec, halves):
-        key = pickle.dumps((module, spec, halves))
-        if key not in found:
-            found[key] = trace(module, spec, halves)
-        return found[key].clone()
-
+    store, own = os.environ.get("BAGEL_RT_TEST_CACHE"), tmp_path_factory.getbasetemp()
+    of_the_run = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder = Path(store) / f"traces-{exporter_digest()}" if store else of_the_run / "traces"
+    folder.mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracing, "trace", remembered)
+        patch.setattr(tracing, "trace", remembered(tracing.trace, folder))
         yield
 
 
