@@ -107,17 +107,19 @@ def export_once():
 
 @cache
 def exporter_digest() -> str:
-    """Of all code and files that decide what an export of the tests' checkpoints holds."""
-    root, found = GOLDEN.parent.parent, hashlib.sha256()
+    """Of all code and files, as they are imported, that decide what an export of the tests' checkpoints holds."""
+    import bagel_export
+
+    runtime, found = Path(bagel_rt.__file__).parent, hashlib.sha256()
     for part in (
-        "export",
-        "bagel_rt/artefact",
-        *(f"bagel_rt/adapters/{name}.py" for name in ("config", "files", "keys", "products", "read")),
-        "bagel_rt/files/safetensors_file.py",
-        "tests/golden/checkpoint",
-        "tests/golden/make_checkpoint.py",
+        Path(bagel_export.__file__).parent,
+        runtime / "artefact",
+        *(runtime / "adapters" / f"{name}.py" for name in ("config", "files", "keys", "products", "read")),
+        runtime / "files" / "safetensors_file.py",
+        GOLDEN / "checkpoint",
+        GOLDEN / "make_checkpoint.py",
     ):
-        files = [root / part] if (root / part).is_file() else sorted((root / part).rglob("*"))
+        files = [part] if part.is_file() else sorted(part.rglob("*"))
         for path in files:
             if path.is_file() and path.suffix != ".pyc":
                 found.update(path.read_bytes())

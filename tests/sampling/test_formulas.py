@@ -137,6 +137,30 @@ def test_guidance_acts_above_the_lower_bound_and_up_to_the_upper_one_in_float32(
     assert not active(np.nextafter(np.float32(0.8), np.float32(1)))
 
 
+def test_branches_are_those_whose_velocity_matters():
+    def branches(text: float, image: float, t: float = 0.5) -> int:
+        return len(Guidance(text, image, (0.4, 0.8), 0.0, "global").branches(np.float32(t)))
+
+    assert (branches(1.0, 2.0), branches(1.5, 1.0), branches(1.5, 1.5)) == (1, 2, 3)
+    assert branches(1.5, 1.5, 0.9) == branches(1.5, 1.5, 0.3) == 1  # outside the interval
+
+
+def test_renormalisation_shortens_and_never_lengthens():
+    c = np.ones((2, 64), np.float32)
+    shorter = {"cond": c, "cfg_text": 1.5 * c}  # guided by 1.5: 0.75 of the conditional one
+    for kind in ("global", "channel", "text_channel"):
+        guided = Guidance(1.5, 1.0, (0.0, 1.0), 0.0, kind).combine(shorter, np.float32(0.5))
+        assert np.allclose(guided, 0.75, rtol=1e-6), kind
+
+
+@pytest.mark.parametrize("kind", ["global", "channel"])
+def test_a_norm_beyond_float32_gives_nan_which_is_told_and_not_a_velocity_of_nothing(kind):
+    c = np.full((2, 64), 1e30, np.float32)
+    with np.errstate(all="ignore"):
+        guided = Guidance(4.0, 1.0, (0.0, 1.0), 0.0, kind).combine({"cond": c, "cfg_text": -c}, np.float32(0.5))
+    assert np.isnan(guided).all()
+
+
 def naive_taylorseer(rows: list[np.ndarray], highest: int = 6) -> list[np.ndarray]:
     """The official schedule and forecast with every difference recomputed from the evaluated steps. highest: the order
     of the last difference that a forecast adds."""
@@ -352,14 +376,16 @@ def test_apg_remembers_a_share_of_the_last_step_and_bounds_its_length():
     first = with_past.combine({"cond": c, "cfg_text": u}, t, x, past)
     second = with_past.combine({"cond": c, "cfg_text": u}, t, x, past)
     assert np.allclose(second - c, (first - c) / 2, atol=1e-5)
-    short = ruled("apg", eta=1.0, momentum=0.0, norm_threshold=2.0)
-    moved = short.combine({"cond": c, "cfg_text": u}, t, x, Momentum()) - c
-    assert math.isclose(np.linalg.norm(moved * t / 3), 2.0, rel_tol=1e-4)
+    for longest in (2.0, 0.5):
+        short = ruled("apg", eta=1.0, momentum=0.0, norm_threshold=longest)
+        moved = short.combine({"cond": c, "cfg_text": u}, t, x, Momentum()) - c
+        assert math.isclose(np.linalg.norm(moved * t / 3), longest, rel_tol=1e-4)
 
 
 def test_similarity_is_the_cosine_and_of_nothing_it_is_none():
     a = np.random.default_rng(0).standard_normal((24, 64)).astype(np.float32)
     assert math.isclose(similarity(a, 3 * a), 1.0, rel_tol=1e-6)
+    assert math.isclose(similarity(a, np.float32(1e-4) * a), 1.0, rel_tol=1e-6)
     assert math.isclose(similarity(a, -a), -1.0, rel_tol=1e-6)
     assert similarity(a, np.zeros_like(a)) == 0.0
 

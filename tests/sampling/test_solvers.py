@@ -90,3 +90,16 @@ def test_unipcs_corrected_points_are_nearer_than_its_predicted_ones():
             corrected = solver._seen[-1].x
             gains.append(np.abs(predicted - exact(t)).max() / np.abs(corrected - exact(t)).max())
     assert np.median(gains) > 1.5
+
+
+def test_unipcs_prediction_is_the_papers():
+    """Written down once more: D1 / r is how the clean estimate changed over the step before, by this step's width."""
+    times = timesteps(7, 3.0).astype(np.float64)
+    lam = np.log((1 - times[1:-1]) / times[1:-1])  # of the inner times
+    solver, x = SOLVERS["unipc"](), NOISE
+    for i in range(4):
+        x = solver.advance(x, times[i], times[i + 1], velocity)
+    (before, here), h, h_before = solver._seen, lam[3] - lam[2], lam[2] - lam[1]
+    plain = times[4] / times[3] * here.x - (1 - times[4]) * math.expm1(-h) * here.clean
+    change = (here.clean - before.clean) * h / h_before
+    assert np.allclose(x, plain - (1 - times[4]) * math.expm1(-h) / 2 * change, rtol=1e-6)
