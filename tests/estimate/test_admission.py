@@ -53,15 +53,15 @@ class Case:
             self.counted.append(work)
             return work
 
-        def memory(manifest, widths, work, needs, low_memory):
+        def memory(manifest, widths, work, needs, low_memory, held=0):
             assert (needs, widths) == (self.known["needs"], manifest.widths)
-            size = int(total(work.options, low_memory) * GIB)
+            size = int(total(work.options, low_memory) * GIB) + held
             return Memory(size, GIB // 4, {"weights": size - GIB // 2, "working": GIB // 2})
 
         monkeypatch.setattr(admission, "workload", how.get("workload", workload))
         monkeypatch.setattr(admission, "memory", memory)
         limit = Limit(2 * GIB, "are free")
-        more = {key: how[key] for key in ("low_memory", "counts") if key in how}
+        more = {key: how[key] for key in ("low_memory", "counts", "held") if key in how}
         self.admission = Admission(manifest, engine, limit, 4096, vocabulary="words", **more)  # type: ignore[arg-type]
 
     def check(self, options: Any = PICTURE) -> Need | None:
@@ -89,6 +89,25 @@ def test_a_refusal_says_how_much_of_what_and_every_way_out(monkeypatch):
         " width 768 with low_memory (1.50 GiB); an export with --precision balanced or small; or allow more with"
         " max_memory"
     )
+
+
+def test_what_the_model_holds_beside_its_artefact_counts_in_every_way(monkeypatch):
+    total = lambda options, low: 1 if low else 1.5  # noqa: E731
+    assert Case(monkeypatch, total).check() is not None
+    said = Case(monkeypatch, total, held=GIB).refusal()
+    assert "this takes about 2.50 GiB" in said
+    assert "Instead: low_memory (2.00 GiB); " in said
+
+
+def test_ways_out_are_counted_of_the_same_request_with_square_pictures_that_just_fit(monkeypatch):
+    case = Case(monkeypatch, lambda options, low: 2 if options.height == options.width == 768 else 3)
+    assert "height and width 768 with low_memory (2.00 GiB)" in case.refusal()
+    assert {work.given[1] for work in case.counted} == {"a request"}
+
+
+def test_an_artefact_that_says_nothing_of_its_weights_is_refused_in_the_same_words(monkeypatch):
+    old = replace(MANIFEST, raw={key: value for key, value in MANIFEST.raw.items() if key != "weight_forms"})
+    assert "balanced or small" in Case(monkeypatch, lambda options, low: 9, old).refusal(TextOptions())
 
 
 def test_less_memory_alone_is_offered_first_where_it_is_enough_and_not_used_yet(monkeypatch):

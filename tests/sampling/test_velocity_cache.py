@@ -55,6 +55,40 @@ def test_exponentials_continue_what_decays_and_swings():
     assert miss(found) < 0.02 < 0.1 < miss(plain)
 
 
+def forecast(kind: str, mask: str, field) -> np.ndarray:
+    """The velocity of the last step, which the mask leaves out."""
+    cache, x = VelocityCache(kind, len(mask), mask, 0.05), X
+    for step in range(len(mask)):
+        cache.begin(step, x)
+        v = cache.velocity("cond", TIMES[step], x, lambda step=step: field(step).astype(np.float32))
+        cache.end(x, v)
+        x = x - v
+    return v
+
+
+def test_easycache_takes_the_last_difference_of_velocity_and_latents():
+    assert np.allclose(forecast("easycache", "10", lambda step: 3 * X), (X - 3 * X) + (3 * X - X))
+
+
+@pytest.mark.parametrize("mask", ["11110", "1011110", "110111110", "1110101010100"])
+def test_exponentials_are_fitted_to_the_last_calls_that_are_equally_far_apart(mask):
+    even = {"11110": 0, "1011110": 2, "110111110": 3, "1110101010100": 2}[mask]
+    strange = RANDOM.standard_normal((6, 64))
+    found = forecast("exponential", mask, lambda step: X * 0.5**step if step >= even else strange)
+    assert np.allclose(found, X * 0.5 ** (len(mask) - 1), atol=1e-5)
+
+
+def test_three_calls_are_too_few_for_exponentials_and_are_continued_as_a_polynomial():
+    found = [forecast(kind, "1110", lambda step: X * 0.5**step) for kind in ("exponential", "polynomial")]
+    assert np.array_equal(*found)
+
+
+def test_where_a_continuation_overflows_the_last_velocity_stays():
+    with np.errstate(over="ignore"):
+        found = forecast("exponential", "1111110", lambda step: X * 1e32 * 10.0**step)
+    assert np.allclose(found, X * 1e37, rtol=1e-6)
+
+
 @pytest.mark.parametrize("field", [lambda t, s: np.zeros_like(X), lambda t, s: X * np.float32(1e30)])
 @pytest.mark.parametrize("kind", ["polynomial", "exponential", "easycache"])
 def test_a_forecast_is_finite_for_nothing_and_for_huge_numbers(kind, field):
@@ -82,6 +116,7 @@ def test_easycache_evaluates_more_for_a_smaller_threshold_and_always_warm_and_la
     assert counts[-1] < 12
     for threshold in (0.01, 0.5):
         assert {0, 1, 2, 3, 4, 48} <= set(moving(threshold))
+    assert 5 not in moving(0.5)
 
 
 def test_movement_sums_expected_changes_until_the_threshold():
@@ -95,6 +130,13 @@ def test_movement_sums_expected_changes_until_the_threshold():
     assert rule.is_still(4 * one)  # 0.18
     rule.note(4 * one, 1.1 * one, evaluated=False)
     assert not rule.is_still(5 * one)  # 0.27
+
+
+def test_a_change_as_large_as_the_threshold_is_evaluated():
+    rule, one = Movement(0.5), np.ones((1, 4), np.float32)
+    rule.note(one, one, evaluated=True)
+    rule.note(2 * one, 2 * one, evaluated=True)  # the output changes as the input does
+    assert not rule.is_still(3 * one)  # by half of its length
 
 
 def test_a_context_seen_for_the_first_time_is_evaluated_where_others_are_forecast():
