@@ -19,9 +19,11 @@ from bagel_rt.artefact.manifest import ResizeRule
 from bench.nano.shares import Shares
 from bench.nano.state import State
 from bench.nano.tokenizer import train_tokenizer
+from bench.nano.train_vae import BEGUN as VAE_BEGUN
 
 PATCH = 14
 OF_TOKENS = ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight")  # a row for each
+VAES = ("keep", "polish", "tune")  # as it is; train its decoder further; both halves, then the decoder
 BEGUN = "training.json"  # in a checkpoint that is not done: the step it was at
 
 
@@ -61,22 +63,25 @@ def vit_rule(config: dict[str, Any]) -> ResizeRule:
     return ResizeRule(side, side, PATCH)
 
 
-def prepare(config: dict[str, Any], folder: Path, checkpoint: Path | None, new_tokens: bool, polish: bool) -> None:
+def prepare(config: dict[str, Any], folder: Path, checkpoint: Path | None, new_tokens: bool, vae: str) -> None:
     """What a new state folder begins with: tokenizer.json and, of a checkpoint, its VAE. What is there stays.
 
-    polish: the checkpoint's VAE decoder is still to be polished, on what config says of pictures.
+    vae: one of VAES: what is to become of the checkpoint's on the pictures that config says.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file, vae = folder / "tokenizer.json", State(folder, "vae-final")
+    file, final = folder / "tokenizer.json", State(folder, "vae-final")
     if not file.exists():
         if checkpoint and not new_tokens:
             shutil.copyfile(checkpoint / "tokenizer.json", file)
         else:
             sizes = config["model"]
             train_tokenizer(sizes["vocabulary"], sizes["seed"], shares(config), sizes["corpus"]).save(str(file))
-    if checkpoint and not vae.path.exists():
+    if checkpoint and not final.path.exists():
         values = {name: value.float() for name, value in load_file(checkpoint / VAE_WEIGHTS).items()}
-        vae.put(vae=values, polished=0 if polish else config["vae"]["polish_steps"])
+        if vae == "tune":
+            State(folder, VAE_BEGUN).put(vae=values)
+        else:
+            final.put(vae=values, polished=0 if vae == "polish" else config["vae"]["polish_steps"])
 
 
 def shares(config: dict[str, Any]) -> Shares:

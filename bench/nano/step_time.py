@@ -72,7 +72,7 @@ def vae_seconds(config: dict[str, Any], device: torch.device, steps: int) -> flo
 def measure(config: dict[str, Any], device: torch.device, steps: int, folder: Path) -> dict[str, Any]:
     """Milliseconds by part of the model's step, its sum without the samples, and the VAE's step."""
     how = {**settings(config, device), "first_fill": settings(config, device)["fresh"], "workers": 0}
-    start.prepare(config, folder, None, new_tokens=False, polish=False)
+    start.prepare(config, folder, None, new_tokens=False, vae="keep")
     State(folder, "vae-final").save(vae=AutoEncoder(config["vae"]["base_width"]).state_dict(), polished=0)
     with begun(config, how, folder, None, device) as (run, batches):
         parts = Parts(device)

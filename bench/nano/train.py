@@ -222,7 +222,7 @@ def run(
     checkpoint: Path | None = None,
     lesson: str | None = None,
     new_tokens: bool = False,
-    polish: bool = False,
+    vae: str = "keep",
     device: torch.device | None = None,
 ) -> None:
     """Everything a folder lacks: tokenizer.json, vae-final.pt, then the model up to `steps` (else the config's)."""
@@ -230,7 +230,7 @@ def run(
     how = settings(config, device, lesson)
     if steps_done(folder) >= (steps or how["steps"]):
         return
-    start.prepare(config, folder, checkpoint, new_tokens, polish)
+    start.prepare(config, folder, checkpoint, new_tokens, vae)
     train_vae.run(config["vae"], folder, device, how["workers"])
     with begun(config, how, folder, checkpoint, device) as (learner, batches):
         train(learner, batches, steps or how["steps"])
@@ -243,7 +243,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, help="then it stops, saved; the same command goes on")
     parser.add_argument("--from", dest="checkpoint", type=Path, metavar="DIR", help="a checkpoint to begin with")
     parser.add_argument("--new-tokens", action="store_true", help="train the tokenizer anew; words known stay known")
-    parser.add_argument("--polish", action="store_true", help="polish the checkpoint's VAE decoder first")
+    parser.add_argument("--vae", choices=start.VAES, default="keep", help="what to do first with the checkpoint's")
     parser.add_argument("--lesson", metavar="TABLE", help="a table of the config that says more than [training]")
     parser.add_argument("--device", type=torch.device, help="cuda where there is one, else cpu")
 
@@ -251,7 +251,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run_as_told(args: argparse.Namespace) -> None:
     """Raises Stopped where the run was told to stop."""
     stop_when_told(args.minutes)
-    given = {name: getattr(args, name) for name in ("checkpoint", "lesson", "new_tokens", "polish", "device")}
+    given = {name: getattr(args, name) for name in ("checkpoint", "lesson", "new_tokens", "vae", "device")}
     run(tomllib.loads(args.config.read_text(encoding="utf-8")), args.state, args.steps, **given)
 
 

@@ -15,6 +15,7 @@ from bench.nano.pack import pixels
 from bench.nano.state import Average, Progress, State, Stopped, must_stop
 from bench.nano.supply import Pictures, Supply
 
+BEGUN = "vae-start"  # of a state folder: weights to begin with
 FIRST_LOGVAR = -5.0  # a posterior that starts wide drowns the mean, and nothing is learned for long
 
 
@@ -58,12 +59,24 @@ def step_down(module: torch.nn.Module, loss: Tensor, optimizer: torch.optim.Opti
     optimizer.step()
 
 
-def train(config: dict, state: State, device: torch.device, workers: int = 0) -> AutoEncoder:
-    torch.manual_seed(config["seed"])
-    vae = AutoEncoder(config["base_width"]).to(device)
+def first_vae(config: dict, begun: dict | None) -> AutoEncoder:
+    """As it is before its first step: random, or with the weights of another."""
+    vae = AutoEncoder(config["base_width"])
+    if begun is not None:
+        vae.load_state_dict(begun["vae"])
+        return vae
     bias = vae.encoder.conv_out.bias
     assert bias is not None
     torch.nn.init.constant_(bias.data[len(bias) // 2 :], FIRST_LOGVAR)
+    return vae
+
+
+def train(config: dict, state: State, device: torch.device, workers: int = 0) -> AutoEncoder:
+    torch.manual_seed(config["seed"])
+    begun = State(state.path.parent, BEGUN).load()
+    if begun is not None:  # its latents are scaled: their means are no longer near zero
+        config = config | {"steps": config["tune_steps"], "learning_rate": config["tune_rate"], "mean_weight": 0.0}
+    vae = first_vae(config, begun).to(device)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=0, betas=(0.9, 0.99), weight_decay=1e-4)
     average, start = Average(vae, config["ema"]), 0
     if (saved := state.load(device)) is not None:

@@ -12,7 +12,7 @@ import torch
 from golden_cases import distance
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_nano import CONFIG, MODEL, TRAINING
+from tiny_nano import CONFIG, MODEL, TRAINING, VAE
 from tokenizers import Tokenizer
 
 import bagel_rt
@@ -315,6 +315,15 @@ def test_scaling_gives_the_latents_unit_variance_in_bagels_constants_and_changes
     latents = SCALE * (z - shift)
     assert latents.mean(dim=(0, 2, 3)).abs().max() < 1e-3
     assert latents.std(dim=(0, 2, 3)).sub(1).abs().max() < 1e-3
+
+
+def test_a_vae_that_is_taken_further_begins_with_its_weights_and_runs_for_steps_of_its_own(tmp_path):
+    given = AutoEncoder(32).state_dict()
+    State(tmp_path, train_vae.BEGUN).put(vae=given)
+    how = {**VAE, "steps": 0, "tune_steps": 3, "tune_rate": 0.0}
+    taken = train_vae.train(how, State(tmp_path, "vae"), torch.device("cpu"))
+    assert all(torch.equal(taken.state_dict()[name], value) for name, value in given.items())
+    assert State(tmp_path, "vae").load()["step"] == 3
 
 
 def test_a_half_written_state_never_replaces_a_whole_one(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ MODEL = {
 }  # fmt: skip
 VAE = {
     "base_width": 32, "batch": 2, "pictures": 0.5, "scale_batches": 1, "steps": 2, "polish_steps": 1,
+    "tune_steps": 2, "tune_rate": 1e-4,
     "polish_noise": 0.05, "learning_rate": 1e-3, "warmup": 2, "kl_weight": 1e-5, "mean_weight": 1e-2, "ema": 0.9,
     "seed": 1,
 }  # fmt: skip
