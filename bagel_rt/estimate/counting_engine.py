@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from bagel_engines import EngineInfo, Runner, Tensor
-from bagel_engines.device.largest import LARGEST
+from bagel_engines.device.largest import FOUND, LARGEST, ROWS
 from bagel_engines.device.linear_sums import SUM_GRAPHS
 from bagel_engines.protocol import Arrays, LowRank, Tensors
 from bagel_rt.artefact.contract import GraphSpec, ModelDims, dim_value, graph_specs
@@ -128,11 +128,10 @@ class _SumRunner:
 class _LargestRunner:
     """Stands for device/largest.py: the first number of each row."""
 
-    inputs, outputs = ("rows",), ("column", "sum")
+    inputs, outputs = (ROWS,), (FOUND,)
 
     def run(self, inputs: Tensors, outputs: Sequence[str], held: Container[str] = ()) -> dict[str, Any]:
-        rows = inputs["rows"].shape[0]
-        return {"column": np.zeros(rows, np.int64), "sum": np.zeros(rows, np.float32)}
+        return {FOUND: np.zeros((inputs[ROWS].shape[0], 2), np.float32)}
 
 
 class _Slots:

@@ -39,19 +39,18 @@ def made(name: str) -> onnx.ModelProto:
 
 
 def largest_of() -> onnx.ModelProto:
-    """Of rows (n, width): the column of the first largest number, and the sum of all."""
+    """Of rows (n, width) the column of the first largest number and the sum of all: (n, 2)."""
     nodes = [
-        helper.make_node("ArgMax", [largest.ROWS], ["column"], axis=1, keepdims=0, select_last_index=0),
-        helper.make_node("ReduceSum", [largest.ROWS, "axes"], ["sum"], keepdims=0),
+        helper.make_node("ArgMax", [largest.ROWS], ["place"], axis=1, keepdims=1, select_last_index=0),
+        helper.make_node("Cast", ["place"], ["column"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", [largest.ROWS, "axes"], ["sum"], keepdims=1),
+        helper.make_node("Concat", ["column", "sum"], [largest.FOUND], axis=1),
     ]
     graph = helper.make_graph(
         nodes,
         "largest",
         [helper.make_tensor_value_info(largest.ROWS, TensorProto.FLOAT, ["n", "width"])],
-        [
-            helper.make_tensor_value_info("column", TensorProto.INT64, ["n"]),
-            helper.make_tensor_value_info("sum", TensorProto.FLOAT, ["n"]),
-        ],
+        [helper.make_tensor_value_info(largest.FOUND, TensorProto.FLOAT, ["n", 2])],
         [helper.make_tensor("axes", TensorProto.INT64, [1], [1])],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=11, producer_name="")
