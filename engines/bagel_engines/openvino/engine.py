@@ -21,8 +21,19 @@ from bagel_engines.openvino.share_kv_heads import share_keys
 from bagel_engines.openvino.split_new_kv import STACKED, Parts, take_apart
 from bagel_engines.protocol import Arrays, EngineFailure, EngineInfo, LowRank, Runner, Tensor, Tensors
 
+FIRST = (2026, 3)  # with RMSNormalization and Attention
 POOL = "pool"  # the step graphs' input that lies in the cache
 ADDRESS = "*/_ORT_MEM_ADDR_/*"  # in place of a weight file's name: the offset is an address (as ONNX Runtime gives it)
+
+
+def check_version(version: str) -> None:
+    """Raises EngineFailure for one whose reader of ONNX files lacks operators that every artefact has."""
+    if tuple(map(int, version.split(".")[:2])) < FIRST:
+        wanted = ".".join(map(str, FIRST))
+        raise EngineFailure(
+            f"openvino {version} does not know the operators of these graphs; needed is {wanted} or newer: pip install"
+            " --upgrade openvino"
+        )
 
 
 class OpenVinoRunner:
@@ -96,6 +107,8 @@ class OpenVinoEngine:
         change nothing; otherwise the artefact states it, and what is computed in instead stands in `info`."""
         import openvino
 
+        version = openvino.__version__.split("-")[0]
+        check_version(version)
         if device != "cpu":
             raise EngineFailure(f"openvino runs on 'cpu' here; device {device!r} is not supported")
         here = arithmetic_here(arithmetic, by_name)
@@ -106,7 +119,6 @@ class OpenVinoEngine:
             self._config["INFERENCE_NUM_THREADS"] = threads
         self.needs = openvino_needs(self._arithmetic)
         self._ran: Counter[str] = Counter()
-        version = openvino.__version__.split("-")[0]
         self._claimed = EngineInfo("openvino", version, device, here.name, here.remark)
 
     @property

@@ -57,6 +57,22 @@ def test_eight_bits_round_each_block_to_127_levels_of_its_largest():
     assert np.allclose(back[0, [0, 1, 2, 3, 32]], [127, -127, 63, 64, 1.27])
 
 
+@pytest.mark.parametrize("form", ["int8", "int4", "w8a8", "fp8"])
+@pytest.mark.parametrize("weighed", [False, True])
+def test_a_large_weight_is_rounded_in_pieces_to_the_same_numbers(monkeypatch, form, weighed):
+    weight = np.random.default_rng(0).standard_normal((5, 7 * 32)).astype(np.float32)
+    layout, importance = layout_for(form, weight.shape), np.arange(7 * 32, dtype=np.float64) if weighed else None
+    whole = quantize(weight, layout, importance)
+    for size in (1, 5 * 32 * 3):  # a block at a time; three blocks, of which the last piece has one
+        monkeypatch.setattr(q, "PIECE", size)
+        parts = quantize(weight, layout, importance)
+        assert all(
+            np.array_equal(a.astype(np.float32), b.astype(np.float32)) for a, b in zip(whole, parts, strict=True)
+        )
+    if form == "int4":
+        assert (whole[0].astype(int).min(), whole[0].astype(int).max()) == (-8, 7)
+
+
 def test_a_row_of_w8a8_has_one_scale_whatever_its_length():
     weight = np.array([[3.0, -1.4, 0.0], [0.5, 0.24, 0.127]], np.float32)
     values, scale = quantize(weight, Layout("w8a8"))
