@@ -8,6 +8,7 @@ how far it is. In DIR: checkpoint/, bagel-nano/ (int8), fp32/, score-*.json, lef
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -52,6 +53,7 @@ def scored(module: str, model: Path, out: Path, limit: int) -> None:
     """By the module's own command, so that its process gives back what it took."""
     if not out.exists():
         command = [sys.executable, "-m", f"bench.nano.{module}", "--model", model, "--limit", str(limit), "--out", out]
+        command += ["--workers", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)]
         subprocess.run(command, check=True)
 
 

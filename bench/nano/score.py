@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import bagel_rt
 from bagel_rt.api import Bagel
 from bagel_rt.cli.contact_sheet import Card, contact_sheet
 from bagel_rt.results import ImageResult, TextResult
+from bench.nano.askers import Model, asked
 from bench.nano.cases import AIMS, HELD_OUT, TRAINED, Case, Half, all_cases
 from bench.nano.checker import Seen, fulfils, is_on, keeps, look, shows
 from bench.nano.people_cases import people_cases
@@ -153,6 +155,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="cases per category")
     parser.add_argument("--trained", action="store_true", help="of what training may have shown, instead")
     parser.add_argument("--set", nargs="*", default=[], metavar="OPTION=JSON", help="image options, cfg_text_scale=3")
+    parser.add_argument("--workers", type=int, default=1, help="processes, each with a core and the model")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--sheet", type=Path)
     parser.add_argument("--against", type=Path, help="an earlier result, compared case by case")
@@ -162,19 +165,20 @@ def main() -> None:
     marks: dict[str, list[int]] = {}
     shown: dict[str, list[Card]] = {}
     began = time.monotonic()
-    with bagel_rt.load(args.model, args.backend, arithmetic=args.arithmetic) as bagel:
-        for case in tqdm(cases, unit="case"):
-            drawn, text = ask(bagel, case, options)
-            right = is_right(case, drawn, text)
-            marks.setdefault(case.category, []).append(int(right))
-            if drawn is not None:
-                shown.setdefault(case.category, []).append(Card(drawn, _title(case), right))
-        engine, model = bagel.engine, bagel.model
+    model = Model(args.model, args.backend, args.arithmetic)
+    answers = asked(model, partial(ask, options=options), cases, args.workers)
+    for case, (drawn, text) in zip(cases, tqdm(answers, total=len(cases), unit="case"), strict=True):
+        right = is_right(case, drawn, text)
+        marks.setdefault(case.category, []).append(int(right))
+        if drawn is not None:
+            shown.setdefault(case.category, []).append(Card(drawn, _title(case), right))
+    with model.load() as bagel:
+        engine, name = bagel.engine, bagel.model
     scores = summary(marks)
     thinking = [marks.get(f"riddles, {how}") for how in ("thinking", "not thinking")]
     report = {
         "bench": "nano/score",
-        "model": model,
+        "model": name,
         "engine": engine,
         **machine(),
         "versions": {"bagel-rt": bagel_rt.__version__, "numpy": np.__version__},

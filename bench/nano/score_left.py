@@ -21,6 +21,7 @@ from tqdm import tqdm
 import bagel_rt
 from bagel_rt.api import Bagel
 from bagel_rt.results import ReasonResult
+from bench.nano.askers import Model, asked
 from bench.nano.checker import look, shows
 from bench.nano.pictures import picture
 from bench.nano.score import ANSWER_TOKENS, paired, summary, table
@@ -30,6 +31,7 @@ from bench.timing import machine
 
 STYLE = Path(__file__).with_name("reasoning.toml")
 DRAWN, DESCRIBED, AT_ONCE = "drawn first", "described first", "at once"
+PICTURES = "pictures"
 CASES = 200
 
 
@@ -51,6 +53,18 @@ def in_words(bagel: Bagel, case: Left, think: bool) -> str:
     return text.rpartition("</think>")[2].strip()
 
 
+def judged(bagel: Bagel, given: tuple[int, Left]) -> dict[str, int]:
+    """1 for each way whose answer is right, and for the picture."""
+    seed, case = given
+    result = drawn(bagel, case, seed)
+    return {
+        DRAWN: int(result.answer == case.answer),
+        PICTURES: int(picture_is_right(result, case)),
+        DESCRIBED: int(in_words(bagel, case, True) == case.answer),
+        AT_ONCE: int(in_words(bagel, case, False) == case.answer),
+    }
+
+
 def picture_is_right(result: ReasonResult, case: Left) -> bool:
     return bool(result.pictures) and shows(look(np.asarray(result.pictures[0].image)), case.after)
 
@@ -60,23 +74,20 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--backend", default="onnxruntime")
     parser.add_argument("--limit", type=int, default=CASES)
+    parser.add_argument("--workers", type=int, default=1, help="processes, each with a core and the model")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    marks: dict[str, list[int]] = {name: [] for name in (DRAWN, DESCRIBED, AT_ONCE)}
-    pictures: list[int] = []
-    began = time.monotonic()
-    with bagel_rt.load(args.model, args.backend) as bagel:
-        for seed, case in enumerate(tqdm(cases(args.limit), unit="case")):
-            result = drawn(bagel, case, seed)
-            marks[DRAWN].append(int(result.answer == case.answer))
-            pictures.append(int(picture_is_right(result, case)))
-            marks[DESCRIBED].append(int(in_words(bagel, case, True) == case.answer))
-            marks[AT_ONCE].append(int(in_words(bagel, case, False) == case.answer))
-        engine, model = bagel.engine, bagel.model
+    began, model = time.monotonic(), Model(args.model, args.backend)
+    given = [*enumerate(cases(args.limit))]
+    found = [*tqdm(asked(model, judged, given, args.workers), total=len(given), unit="case")]
+    marks = {name: [one[name] for one in found] for name in (DRAWN, DESCRIBED, AT_ONCE)}
+    pictures = [one[PICTURES] for one in found]
     scores = summary({**marks, "pictures as they should be": pictures})
+    with model.load() as bagel:
+        engine, name = bagel.engine, bagel.model
     report: dict[str, Any] = {
         "bench": "nano/score_left",
-        "model": model,
+        "model": name,
         "engine": engine,
         **machine(),
         "versions": {"bagel-rt": bagel_rt.__version__, "numpy": np.__version__},
@@ -84,7 +95,7 @@ def main() -> None:
         "scores": scores,
         "drawn over described": paired(marks[DRAWN], marks[DESCRIBED]),
         "drawn over at once": paired(marks[DRAWN], marks[AT_ONCE]),
-        "marks": {name: "".join(map(str, bits)) for name, bits in {**marks, "pictures": pictures}.items()},
+        "marks": {kind: "".join(map(str, bits)) for kind, bits in {**marks, PICTURES: pictures}.items()},
     }
     if args.out:
         args.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import bagel_rt
 from bagel_rt.artefact.folders import BUNDLED, find_model
 from bagel_rt.artefact.manifest import read_manifest
 from bench.nano import score
+from bench.nano.askers import Model, asked
 from bench.nano.cases import all_cases
 from bench.nano.checker import fulfils, look
 from bench.nano.render import render
@@ -121,3 +123,13 @@ def test_the_bundled_model_is_the_export_of_the_committed_checkpoint(tmp_path):
 def test_the_bundled_model_was_verified_graph_by_graph_when_it_was_exported():
     raw = read_manifest(BUNDLED).raw
     assert {g["parity"]["status"] for g in (*raw["graphs"].values(), *raw["extra_graphs"].values())} == {"verified"}
+
+
+@pytest.mark.slow
+def test_several_processes_give_each_case_the_answer_that_one_gives():
+    cases = [case for case in score.chosen(["questions", "single object"], 3)]
+    model, ask = Model(BUNDLED), functools.partial(score.ask, options={"num_timesteps": 6})
+    alone, together = (list(asked(model, ask, cases, workers)) for workers in (1, 2))
+    assert [text for _, text in alone] == [text for _, text in together]
+    pictures = [[None if drawn is None else np.asarray(drawn) for drawn, _ in found] for found in (alone, together)]
+    assert all(np.array_equal(a, b) for a, b in zip(*pictures, strict=True))
