@@ -543,6 +543,20 @@ def planted():
 
 
 @table
+def drift():
+    """Of each engine: calls in one process, and models opened and closed in another."""
+    yield "engine", "work", "memory at first", "at last", "drift", "threads, descriptors left"
+    for name, one in read("drift.json")["results"].items():
+        engine, part = name.split(", ")
+        calls = part == "calls"
+        work = f"{one['calls_of_each']:,} calls of each kind" if calls else f"{one['opened_and_closed']} models opened"
+        first = one["mib_first" if calls else "mib_after_a_tenth"]
+        grown = f"{100 * one['drift_of_the_second_half']:+.2f} %"
+        left = f"{one['threads_left']}, {one['descriptors_left']}"
+        yield engine, work, f"{first:.0f} MiB", f"{one['mib_last']:.0f} MiB", grown, left
+
+
+@table
 def fuzzed():
     """Minutes and calls of all guided runs together."""
     yield "target", "minutes", "calls", "guided by coverage", "found in the last run"
