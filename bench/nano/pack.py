@@ -83,7 +83,7 @@ class Packer:
 def pixels(pictures: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     """(n, side, side, 3) uint8 -> (n, 3, side, side) float32 in -1..1."""
     values = torch.from_numpy(pictures).to(device, non_blocking=True).permute(0, 3, 1, 2).float()
-    return ((values / 255 - 0.5) / 0.5).contiguous()
+    return ((values / 255 - 0.5) / 0.5).contiguous(memory_format=torch.channels_last)
 
 
 def patches(values: Tensor, patch: int) -> Tensor:

@@ -197,7 +197,7 @@ def steps_done(folder: Path) -> int:
 def load_vae(path: Path, base_width: int) -> AutoEncoder:
     vae = AutoEncoder(base_width)
     vae.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["vae"])
-    return vae.eval().requires_grad_(False)
+    return vae.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 @contextmanager

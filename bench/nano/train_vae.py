@@ -33,6 +33,11 @@ def reconstruction(seen: Tensor, wanted: Tensor) -> Tensor:
     return error.abs().mean() + 4 * error.square().mean() + 0.5 * edges
 
 
+def weights_of(vae: AutoEncoder) -> dict[str, Tensor]:
+    """As files keep them, whatever order they are computed in."""
+    return {name: value.contiguous() for name, value in vae.state_dict().items()}
+
+
 def set_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = value
@@ -76,7 +81,7 @@ def train(config: dict, state: State, device: torch.device, workers: int = 0) ->
     begun = State(state.path.parent, BEGUN).load()
     if begun is not None:  # its latents are scaled: their means are no longer near zero
         config = config | {"steps": config["tune_steps"], "learning_rate": config["tune_rate"], "mean_weight": 0.0}
-    vae = first_vae(config, begun).to(device)
+    vae = first_vae(config, begun).to(device, memory_format=torch.channels_last)  # a third less time on a CPU
     optimizer = torch.optim.AdamW(vae.parameters(), lr=0, betas=(0.9, 0.99), weight_decay=1e-4)
     average, start = Average(vae, config["ema"]), 0
     if (saved := state.load(device)) is not None:
@@ -159,10 +164,10 @@ def run(config: dict, folder: Path, device: torch.device, workers: int = 0) -> N
     if (saved := final.load(device)) is None:
         vae = train(config, state, device, workers)
         scale_latents(vae, Pictures(64, config["pictures"], config["seed"] + 3), config["scale_batches"])
-        saved = {"vae": vae.state_dict(), "polished": 0}
+        saved = {"vae": weights_of(vae), "polished": 0}
         final.save(**saved)
     if saved["polished"] < config["polish_steps"]:
-        vae = AutoEncoder(config["base_width"]).to(device)
+        vae = AutoEncoder(config["base_width"]).to(device, memory_format=torch.channels_last)
         vae.load_state_dict(saved["vae"])
         polish(vae, config, state, device, saved["polished"], workers)
-        final.save(vae=vae.state_dict(), polished=config["polish_steps"])
+        final.save(vae=weights_of(vae), polished=config["polish_steps"])

@@ -45,6 +45,15 @@ def test_the_commit_and_the_graphs_of_the_released_size_are_in_it(few, tmp_path)
     assert "--released" in (tmp_path / "out" / "run.sh").read_text()
 
 
+def test_what_bagel_nano_is_trained_on_from_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_pack, "PACKED", ("bench/nano",))
+    gpu_pack.pack(tmp_path / "out", [])
+    with tarfile.open(tmp_path / "out" / "project.tar.xz") as archive:
+        names = archive.getnames()
+    assert "bench/nano/make.py" in names
+    assert [name for name in names if name.startswith("bench/nano/bagel-nano/")] == []
+
+
 def test_a_folder_that_is_too_large_is_refused_and_not_left_behind(few, tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_pack, "MOST", 1000)
     with pytest.raises(SystemExit, match="fewer --artefact"):
