@@ -15,6 +15,8 @@ from PIL import Image
 
 import bagel_rt
 from bagel_engines.onnxruntime.shared_weights import SharedWeights
+from bagel_rt.generation import flow_sampler, guided_flow, reader, text_decoder
+from bagel_rt.model import vae_decoder
 
 GIB = 1 << 30
 
@@ -22,6 +24,15 @@ GIB = 1 << 30
 def main(artefact: str, side: str, *words: str) -> None:
     bindings.install()
     SharedWeights._read_in_place = lambda self: True
+    for module in (
+        flow_sampler,
+        guided_flow,
+        reader,
+        text_decoder,
+        vae_decoder,
+    ):  # what lies in the memory is no number
+        for check in {"check_finite", "check_latent"} & vars(module).keys():
+            setattr(module, check, lambda *_: None)
     size, told = int(side), {}
     graphs = "graphs" in words
     with bagel_rt.load(artefact, "onnxruntime", "cuda", cuda_graphs=graphs, cache_tokens=16384) as bagel:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from bagel_engines.claims import IN_USE
 from bagel_export.artefact import export as exporting
 from bagel_export.checkpoint import synthetic
 from bagel_export.quantization.recipe import Recipe
@@ -55,7 +56,8 @@ def _header_and_hole(path: Path, header: Mapping[str, Any], size: int, alignment
 def no_hashes(folder: Path) -> Generator[Any, None, dict[str, Any]]:
     """Stands for export._files: the holes' bytes are not read."""
     yield from ()
-    return {path.name: {"size": path.stat().st_size, "sha256": "0" * 64} for path in sorted(folder.iterdir())}
+    files = (path for path in sorted(folder.iterdir()) if path.name != IN_USE)
+    return {path.name: {"size": path.stat().st_size, "sha256": "0" * 64} for path in files}
 
 
 def main(out: str, precision: str, arithmetic: str, layers: str) -> None:

@@ -340,6 +340,16 @@ def test_a_temperature_too_small_for_float32_is_greedy_and_takes_as_many_random_
     assert np.array_equal(noise.normal(16), usual.normal(16))
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_a_token_whose_time_is_nothing_wins_without_a_warning(top_k):
+    class AtOnce:
+        def exponential(self, count):
+            return np.zeros(count, np.float32)
+
+    assert drawn(LOGITS, AtOnce(), 1.0, top_k, None) in range(len(LOGITS))  # type: ignore[arg-type]
+
+
 def test_limits_on_the_choice_take_as_many_random_numbers_as_none():
     noise, usual = TorchNoise(0), TorchNoise(0)
     drawn(LOGITS, noise, 1.0, 2, 0.5)
