@@ -65,6 +65,7 @@ NUMPY_TYPES = {1: np.float32, 7: np.int64, 9: np.bool_, 10: np.float16, 16: np.u
 NAMELESS = (16, 17)  # types that numpy has no name for: bfloat16, float8e4m3fn
 PLAINLY = -1  # gpu_graph_id of a run that is neither captured nor replayed, as onnxruntime defines it
 FLOAT8_SINCE = (8, 9)  # compute capability of the first cards that multiply in it
+BRIEF = (*VAES, "vit")  # graphs that a picture needs once or twice
 NO_MEMORY = re.compile(r"out of memory|failed to allocate|CUDA failure 2\b|available memory of", re.IGNORECASE)
 
 
@@ -110,9 +111,11 @@ class DeviceRunner:
         capture: Capture | None = None,
         weights: Mapping[str, DeviceArray] | None = None,
         halves: int = 0,
+        plain: Any = None,
     ):
         """weights: those the session shares with other sessions; kept here because it reads them in place. halves: as
-        in CudaForm."""
+        in CudaForm. plain: options of a run that is neither captured nor replayed, as all of BRIEF's are."""
+        self._plain, self._brief = plain, name in BRIEF
         self._session, self._name, self._place, self._memory = session, name, place, memory
         self._capture, self._weights = capture, weights
         self._types = {v.name: ONNX_TYPES[v.type] for v in (*session.get_inputs(), *session.get_outputs())}
@@ -131,14 +134,14 @@ class DeviceRunner:
     def _results(self, given: Mapping[str, Any], outputs: tuple[str, ...]) -> Mapping[str, Any]:
         capture = self._capture
         if capture is None:
-            return self._computed(given, outputs)
-        if not capture.repeats.active(self._name):
-            return self._out_of_arena(self._computed(given, outputs, capture.options(PLAINLY)))
+            return self._computed(given, outputs, self._plain)
+        if self._brief or not capture.repeats.active(self._name):
+            return self._out_of_arena(self._computed(given, outputs, self._plain))
         return capture.repeats.run(
             self._name,
             outputs,
             given,
-            lambda: self._out_of_arena(self._computed(given, outputs, capture.options(PLAINLY))),
+            lambda: self._out_of_arena(self._computed(given, outputs, self._plain)),
             lambda moving, shapes: self._recorded({**given, **moving}, moving, shapes),
         )
 
@@ -290,7 +293,8 @@ class OnnxRuntimeDeviceEngine:
         halves = form.halves if form else 0
         if self._repeats is None:
             session, weights = self._session(graph, form, self._providers)
-            return DeviceRunner(session, graph.stem, self._place, self._memory, None, weights, halves)
+            plain = self._plain_run(graph.stem)
+            return DeviceRunner(session, graph.stem, self._place, self._memory, None, weights, halves, plain)
         refusal = None
         try:
             session, weights = self._session(graph, form, [with_graphs(provider) for provider in self._providers])
@@ -299,7 +303,23 @@ class OnnxRuntimeDeviceEngine:
         except EngineFailure as error:  # such as nodes that only the CPU can compute
             (session, weights), refusal = self._session(graph, form, self._providers), str(error)
         capture = Capture(self._ort, self._repeats, refusal)
-        return DeviceRunner(session, graph.stem, self._place, self._memory, capture, weights, halves)
+        plain = self._plain_run(graph.stem, capture)
+        return DeviceRunner(session, graph.stem, self._place, self._memory, capture, weights, halves, plain)
+
+    def _plain_run(self, graph: str, capture: Capture | None = None) -> Any:
+        """Options of a run of a graph that is not captured.
+
+        Graphs that a picture needs once or twice give back what they computed in: each session has an arena of its own,
+        and together they would hold gigabytes that no other graph can use.
+        """
+        name, index = self._place
+        shrinks = graph in BRIEF and name == "cuda"
+        if capture is None and not shrinks:
+            return None
+        options = capture.options(PLAINLY) if capture else self._ort.RunOptions()
+        if shrinks:
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", f"gpu:{index}")
+        return options
 
     def _session(self, graph: Path, form: CudaForm | None, providers: list) -> tuple[Any, Mapping[str, DeviceArray]]:
         """A session, and those of its weights that it shares with other sessions."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fake_tensorrt
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import tensorrt_contract
 import tensorrt_rtx
@@ -22,11 +23,12 @@ from bagel_engines.tensorrt.engine import TensorRtEngine
 from bagel_engines.tensorrt.plan_builder import Flavour
 from bagel_engines.tensorrt.recordings import KEPT, SETTLING, WORTH
 from bagel_rt.api import Bagel
-from bagel_rt.artefact.contract import FLOW_EMBED, FLOW_HEAD, GEN_STEP
+from bagel_rt.artefact.contract import FLOW_EMBED, FLOW_HEAD, GEN_STEP, VAE_DECODER, VIT
 from bagel_rt.artefact.manifest import read_manifest
 from bagel_rt.model.graphs import Graphs
 from bagel_rt.tensorrt.stores import plans_for
 
+SHRINKS = "memory.enable_memory_arena_shrinkage"
 PICTURE = {"seed": 3, "height": 64, "width": 64, "num_timesteps": 9}
 
 
@@ -256,3 +258,18 @@ def test_engines_without_graphs_say_so_when_they_are_asked_for(small_artefact):
             bagel_rt.load(small_artefact, backend, cuda_graphs=True)
     with repeating(open_engine("openvino")):  # a mark that means nothing there
         pass
+
+
+def test_graphs_that_a_picture_needs_once_are_not_captured_and_give_their_memory_back(small_artefact):
+    engine = on_host(record=True)
+    runner = engine.load(read_manifest(small_artefact).graph_file(VAE_DECODER))
+    latent = np.zeros((1, 16, 4, 4), np.float32)
+    with engine.repeating():
+        for _ in range(3):
+            runner.run({"latent": latent}, ("pixels",))
+    assert len(engine._repeats._recordings) == 0
+    info = EngineInfo("onnxruntime", onnxruntime.__version__, "cuda:3", "float16")
+    there = OnnxRuntimeDeviceEngine(onnxruntime, info, HostMemory(), ["CPUExecutionProvider"])
+    given_back = {name: there._plain_run(name).get_run_config_entry(SHRINKS) for name in (VIT, VAE_DECODER)}
+    assert given_back == {VIT: "gpu:3", VAE_DECODER: "gpu:3"}
+    assert there._plain_run(GEN_STEP) is None

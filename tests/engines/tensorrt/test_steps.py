@@ -105,19 +105,6 @@ def test_contexts_of_recordings_that_were_dropped_are_used_again(small_artefact,
     assert made.count("flow_head") == 2  # one for runs that are seen for the first time, one for recordings
 
 
-@pytest.mark.parametrize("scratch", ["activations", "unwanted"])
-def test_recordings_are_dropped_before_memory_that_they_write_to_is_replaced(small_artefact, device, scratch):
-    with opened(small_artefact, record=True) as bagel:
-        bagel.generate("a red circle", **PICTURE, num_timesteps=FEW)
-        shared = bagel.graphs.engine._shared
-        assert len(shared.recordings._found) > 2
-        memory = getattr(shared, scratch)
-        memory.at_least(memory.at_least(0).nbytes)  # as large as it is
-        assert len(shared.recordings._found) > 2
-        memory.at_least(memory.at_least(0).nbytes + 1)
-        assert len(shared.recordings._found) == 0
-
-
 def test_sums_of_step_caching_are_not_recorded(small_artefact, device, monkeypatch):
     recorded, run = set(), Recordings.run
     monkeypatch.setattr(Recordings, "run", lambda self, graph, *rest: recorded.add(graph) or run(self, graph, *rest))
