@@ -66,18 +66,19 @@ def vit_rule(config: dict[str, Any]) -> ResizeRule:
 def prepare(config: dict[str, Any], folder: Path, checkpoint: Path | None, new_tokens: bool, vae: str) -> None:
     """What a new state folder begins with: tokenizer.json and, of a checkpoint, its VAE. What is there stays.
 
-    vae: one of VAES: what is to become of the checkpoint's on the pictures that config says.
+    vae: one of VAES: what is to become of the checkpoint's on the pictures that config says; or the file of another.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file, final = folder / "tokenizer.json", State(folder, "vae-final")
-    if not file.exists():
+    tokens, final = folder / "tokenizer.json", State(folder, "vae-final")
+    if not tokens.exists():
         if checkpoint and not new_tokens:
-            shutil.copyfile(checkpoint / "tokenizer.json", file)
+            shutil.copyfile(checkpoint / "tokenizer.json", tokens)
         else:
             sizes = config["model"]
-            train_tokenizer(sizes["vocabulary"], sizes["seed"], shares(config), sizes["corpus"]).save(str(file))
+            train_tokenizer(sizes["vocabulary"], sizes["seed"], shares(config), sizes["corpus"]).save(str(tokens))
     if checkpoint and not final.path.exists():
-        values = {name: value.float() for name, value in load_file(checkpoint / VAE_WEIGHTS).items()}
+        file = checkpoint / VAE_WEIGHTS if vae in VAES else Path(vae)
+        values = {name: value.float() for name, value in load_file(file).items()}
         if vae == "tune":
             State(folder, VAE_BEGUN).put(vae=values)
         else:

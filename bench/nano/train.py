@@ -236,6 +236,12 @@ def run(
         train(learner, batches, steps or how["steps"])
 
 
+def _vae(text: str) -> str:
+    if text not in start.VAES and not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither one of {', '.join(start.VAES)} nor a file")
+    return text
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--state", type=Path, required=True, help="folder for checkpoints and logs")
     parser.add_argument("--config", type=Path, default=CONFIG)
@@ -243,7 +249,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, help="then it stops, saved; the same command goes on")
     parser.add_argument("--from", dest="checkpoint", type=Path, metavar="DIR", help="a checkpoint to begin with")
     parser.add_argument("--new-tokens", action="store_true", help="train the tokenizer anew; words known stay known")
-    parser.add_argument("--vae", choices=start.VAES, default="keep", help="what to do first with the checkpoint's")
+    parser.add_argument(
+        "--vae",
+        type=_vae,
+        default="keep",
+        metavar="|".join((*start.VAES, "FILE")),
+        help="what to do first with the checkpoint's, or another in its place",
+    )
     parser.add_argument("--lesson", metavar="TABLE", help="a table of the config that says more than [training]")
     parser.add_argument("--device", type=torch.device, help="cuda where there is one, else cpu")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import time
@@ -11,7 +12,7 @@ import pytest
 import torch
 from golden_cases import distance
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_nano import CONFIG, MODEL, TRAINING, VAE
 from tokenizers import Tokenizer
 
@@ -29,7 +30,7 @@ from bench.nano.pools import Bank, Pools, fresh_counts
 from bench.nano.render import render
 from bench.nano.shares import Shares
 from bench.nano.snapshot import write_snapshot
-from bench.nano.start import model_config, moved_rows, vit_rule
+from bench.nano.start import model_config, moved_rows, prepare, vit_rule
 from bench.nano.state import State, Stopped
 from bench.nano.supply import Pictures, Supply
 from bench.nano.tasks import TASKS
@@ -324,6 +325,18 @@ def test_a_vae_that_is_taken_further_begins_with_its_weights_and_runs_for_steps_
     taken = train_vae.train(how, State(tmp_path, "vae"), torch.device("cpu"))
     assert all(torch.equal(taken.state_dict()[name], value) for name, value in given.items())
     assert State(tmp_path, "vae").load()["step"] == 3
+
+
+def test_another_vae_is_taken_from_its_file_as_it_is(state, tmp_path):
+    write_snapshot(state, checkpoint := tmp_path / "checkpoint", CONFIG)
+    other = {name: value.bfloat16() for name, value in AutoEncoder(32).state_dict().items()}
+    save_file(other, file := tmp_path / "other.safetensors")
+    prepare(CONFIG, tmp_path / "more", checkpoint, False, str(file))
+    taken = State(tmp_path / "more", "vae-final").load()
+    assert taken["polished"] == VAE["polish_steps"]
+    assert all(torch.equal(taken["vae"][name], value.float()) for name, value in other.items())
+    with pytest.raises(argparse.ArgumentTypeError, match=r"neither one of keep, polish, tune nor a file"):
+        train._vae("tuned")
 
 
 def test_a_half_written_state_never_replaces_a_whole_one(tmp_path, monkeypatch):
