@@ -549,7 +549,8 @@ def drift():
     for name, one in read("drift.json")["results"].items():
         engine, part = name.split(", ")
         calls = part == "calls"
-        work = f"{one['calls_of_each']:,} calls of each kind" if calls else f"{one['opened_and_closed']} models opened"
+        opened = "graphs compiled by OpenVINO alone" if part == "alone" else "models opened"
+        work = f"{one['calls_of_each']:,} calls of each kind" if calls else f"{one['opened_and_closed']} {opened}"
         first = one["mib_first" if calls else "mib_after_a_tenth"]
         grown = f"{100 * one['drift_of_the_second_half']:+.2f} %"
         left = f"{one['threads_left']}, {one['descriptors_left']}"
