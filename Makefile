@@ -33,7 +33,7 @@ gpu-pack: $(VENV)/.dev
 NANO = $(abspath $(VENV))/nano
 nano: $(VENV)/.dev
 	PYTHONPATH=$(CURDIR):$(CURDIR)/export:$(CURDIR)/engines \
-	$(VENV)/bin/python -m bench.nano.make --state $(NANO) $(FROM:%=--from %)
+	$(VENV)/bin/python -m bench.nano.make --state $(NANO) $(FROM:%=--from %) $(VAE:%=--vae %)
 
 # the same for a lent card without network: one folder of at most 64 MiB, trained there in calls of ten minutes
 nano-pack: $(VENV)/.dev

@@ -543,6 +543,15 @@ def planted():
 
 
 @table
+def through_vae():
+    yield "pictures", "as drawn", "the VAE that ships", "the next one"
+    ships, following = (read(f"nano-vae-{which}.json")["through the VAE"] for which in ("shipped", "next"))
+    for kind in ("plain", "varied", "people"):
+        counts = (ships[f"{kind}, as drawn"], ships[f"{kind}, redrawn"], following[f"{kind}, redrawn"])
+        yield kind, *(str(one["right"]) for one in counts)
+
+
+@table
 def drift():
     """Of each engine: calls in one process, and models opened and closed in another."""
     yield "engine", "work", "memory at first", "at last", "drift", "threads, descriptors left"

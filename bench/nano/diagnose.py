@@ -12,8 +12,9 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def redrawn(bagel: Bagel, picture: np.ndarray) -> np.ndarray:
     return np.asarray(to_image(pixels[0]))
 
 
-def of_the_vae(bagel: Bagel, count: int) -> dict[str, Any]:
+def of_the_vae(redraw: Callable[[np.ndarray], np.ndarray], count: int) -> dict[str, Any]:
     """How many held-out pictures are still what they were once redrawn, beside those that the checker reads at all."""
     marks: dict[str, list[int]] = {}
     for hand in ("plain", "varied", "people"):
@@ -75,7 +76,7 @@ def of_the_vae(bagel: Bagel, count: int) -> dict[str, Any]:
             scene = scene if hand == "plain" else varied(scene, rng, hand)
             picture, free = received(scene), scene.manner is not None
             marks.setdefault(f"{hand}, as drawn", []).append(int(shows(look(picture, free), scene)))
-            again = redrawn(bagel, picture)
+            again = redraw(picture)
             marks.setdefault(f"{hand}, redrawn", []).append(int(shows(look(again, free), scene)))
     return summary(marks)
 
@@ -199,7 +200,7 @@ def main() -> None:
     options = {k: json.loads(v) for k, v in (pair.split("=", 1) for pair in args.set)}
     began, halves = time.monotonic(), {}
     with bagel_rt.load(args.model, args.backend) as bagel:
-        vae = of_the_vae(bagel, args.redrawn)
+        vae = of_the_vae(partial(redrawn, bagel), args.redrawn)
         for name, half in (("held out", HELD_OUT), ("trained", TRAINED)):
             cases = chosen(args.only, MORE_WORDS * args.limit, half)
             halves[name] = asked(bagel, fewer_pictures(cases, args.limit), options)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import bagel_rt
 from bench.nano import diagnose
 from bench.nano.cases import Case
 from bench.nano.checker import look
 from bench.nano.diagnose import faults
 from bench.nano.render import render
 from bench.nano.tasks import any_edit
+from bench.nano.through_vae import redraws
 from bench.nano.world import Placed, Scene, Thing, Wish, with_thing, without
 
 RED, BLUE = Thing("circle", "red", "big"), Thing("square", "blue", "big")
@@ -49,13 +52,11 @@ def any_edit_of(action: str):
     return next(e for e in iter(lambda: any_edit(rng, PAIR), 0) if e and e.action == action)
 
 
-def test_a_perfect_vae_redraws_as_many_as_are_read_and_a_blind_one_none(monkeypatch):
-    monkeypatch.setattr(diagnose, "redrawn", lambda bagel, picture: picture)
-    perfect = diagnose.of_the_vae(None, 12)
+def test_a_perfect_vae_redraws_as_many_as_are_read_and_a_blind_one_none():
+    perfect = diagnose.of_the_vae(lambda picture: picture, 12)
     assert {name.split(",")[0] for name in perfect} == {"plain", "varied", "people"}
     assert all(row["share"] > 0.9 for row in perfect.values())
-    monkeypatch.setattr(diagnose, "redrawn", lambda bagel, picture: np.zeros_like(picture))
-    blind = diagnose.of_the_vae(None, 12)
+    blind = diagnose.of_the_vae(np.zeros_like, 12)
     assert all(row["right"] == 0 for name, row in blind.items() if name.endswith("redrawn"))
 
 
@@ -83,3 +84,10 @@ def test_the_halves_are_set_apart_by_their_shares():
 )
 def test_what_is_wrong_with_an_answer_is_named(answer, given, wrong):
     assert set(diagnose.misread(answer, given)) == wrong
+
+
+def test_a_vaes_weights_redraw_a_picture_as_its_exported_graphs_do():
+    picture = render(PAIR)
+    redraw = redraws(Path(diagnose.__file__).parent / "bagel-nano" / "ae.safetensors")
+    with bagel_rt.load("bagel-nano", "onnxruntime") as bagel:  # int8
+        assert np.abs(redraw(picture).astype(int) - diagnose.redrawn(bagel, picture)).mean() < 1.5
