@@ -126,9 +126,9 @@ def test_closing_in_the_middle_of_a_guess_leaves_no_page(small_bagel, stop):
 def test_a_row_of_a_guess_that_is_not_finite_is_told_behind_the_tokens_before_it(small_bagel, monkeypatch):
     whole, ends = text_decoder.TextDecoder._evaluated, []
 
-    def spoiled(self, contexts, scratch, ids):
+    def spoiled(self, contexts, scratch, ids, likeliest):
         first = scratch.length
-        logits = np.array((yield from whole(self, contexts, scratch, ids)))
+        logits = np.array((yield from whole(self, contexts, scratch, ids, likeliest)))
         logits[max(0, 30 - first) :] = np.nan  # from the context's 30th token on
         return logits
 
