@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench.timing import finish, machine, save
+from bench.timing import finish, kept_results, machine, save
 
 ROOT = Path(__file__).parents[1]
 HELPERS = str(ROOT / "tests" / "helpers")
@@ -145,17 +145,16 @@ def main() -> None:
     args = parser.parse_args()
     if args.alone:
         return one(args.targets[0], 60 * args.minutes, args.kept)
-    report = {"question": "what of a stranger's bytes is neither read nor refused", "results": _known(args.out)}
+    report = {
+        "question": "what of a stranger's bytes is neither read nor refused",
+        "results": kept_results(args.out) or {},
+    }
     for name in args.targets or TARGETS:
         report["results"][name] = added(report["results"].get(name), _apart(name, args.minutes, args.kept))
         if args.out:
             save(report | machine(), args.out)
     finish(report | machine(), args.out)
     return sys.exit(any(report["results"][name]["found"] for name in args.targets or TARGETS))
-
-
-def _known(out: Path | None) -> dict[str, Any]:
-    return json.loads(out.read_text(encoding="utf-8"))["results"] if out is not None and out.exists() else {}
 
 
 def added(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:

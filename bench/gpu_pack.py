@@ -95,7 +95,7 @@ def pack(out: Path, artefacts: list[Path], released: Path | None = None) -> int:
     sizes = {file.name: file.stat().st_size for file in out.iterdir()}
     if (size := sum(sizes.values())) > MOST:
         shutil.rmtree(out)
-        parts = ", ".join(f"{name} {size / 2**20:.1f}" for name, size in sizes.items())
+        parts = ", ".join(f"{name} {part / 2**20:.1f}" for name, part in sizes.items())
         raise SystemExit(
             f"the folder would have {size / 2**20:.1f} MiB ({parts}), allowed are 64: give fewer --artefact"
         )

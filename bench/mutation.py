@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bench.timing import finish, machine
+from bench.timing import finish, kept_results, machine
 
 ROOT = Path(__file__).parents[1]
 GROUPS = Path(__file__).with_suffix(".toml")
@@ -140,7 +140,7 @@ def main() -> None:
 
 def beside_before(modules: Mapping[str, Any], out: Path | None) -> dict[str, Any]:
     """What was found now, beside what a file of results has of the first time; other modules of it stay."""
-    known = json.loads(out.read_text(encoding="utf-8"))["results"] if out is not None and out.exists() else {}
+    known = kept_results(out) or {}
     first = {
         module: {key: value for key, value in one.items() if key != "survivors"} for module, one in modules.items()
     }

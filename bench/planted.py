@@ -8,7 +8,6 @@ fault passed.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from bench.mutation import PACKAGES, ROOT, copied_packages
-from bench.timing import finish, machine
+from bench.timing import finish, kept_results, machine
 
 FAULTS = Path(__file__).with_suffix(".toml")
 
@@ -57,9 +56,8 @@ def noticed(place: Path, fault: dict[str, str]) -> bool:
 
 def _others(out: Path | None, listed: list[dict[str, str]], now: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What the file of results has of faults that are still listed and were not tried now."""
-    known = json.loads(out.read_text(encoding="utf-8"))["results"] if out is not None and out.exists() else []
     tried = [_name(one) for one in now]
-    return [one for one in known if _name(one) in map(_name, listed) and _name(one) not in tried]
+    return [one for one in kept_results(out) or [] if _name(one) in map(_name, listed) and _name(one) not in tried]
 
 
 def _name(fault: dict[str, Any]) -> tuple[str, str]:

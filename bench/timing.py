@@ -19,6 +19,11 @@ Taken = dict[str, list[float]]
 TURN = 0.3  # seconds: a shorter run is repeated until so much time has passed
 
 
+def kept_results(out: Path | None) -> Any:
+    """The "results" of a file that earlier runs wrote; None where there is none."""
+    return json.loads(out.read_text(encoding="utf-8"))["results"] if out is not None and out.exists() else None
+
+
 def seconds(run: Callable) -> float:
     start = time.perf_counter()
     run()

@@ -12,10 +12,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from bench.gpu_pack import MOST, ROOT, archive
+from bench.gpu_pack import LEFT_OUT, MOST, ROOT, archive
 
 PACKED = ("bagel_rt", "engines", "export", "bench/__init__.py", "bench/timing.py", "bench/nano", "LICENSE")
-WITHOUT = ("bagel_rt/models/", "bench/nano/bagel-nano/", "bench/nano/vae-next.safetensors")
+WITHOUT = (":!bagel_rt/models", *LEFT_OUT)
 RUN = """#!/bin/sh
 # one call: MINUTES of training (8.5), then OUT has what was learnt, in pieces; the next call goes on from STATE, which
 # lasts as long as the machine does. Arguments are those of bench.nano.train
@@ -33,9 +33,9 @@ cd "$work/code" && exec "${PYTHON:-python3}" -m bench.nano.card --state "$work/s
 def pack(out: Path, checkpoint: Path | None) -> int:
     """Returns the folder's bytes. Raises SystemExit where they are more than MOST, and leaves nothing then."""
     out.mkdir(parents=True)
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *PACKED]
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *PACKED, *WITHOUT]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-    names = [name for name in listed if name and not name.startswith(WITHOUT) and (ROOT / name).exists()]
+    names = [name for name in listed if name and (ROOT / name).exists()]
     archive(out / "project.tar.xz", {name: ROOT / name for name in names})
     if checkpoint:
         shutil.copytree(checkpoint, out / "checkpoint")

@@ -8,7 +8,6 @@ how far it is. In DIR: checkpoint/, bagel-nano/ (int8), fp32/, score-*.json, lef
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 
 import torch
 
+from bagel_engines.host_cpus import own_cpus
 from bench.nano import plot, train
 from bench.nano.arithmetic import found_device
 from bench.nano.snapshot import write_snapshot
@@ -53,7 +53,7 @@ def scored(module: str, model: Path, out: Path, limit: int) -> None:
     """By the module's own command, so that its process gives back what it took."""
     if not out.exists():
         command = [sys.executable, "-m", f"bench.nano.{module}", "--model", model, "--limit", str(limit), "--out", out]
-        command += ["--workers", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)]
+        command += ["--workers", str(own_cpus())]
         subprocess.run(command, check=True)
 
 

@@ -78,11 +78,16 @@ def prepare(config: dict[str, Any], folder: Path, checkpoint: Path | None, new_t
             train_tokenizer(sizes["vocabulary"], sizes["seed"], shares(config), sizes["corpus"]).save(str(tokens))
     if checkpoint and not final.path.exists():
         file = checkpoint / VAE_WEIGHTS if vae in VAES else Path(vae)
-        values = {name: value.float() for name, value in load_file(file).items()}
+        values = in_float32(file)
         if vae == "tune":
             State(folder, VAE_BEGUN).put(vae=values)
         else:
             final.put(vae=values, polished=0 if vae == "polish" else config["vae"]["polish_steps"])
+
+
+def in_float32(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file."""
+    return {name: value.float() for name, value in load_file(file).items()}
 
 
 def shares(config: dict[str, Any]) -> Shares:
@@ -94,7 +99,7 @@ def first_model(config: dict[str, Any], folder: Path, checkpoint: Path | None) -
     torch.manual_seed(config["model"]["seed"])
     if checkpoint is None:
         return BagelForUnifiedMultimodal(model_config(config["model"]))
-    weights = {name: value.float() for name, value in load_file(checkpoint / WEIGHTS).items()}
+    weights = in_float32(checkpoint / WEIGHTS)
     old, new = (Tokenizer.from_file(str(path / "tokenizer.json")) for path in (checkpoint, folder))
     size = len(weights[OF_TOKENS[0]])
     if old.get_vocab() != new.get_vocab():

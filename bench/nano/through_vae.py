@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from bagel_export.reference.vae import AutoEncoder
 from bagel_rt.inputs.images import to_image
 from bench.nano.diagnose import REDRAWN, of_the_vae
 from bench.nano.pack import pixels
+from bench.nano.start import in_float32
 from bench.nano.train import CONFIG
 from bench.timing import finish, machine
 
@@ -27,7 +27,7 @@ from bench.timing import finish, machine
 def redraws(file: Path) -> Callable[[np.ndarray], np.ndarray]:
     """A picture (side, side, 3) uint8 to what the VAE makes of it, by the middle of what its encoder says."""
     vae = AutoEncoder(tomllib.loads(CONFIG.read_text(encoding="utf-8"))["vae"]["base_width"]).eval()
-    vae.load_state_dict({name: value.float() for name, value in load_file(file).items()})
+    vae.load_state_dict(in_float32(file))
 
     @torch.no_grad()
     def redraw(picture: np.ndarray) -> np.ndarray:

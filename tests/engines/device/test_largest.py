@@ -8,29 +8,22 @@ import numpy as np
 import onnx
 import pytest
 from sum_graphs import largest_of
-from tensorrt_standin import FAKE, GPU
+from tensorrt_standin import tensorrt
 
 import bagel_rt
-from bagel_engines import EngineInfo, Largest
+from bagel_engines import Largest
 from bagel_engines.device.arrays import HostMemory
 from bagel_engines.device.largest import LARGEST
 from bagel_engines.onnxruntime.device_engine import on_host
-from bagel_engines.tensorrt.engine import TensorRtEngine
 from bagel_engines.tensorrt.lint import build, lint
 from bagel_export.checkpoint.synthetic import SMALL_LLM
 from bagel_rt.api import Bagel
 from bagel_rt.artefact.manifest import read_manifest
 from bagel_rt.model.graphs import Graphs
 from bagel_rt.tensorrt.profiles import largest_profile
-from bagel_rt.tensorrt.stores import plans_for
 
 VOCABULARY = SMALL_LLM.vocab_size
 LONG = {"max_tokens": 40, "seed": 1}
-
-
-def tensorrt(artefact) -> TensorRtEngine:
-    info = EngineInfo("tensorrt", "11.4.0", "cuda:0", "float32")
-    return TensorRtEngine(FAKE, plans_for(read_manifest(artefact)), GPU, HostMemory(), info)
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "tensorrt"])

@@ -7,29 +7,21 @@ import numpy as np
 import onnx
 import pytest
 from sum_graphs import made
-from tensorrt_standin import FAKE, GPU
+from tensorrt_standin import tensorrt
 
-from bagel_engines import EngineInfo, Sums
+from bagel_engines import Sums
 from bagel_engines.device import linear_sums
-from bagel_engines.device.arrays import HostMemory
 from bagel_engines.onnxruntime.device_engine import on_host
-from bagel_engines.tensorrt.engine import TensorRtEngine
 from bagel_engines.tensorrt.lint import build, lint
 from bagel_rt.artefact.manifest import read_manifest
 from bagel_rt.sampling.step_cache import TaylorSeer
 from bagel_rt.tensorrt.profiles import largest, sum_profile
-from bagel_rt.tensorrt.stores import plans_for
 
 
 @pytest.fixture
 def rows(small_artefact):
     width = read_manifest(small_artefact).model.hidden_size
     return [np.random.default_rng(i).standard_normal((7, width)).astype(np.float32) for i in range(20)]
-
-
-def tensorrt(artefact) -> TensorRtEngine:
-    info = EngineInfo("tensorrt", "11.4.0", "cuda:0", "float32")
-    return TensorRtEngine(FAKE, plans_for(read_manifest(artefact)), GPU, HostMemory(), info)
 
 
 def same(got: np.ndarray, wanted: np.ndarray, engine) -> bool:
