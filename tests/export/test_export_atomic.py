@@ -28,6 +28,11 @@ def contents(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
 
 
+def unmarked(folder: Path) -> dict[str, str]:
+    """Without the mark that an export puts on the artefact it is about to replace, and that a kill leaves there."""
+    return {name: digest for name, digest in contents(folder).items() if name != claims.IN_USE}
+
+
 @pytest.fixture
 def quick(quick_checkpoint):
     """Arguments of an export that takes a few seconds."""
@@ -159,7 +164,7 @@ def test_a_kill_leaves_the_old_artefact_and_at_most_one_hidden_folder_that_the_n
     hidden = [name for name in os.listdir(place) if name != "model"]
     assert len(hidden) <= 1
     assert all(name.startswith(".model.partial-") for name in hidden)
-    assert contents(old) == before or read_manifest(old).task == "understand"
+    assert unmarked(old) == before or read_manifest(old).task == "understand"
     list(export(out=old, overwrite=True, **quick))
     assert os.listdir(place) == ["model"]
 
@@ -173,6 +178,11 @@ def test_a_kill_just_before_or_after_the_rename_leaves_the_old_artefact_or_the_n
         "from bagel_export.artefact import publish\n"
         "from bagel_export.artefact.export import export\n"
         "die, at, replace = lambda: os.kill(os.getpid(), signal.SIGKILL), sys.argv[3], publish._replace\n"
+        "exchange = publish.exchange\n"
+        "def exchange_or_die(new, out):\n"
+        "    if at == 'marked': die()\n"
+        "    return exchange(new, out)\n"
+        "publish.exchange = exchange_or_die\n"
         "def replace_and_die(new, out, overwrite):\n"
         "    if at == 'before': die()\n"
         "    replace(new, out, overwrite)\n"
@@ -180,11 +190,12 @@ def test_a_kill_just_before_or_after_the_rename_leaves_the_old_artefact_or_the_n
         "publish._replace = replace_and_die\n"
         "for _ in export(sys.argv[1], sys.argv[2], 'understand', overwrite=True, verify=False): pass\n"
     )
-    for at, state in (("before", "old"), ("after", "new")):
+    for at, state in (("before", "old"), ("marked", "old"), ("after", "new")):
         done = subprocess.run([sys.executable, "-c", code, quick_checkpoint, old, at], capture_output=True, timeout=120)
         assert done.returncode == -signal.SIGKILL, done.stderr
         assert len(os.listdir(place)) == 2
-        assert (contents(old) == before) == (state == "old")
+        assert (unmarked(old) == before) == (state == "old")
+        assert (claims.IN_USE in contents(old)) == (at != "before")
         assert read_manifest(old).task == ("full" if state == "old" else "understand")
     steps = export(quick_checkpoint, old, overwrite=True)
     next(steps)
