@@ -58,6 +58,8 @@ VARIANTS = (
     Variant("w8a8, OpenVINO", "w8a8", "openvino", "float32"),
     Variant("w8a8, ONNX Runtime", "w8a8"),
     Variant("w8a8, OpenVINO in bfloat16", "w8a8", "openvino", "bfloat16"),
+    Variant("fp8, OpenVINO", "fp8", "openvino", "float32"),
+    Variant("fp8, OpenVINO in bfloat16", "fp8", "openvino", "bfloat16"),
     Variant("und=int4,gen=w8a8, OpenVINO in bfloat16", "und=int4,gen=w8a8", "openvino", "bfloat16"),
     Variant("step cache", options={"step_cache": "taylorseer"}),
     Variant("int8, OpenVINO in bfloat16, step cache", "int8", "openvino", "bfloat16", {"step_cache": "taylorseer"}),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from bagel_engines import Sums, Tensor, repeating
+from bagel_engines import Sums, Tensor, fetched, repeating
 from bagel_rt.artefact import contract
 from bagel_rt.engine_errors import named_failures
 from bagel_rt.errors import NotFiniteError
@@ -134,8 +135,8 @@ class Branches:
 
     def evaluate(self, names: tuple[str, ...], t: np.float32, x: np.ndarray, rows: _Lazy) -> dict[str, np.ndarray]:
         """Velocity (n, 64) of each named branch; `rows` are the embedded latents."""
-        done: dict[tuple[int, int], tuple[np.ndarray, TaylorSeer | None]] = {}
-        out = {}
+        done: dict[tuple[int, int], tuple[Tensor, TaylorSeer | None]] = {}
+        out = dict[str, Tensor]()
         for name in names:
             context = self._contexts.open(getattr(self._histories, name))
             seer = self._seers.setdefault(name, TaylorSeer(self._sums)) if self._sums else None
@@ -145,16 +146,20 @@ class Branches:
             elif seer:
                 self._seers[name] = done[key][1].fork()  # type: ignore[union-attr]
             out[name] = done[key][0]
-        return out
+        with named_failures():
+            return dict(zip(out, fetched(list(out.values())), strict=True))
 
     def _velocity(
         self, context: Context, t: np.float32, x: np.ndarray, latents: _Lazy, seer: TaylorSeer | None
-    ) -> np.ndarray:
-        def evaluate() -> np.ndarray:
-            (velocity,) = self._graphs(contract.FLOW_HEAD, gen_out=self._rows(context, latents, seer))
-            return velocity
+    ) -> Tensor:
+        """On the engine's device, where no step cache keeps velocities: another branch need not wait for it."""
 
-        return evaluate() if self._cache is None else self._cache.velocity(id(context), t, x, evaluate)
+        def evaluate(held: tuple[str, ...] = ()) -> Any:
+            return self._graphs(contract.FLOW_HEAD, held=held, gen_out=self._rows(context, latents, seer))[0]
+
+        if self._cache is None:
+            return evaluate(("velocity",))
+        return self._cache.velocity(id(context), t, x, evaluate)
 
     def _rows(self, context: Context, latents: _Lazy, seer: TaylorSeer | None) -> Tensor:
         frame = self._frame(context)

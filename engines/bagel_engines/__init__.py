@@ -5,6 +5,7 @@ the CPU and on CUDA) and TensorRT each have a room of their own, and none import
 beside them and its name in select.py; engines that compute on a device find arrays, cache and CUDA in device/.
 """
 
+from bagel_engines.device.arrays import fetched
 from bagel_engines.device.largest import Largest, Places
 from bagel_engines.device.linear_sums import Sums
 from bagel_engines.device.recorded_runs import repeating
@@ -42,6 +43,7 @@ __all__ = [
     "Sums",
     "Tensor",
     "Thin",
+    "fetched",
     "installed",
     "kept_in_children",
     "open_engine",

@@ -15,9 +15,10 @@ STATUS = real.cudaError_t
 SIZE, POINTER = ctypes.c_size_t, ctypes.c_void_p
 TAKES = {  # argument types behind those that the function writes to
     "cudaFree": (POINTER,),
-    "cudaMemcpy": (POINTER, POINTER, SIZE, ctypes.c_int),
-    "cudaMemset": (POINTER, ctypes.c_int, SIZE),
-    "cudaMemcpy2D": (POINTER, SIZE, POINTER, SIZE, SIZE, SIZE, ctypes.c_int),
+    "cudaMemcpyAsync": (POINTER, POINTER, SIZE, ctypes.c_int, POINTER),
+    "cudaMemsetAsync": (POINTER, ctypes.c_int, SIZE, POINTER),
+    "cudaMemcpy2DAsync": (POINTER, SIZE, POINTER, SIZE, SIZE, SIZE, ctypes.c_int, POINTER),
+    "cudaStreamCreate": (),
     "cudaStreamSynchronize": (POINTER,),
     "cudaSetDevice": (ctypes.c_int,),
     "cudaMalloc": (SIZE,),
@@ -28,6 +29,7 @@ TAKES = {  # argument types behind those that the function writes to
     "cudaRuntimeGetVersion": (),
 }
 GIVES = {
+    "cudaStreamCreate": (POINTER,),
     "cudaMalloc": (POINTER,),
     "cudaMemGetInfo": (SIZE, SIZE),
     "cudaGetDeviceCount": (ctypes.c_int,),

@@ -15,7 +15,7 @@ API int cublasLtMatrixLayoutDestroy(Handle h) { free(h); return 0; }
 API int cublasLtMatmulPreferenceCreate(Handle* h) { return made(h); }
 API int cublasLtMatmulPreferenceDestroy(Handle h) { free(h); return 0; }
 API int cublasLtMatmulAlgoGetHeuristic(Handle, Handle, Handle, Handle, Handle, Handle, Handle, int, void* found, int* count) { memset(found, 0, 96); *count = 1; return 0; }
-API int cublasLtMatmul(Handle, Handle, const void*, const void*, const Layout* a, const void*, const Layout* b, const void*, const void*, const Layout*, void*, const Layout* d, const void*, void*, size_t, Handle) {
-  journal("product lt %llu %llu types %d,%d,%d", (unsigned long long)d->rows, (unsigned long long)d->columns, a->type, b->type, d->type);
+API int cublasLtMatmul(Handle, Handle, const void*, const void*, const Layout* a, const void*, const Layout* b, const void*, const void*, const Layout*, void*, const Layout* d, const void*, void*, size_t, size_t stream) {
+  journal("product lt %llu %llu types %d,%d,%d stream %zx", (unsigned long long)d->rows, (unsigned long long)d->columns, a->type, b->type, d->type, stream);
   return 0;
 }

@@ -2,6 +2,7 @@
 // Device memory is reserved and not touched until something is copied there, so that large models can be counted.
 #include "journal.h"
 #include "device.h"  // DEVICE: cudaDeviceProp as bytes, written by build.py
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <map>
@@ -93,19 +94,17 @@ API int cudaPointerGetAttributes(void* to, const void* at) {
   return 0;
 }
 
+API int cudaMemcpyAsync(void* to, const void* from, size_t size, int kind, Handle stream) {
+  journal("copy %s %zu stream %zx", direction(kind), size, (size_t)stream);
+  move(to, from, size);
+  return 0;
+}
 API int cudaMemcpy(void* to, const void* from, size_t size, int kind) {
   if (int no = refused("cudaMemcpy")) return no;
-  journal("copy %s %zu", direction(kind), size);
-  move(to, from, size);
-  return 0;
+  return cudaMemcpyAsync(to, from, size, kind, 0);
 }
-API int cudaMemcpyAsync(void* to, const void* from, size_t size, int kind, Handle) {
-  journal("copy %s %zu", direction(kind), size);
-  move(to, from, size);
-  return 0;
-}
-API int cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t rows, int kind, Handle) {
-  journal("copy %s %zu", direction(kind), width * rows);
+API int cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t rows, int kind, Handle stream) {
+  journal("copy %s %zu stream %zx", direction(kind), width * rows, (size_t)stream);
   for (size_t i = 0; i < rows; i++) move((char*)to + i * to_pitch, (const char*)from + i * from_pitch, width);
   return 0;
 }
@@ -116,15 +115,16 @@ API int cudaMemcpy2D(void* to, size_t to_pitch, const void* from, size_t from_pi
 API int cudaMemcpyFromSymbol(void* to, const void*, size_t size, size_t, int) { memset(to, 0, size); return 0; }
 API int cudaMemset(void* to, int value, size_t size) {
   if (int no = refused("cudaMemset")) return no;
-  journal("set %zu", size);
+  journal("set %zu stream 0", size);
   if (value || size < (1 << 20)) memset(to, value, size);  // fresh pages are zeros
   return 0;
 }
-API int cudaMemsetAsync(void* to, int value, size_t size, Handle) { journal("set %zu", size); memset(to, value, size); return 0; }
+API int cudaMemsetAsync(void* to, int value, size_t size, Handle stream) { journal("set %zu stream %zx", size, (size_t)stream); memset(to, value, size); return 0; }
 
-API int cudaStreamCreate(Handle* s) { *s = (Handle)0x777; return 0; }
-API int cudaStreamCreateWithFlags(Handle* s, unsigned) { *s = (Handle)0x777; return 0; }
-API int cudaStreamCreateWithPriority(Handle* s, unsigned, int) { *s = (Handle)0x777; return 0; }
+static std::atomic<size_t> streams(0x777);
+API int cudaStreamCreate(Handle* s) { *s = (Handle)streams++; return 0; }
+API int cudaStreamCreateWithFlags(Handle* s, unsigned) { return cudaStreamCreate(s); }
+API int cudaStreamCreateWithPriority(Handle* s, unsigned, int) { return cudaStreamCreate(s); }
 API int cudaStreamDestroy(Handle) { return 0; }
 API int cudaStreamSynchronize(Handle) { if (int no = refused("cudaStreamSynchronize")) return no; journal("synchronise stream"); return 0; }
 API int cudaDeviceSynchronize() { if (int no = refused("cudaDeviceSynchronize")) return no; journal("synchronise device"); return 0; }
@@ -134,7 +134,7 @@ API int cudaStreamGetCaptureInfo(Handle, int* state, ...) { *state = is_capturin
 API int cudaStreamBeginCapture(Handle, int) { journal("capture begins"); capturing(1); return 0; }
 API int cudaStreamEndCapture(Handle, Handle* graph) { capturing(0); journal("capture ends"); *graph = (Handle)0x99; return 0; }
 API int cudaGraphInstantiate(Handle* made, Handle, unsigned long long) { *made = (Handle)0x98; return 0; }
-API int cudaGraphLaunch(Handle, Handle) { journal("play graph"); return 0; }
+API int cudaGraphLaunch(Handle, Handle stream) { journal("play graph stream %zx", (size_t)stream); return 0; }
 API int cudaGraphDestroy(Handle) { return 0; }
 API int cudaGraphExecDestroy(Handle) { return 0; }
 API int cudaEventCreate(Handle* e) { *e = (Handle)0x66; return 0; }
@@ -188,14 +188,14 @@ static thread_local Handle stream_;
 API unsigned __cudaPushCallConfiguration(Size3 grid, Size3 block, size_t shared, Handle stream) { grid_ = grid, block_ = block, shared_ = shared, stream_ = stream; return 0; }
 API int __cudaPopCallConfiguration(Size3* grid, Size3* block, size_t* shared, Handle* stream) { *grid = grid_, *block = block_, *shared = shared_, *stream = stream_; return 0; }
 API int __cudaGetKernel(const void** kernel, const void* host) { *kernel = host; return 0; }
-static int launched(const void* kernel, Size3 grid) {
+static int launched(const void* kernel, Size3 grid, Handle stream) {
   std::string name;
   { std::lock_guard<std::mutex> hold(lock); auto found = kernels.find(kernel); name = found == kernels.end() ? "?" : found->second; }
-  journal("kernel %.800s grid %u,%u,%u", name.c_str(), grid.x, grid.y, grid.z);
+  journal("kernel %.800s grid %u,%u,%u stream %zx", name.c_str(), grid.x, grid.y, grid.z, (size_t)stream);
   return 0;
 }
-API int cudaLaunchKernel(const void* kernel, Size3 grid, Size3, void**, size_t, Handle) { return launched(kernel, grid); }
-API int __cudaLaunchKernel(const void* kernel, Size3 grid, Size3, void**, size_t, Handle) { return launched(kernel, grid); }
-API int cudaLaunchCooperativeKernel(const void* kernel, Size3 grid, Size3, void**, size_t, Handle) { return launched(kernel, grid); }
+API int cudaLaunchKernel(const void* kernel, Size3 grid, Size3, void**, size_t, Handle stream) { return launched(kernel, grid, stream); }
+API int __cudaLaunchKernel(const void* kernel, Size3 grid, Size3, void**, size_t, Handle stream) { return launched(kernel, grid, stream); }
+API int cudaLaunchCooperativeKernel(const void* kernel, Size3 grid, Size3, void**, size_t, Handle stream) { return launched(kernel, grid, stream); }
 struct Launch { Size3 grid, block; size_t shared; Handle stream; void* attributes; unsigned count; };
-API int cudaLaunchKernelExC(const Launch* how, const void* kernel, void**) { return launched(kernel, how->grid); }
+API int cudaLaunchKernelExC(const Launch* how, const void* kernel, void**) { return launched(kernel, how->grid, how->stream); }

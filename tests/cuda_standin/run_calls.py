@@ -14,7 +14,9 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import sys
+from collections import Counter
 from typing import Any
 
 import bindings
@@ -24,6 +26,7 @@ import bagel_rt
 from bagel_engines.onnxruntime.shared_weights import SharedWeights
 
 SIZE = {"height": 64, "width": 64, "num_timesteps": 6}
+STREAM = re.compile(r" stream (\w+)")
 
 
 def done(bagel: Any) -> dict[str, dict[str, int]]:
@@ -53,6 +56,27 @@ def done(bagel: Any) -> dict[str, dict[str, int]]:
     return found
 
 
+def one_more(bagel: Any) -> dict[str, Any]:
+    """What one more denoising step with both branches takes, and one more token; and the streams of all they do."""
+    side, guided = {"height": 64, "width": 64}, {"cfg_interval": (0.0, 1.0)}
+    calls = {
+        "step": lambda n: bagel.generate("a red cube", seed=1, num_timesteps=n, **side, **guided),
+        "token": lambda n: bagel.ask("what is it?", max_tokens=n),
+    }
+    found, streams = {}, set()
+    for name, call in calls.items():
+        call(8)  # graphs may be loaded, and recorded
+        done = {}
+        for number in (8, 9):
+            journal()
+            call(number)
+            lines = journal()
+            done[number] = Counter(counts(lines))
+            streams |= {told[1] for line in lines if (told := STREAM.search(line))}
+        found[name] = done[9] - done[8]
+    return found | {"streams": sorted(streams)}
+
+
 def refused(bagel: Any) -> str:
     """A call for which there is too little memory: its error."""
     os.environ["CUDA_STANDIN_BYTES"] = str(bindings.held() + (16 << 10))
@@ -73,6 +97,7 @@ def main(artefact: str, *words: str) -> None:
     with bagel_rt.load(artefact, backend="onnxruntime", device="cuda", cuda_graphs="graphs" in words) as bagel:
         told["loaded"] = bindings.held()
         told["calls"] = done(bagel)
+        told["one more"] = one_more(bagel)
         told["engine"] = str(bagel.engine)
         told["held"] = bindings.held()
         told["refused"] = refused(bagel)

@@ -38,6 +38,7 @@ class FakeCuda:
     def __init__(self) -> None:
         self.memory: dict[int, Any] = {}
         self.coming: list[tuple[int, bytes]] = []
+        self.going: list[tuple[int, int, int]] = []
         self.capturing: list[Callable[[], None]] | None = None
         self.invalid = False
         self.forbidden: list[str] = []
@@ -64,6 +65,13 @@ class FakeCuda:
         coming, self.coming = self.coming, []
         for target, data in coming:
             ctypes.memmove(target, data, len(data))
+
+    def _depart(self) -> None:
+        """Bytes that the stream was to bring to the host get there."""
+        self._arrive()
+        going, self.going = self.going, []
+        for target, source, size in going:
+            ctypes.memmove(target, source, size)
 
     def put(self, work: Callable[[], None], stream: int) -> None:
         """What a library does when it starts a kernel."""
@@ -96,35 +104,35 @@ class FakeCuda:
         del self.memory[address]
         return None
 
-    def _cudaMemcpy(self, target: int, source: int, size: int, kind: Any) -> Any:
-        if (refused := self._during_capture("cudaMemcpy")) is not None:
-            return refused
-        if kind == real.cudaMemcpyKind.cudaMemcpyHostToDevice:  # from pageable memory: staged, and on its way
-            self.coming.append((target, ctypes.string_at(source, size)))
-            return None
-        self._arrive()
-        ctypes.memmove(target, source, size)
-        return None
-
     def _cudaMemcpyAsync(self, target: int, source: int, size: int, kind: Any, stream: int) -> Any:
         if (refused := self._during_capture("cudaMemcpyAsync")) is not None:
             return refused
         assert stream == 77
-        assert kind == real.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self.coming.append((target, ctypes.string_at(source, size)))  # staged; there for what the stream does next
+        if kind == real.cudaMemcpyKind.cudaMemcpyHostToDevice:  # staged; there for what the stream does next
+            self.coming.append((target, ctypes.string_at(source, size)))
+        elif kind == real.cudaMemcpyKind.cudaMemcpyDeviceToHost:
+            self.going.append((target, source, size))
+        else:
+            self._arrive()
+            ctypes.memmove(target, source, size)
         return None
 
-    def _cudaMemcpy2D(self, target: int, to: int, source: int, of: int, width: int, count: int, kind: Any) -> Any:
-        if (refused := self._during_capture("cudaMemcpy2D")) is not None:
+    def _cudaMemcpy2DAsync(
+        self, target: int, to: int, source: int, of: int, width: int, count: int, kind: Any, stream: int
+    ) -> Any:
+        if (refused := self._during_capture("cudaMemcpy2DAsync")) is not None:
             return refused
+        assert stream == 77
         self._arrive()
         for i in range(count):
             ctypes.memmove(target + i * to, source + i * of, width)
         return None
 
-    def _cudaMemset(self, target: int, value: int, size: int) -> Any:
-        if (refused := self._during_capture("cudaMemset")) is not None:
+    def _cudaMemsetAsync(self, target: int, value: int, size: int, stream: int) -> Any:
+        if (refused := self._during_capture("cudaMemsetAsync")) is not None:
             return refused
+        assert stream == 77
+        self._arrive()
         ctypes.memset(target, value, size)
         return None
 
@@ -134,7 +142,7 @@ class FakeCuda:
     def _cudaStreamSynchronize(self, stream: int) -> Any:
         if (refused := self._during_capture("cudaStreamSynchronize")) is not None:
             return refused
-        return self._arrive()
+        return self._depart()
 
     def _cudaStreamBeginCapture(self, stream: int, mode: Any) -> Any:
         if stream == 0 or self.capturing is not None:

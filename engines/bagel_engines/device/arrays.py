@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,7 +17,14 @@ from bagel_engines.protocol import EngineFailure, Tensor
 
 
 class Memory(Protocol):
-    """A device's memory: bytes at addresses. Every call has finished its work when it returns."""
+    """A device's memory: bytes at addresses.
+
+    What is moved is put into its `stream`, as runs of graphs are, so all of it is done in the order it was asked for.
+    Downloads alone have finished when they return; an array that is uploaded may change then, too.
+    """
+
+    @property
+    def stream(self) -> Stream: ...
 
     def take(self, size: int) -> int:
         """Allocate `size` bytes and return their address. Raises OutOfDeviceMemory."""
@@ -38,6 +45,10 @@ class Memory(Protocol):
     def upload(self, target: int, array: np.ndarray) -> None: ...
 
     def download(self, array: np.ndarray, source: int) -> None: ...
+
+    def download_all(self, pieces: Sequence[tuple[np.ndarray, int]]) -> None:
+        """Download (array, source) of each piece; what is in the stream is waited for once."""
+        ...
 
     def clear(self, target: int, size: int) -> None: ...
 
@@ -69,10 +80,6 @@ class Stream(Protocol):
         """Wait until everything in it is done."""
         ...
 
-    def upload(self, target: int, array: np.ndarray) -> None:
-        """Put a copy of an array of the host into it. The array may change when the call returns."""
-        ...
-
     def capture(self, work: Callable[[], None]) -> Replay:
         """Record what `work` puts into the stream instead of doing it. `work` must neither take memory nor wait.
 
@@ -88,9 +95,6 @@ class HostStream:
 
     def wait(self) -> None: ...
 
-    def upload(self, target: int, array: np.ndarray) -> None:
-        ctypes.memmove(target, array.ctypes.data, array.nbytes)
-
     def capture(self, work: Callable[[], None]) -> Replay:
         raise EngineFailure("work on the machine's own memory is not captured")
 
@@ -99,6 +103,7 @@ class HostMemory:
     """The machine's own memory as a device."""
 
     def __init__(self) -> None:
+        self.stream = HostStream()
         self._taken: dict[int, ctypes.Array] = {}
 
     def take(self, size: int) -> int:
@@ -118,6 +123,10 @@ class HostMemory:
 
     def download(self, array: np.ndarray, source: int) -> None:
         ctypes.memmove(array.ctypes.data, source, array.nbytes)
+
+    def download_all(self, pieces: Sequence[tuple[np.ndarray, int]]) -> None:
+        for array, source in pieces:
+            self.download(array, source)
 
     def clear(self, target: int, size: int) -> None:
         ctypes.memset(target, 0, size)
@@ -140,19 +149,16 @@ class DeviceArray:
     lasting = False  # whether its address stays the same for as long as its engine is used: true of the cache
 
     def __init__(self, memory: Memory, shape: tuple[int, ...], dtype: np.dtype, reused: bool = True):
-        self.shape, self.dtype, self._memory, self._reused = shape, np.dtype(dtype), memory, reused
+        self.shape, self.dtype, self.memory, self._reused = shape, np.dtype(dtype), memory, reused
         self.nbytes = int(np.prod(shape)) * self.dtype.itemsize
         self.address = memory.take(self.nbytes)
 
     def __del__(self) -> None:
         if hasattr(self, "address"):
-            (self._memory.give if self._reused else self._memory.free)(self.address)
+            (self.memory.give if self._reused else self.memory.free)(self.address)
 
     def numpy(self) -> np.ndarray:
-        array = np.empty(self.shape, self.dtype)
-        if array.size:
-            self._memory.download(array, self.address)
-        return array
+        return downloaded([self])[0]
 
 
 def on_device(memory: Memory, array: np.ndarray) -> DeviceArray:
@@ -163,13 +169,33 @@ def on_device(memory: Memory, array: np.ndarray) -> DeviceArray:
     return held
 
 
-def sent(memory: Memory, stream: Stream, array: np.ndarray) -> DeviceArray:
-    """`on_device` for work in a stream that comes after: nothing is waited for."""
-    array = np.ascontiguousarray(array)
-    held = DeviceArray(memory, array.shape, array.dtype)
-    if array.size:
-        stream.upload(held.address, array)
-    return held
+@runtime_checkable
+class OnDevice(Protocol):
+    """An array in a device's memory."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    address: int
+    memory: Memory
+
+
+def downloaded(arrays: Sequence[OnDevice]) -> list[np.ndarray]:
+    """Copies on the host of arrays of one device."""
+    copies = [np.empty(array.shape, array.dtype) for array in arrays]
+    pieces = [(copy, array.address) for copy, array in zip(copies, arrays, strict=True) if copy.size]
+    if pieces:
+        arrays[0].memory.download_all(pieces)
+    return copies
+
+
+def fetched(tensors: Sequence[Tensor]) -> list[np.ndarray]:
+    """Results of one engine's graphs as arrays of the host: those on a device are waited for once."""
+    copies = iter(downloaded([tensor for tensor in tensors if isinstance(tensor, OnDevice)]))
+    return [next(copies) if isinstance(tensor, OnDevice) else _here(tensor) for tensor in tensors]
+
+
+def _here(tensor: Tensor) -> np.ndarray:
+    return tensor if isinstance(tensor, np.ndarray) else tensor.numpy()
 
 
 class HasAddress(Protocol):

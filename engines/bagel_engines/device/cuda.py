@@ -124,8 +124,8 @@ def describe(index: int) -> str:
 
 
 class CudaStream:
-    """A Stream of CUDA, of the blocking kind: it and the default stream wait for each other, so copies keep their
-    order.
+    """A Stream of CUDA, of the blocking kind: it and the default stream wait for each other, so what a library puts
+    there keeps its order, too.
 
     Capturing is written after CUDA's documentation; it was not executed on a GPU.
     """
@@ -137,11 +137,6 @@ class CudaStream:
 
     def wait(self) -> None:
         checked(self._cuda.cudaStreamSynchronize(self._stream), "finish a run")
-
-    def upload(self, target: int, array: np.ndarray) -> None:
-        kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice  # from pageable memory: read before the call returns
-        told = f"upload {array.nbytes} bytes"
-        checked(self._cuda.cudaMemcpyAsync(target, array.ctypes.data, array.nbytes, kind, self._stream), told)
 
     def capture(self, work: Callable[[], None]) -> CudaReplay:
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal  # other threads may use the device
@@ -189,6 +184,7 @@ class CudaMemory:
         self._sizes: dict[int, int] = {}
         self._spare: dict[int, list[int]] = {}
         checked(self._cuda.cudaSetDevice(index), f"use device {index}")
+        self.stream = CudaStream()
 
     def take(self, size: int) -> int:
         if spare := self._spare.get(size):
@@ -201,6 +197,7 @@ class CudaMemory:
         heapq.heappush(self._spare.setdefault(self._sizes[address], []), address)
 
     def free(self, address: int) -> None:
+        self.stream.wait()  # something in it may still use this
         checked(self._cuda.cudaFree(address), "give memory back")
         del self._sizes[address]
 
@@ -210,29 +207,28 @@ class CudaMemory:
                 self.free(address)
 
     def upload(self, target: int, array: np.ndarray) -> None:
-        kind = self._kinds.cudaMemcpyHostToDevice
-        checked(self._cuda.cudaMemcpy(target, array.ctypes.data, array.nbytes, kind), f"upload {array.nbytes} bytes")
-        self._wait()  # cudaMemcpy from pageable memory may return before the bytes are on the device
+        # from pageable memory, which is read before the call returns
+        self._put(target, array.ctypes.data, array.nbytes, self._kinds.cudaMemcpyHostToDevice, "upload")
 
     def download(self, array: np.ndarray, source: int) -> None:
-        kind = self._kinds.cudaMemcpyDeviceToHost
-        checked(self._cuda.cudaMemcpy(array.ctypes.data, source, array.nbytes, kind), f"download {array.nbytes} bytes")
+        self.download_all([(array, source)])
+
+    def download_all(self, pieces: Sequence[tuple[np.ndarray, int]]) -> None:
+        for array, source in pieces:
+            self._put(array.ctypes.data, source, array.nbytes, self._kinds.cudaMemcpyDeviceToHost, "download")
+        self.stream.wait()
 
     def clear(self, target: int, size: int) -> None:
-        checked(self._cuda.cudaMemset(target, 0, size), f"clear {size} bytes")
-        self._wait()
+        checked(self._cuda.cudaMemsetAsync(target, 0, size, self.stream.handle), f"clear {size} bytes")
 
     def copy(self, pieces: Sequence[tuple[int, int, int]]) -> None:
-        kind = self._kinds.cudaMemcpyDeviceToDevice
         for target, source, size in pieces:
-            checked(self._cuda.cudaMemcpy(target, source, size, kind), f"copy {size} bytes")
-        self._wait()
+            self._put(target, source, size, self._kinds.cudaMemcpyDeviceToDevice, "copy")
 
     def blocks(self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, count: int) -> None:
-        kind = self._kinds.cudaMemcpyDeviceToDevice
-        copied = self._cuda.cudaMemcpy2D(target, target_pitch, source, source_pitch, width, count, kind)
+        kind, handle = self._kinds.cudaMemcpyDeviceToDevice, self.stream.handle
+        copied = self._cuda.cudaMemcpy2DAsync(target, target_pitch, source, source_pitch, width, count, kind, handle)
         checked(copied, f"copy {count} x {width} bytes")
-        self._wait()
 
-    def _wait(self) -> None:
-        checked(self._cuda.cudaStreamSynchronize(0), "finish")  # within the device, calls return before they are done
+    def _put(self, target: int, source: int, size: int, kind: Any, verb: str) -> None:
+        checked(self._cuda.cudaMemcpyAsync(target, source, size, kind, self.stream.handle), f"{verb} {size} bytes")

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from bagel_engines.device import cuda
-from bagel_engines.device.arrays import DeviceArray, DeviceCache, HostMemory, Memory, on_device
+from bagel_engines.device.arrays import DeviceArray, DeviceCache, HostMemory, Memory, downloaded, on_device
 from bagel_engines.device.recorded_runs import Recording, Repeats, Shapes
 from bagel_engines.onnx_files import has_links, readable, with_weights_below_root
 from bagel_engines.onnxruntime.cuda_form import (
@@ -66,6 +66,8 @@ NAMELESS = (16, 17)  # types that numpy has no name for: bfloat16, float8e4m3fn
 PLAINLY = -1  # gpu_graph_id of a run that is neither captured nor replayed, as onnxruntime defines it
 FLOAT8_SINCE = (8, 9)  # compute capability of the first cards that multiply in it
 BRIEF = (*VAES, "vit")  # graphs that a picture needs once or twice
+# run options of onnxruntime
+SHRINKS, DOES_NOT_WAIT = "memory.enable_memory_arena_shrinkage", "disable_synchronize_execution_providers"
 NO_MEMORY = re.compile(r"out of memory|failed to allocate|CUDA failure 2\b|available memory of", re.IGNORECASE)
 
 
@@ -73,30 +75,28 @@ class OrtHeld:
     """A protocol.Held: a result in ONNX Runtime's own memory on the device."""
 
     def __init__(self, value: Any, memory: Memory):
-        self._value, self._memory = value, memory
+        self._value, self.memory = value, memory
         self.shape, self.address = tuple(value.shape()), value.data_ptr()
         self.dtype = np.dtype(NUMPY_TYPES[value.element_type()])
 
     def numpy(self) -> np.ndarray:
-        array = np.empty(self.shape, self.dtype)
-        if array.size:
-            self._memory.download(array, self.address)
-        return array
+        return downloaded([self])[0]
 
 
 class Capture:
     """Captures runs of one session as CUDA graphs. refusal: why its runs cannot be captured, or None."""
 
-    def __init__(self, ort: Any, repeats: Repeats, refusal: str | None):
+    def __init__(self, options: Callable[[], Any], repeats: Repeats, refusal: str | None):
+        """options: makes run options."""
         self.repeats, self.refusal = repeats, refusal
-        self._ort, self._numbers = ort, count(1)
+        self._options, self._numbers = options, count(1)
 
     def next_number(self) -> int:
         return next(self._numbers)
 
     def options(self, number: int) -> Any:
         """Run options: capture the run under this number, or replay what was captured under it."""
-        options = self._ort.RunOptions()
+        options = self._options()
         options.add_run_config_entry("gpu_graph_id", str(number))
         return options
 
@@ -302,23 +302,24 @@ class OnnxRuntimeDeviceEngine:
             raise
         except EngineFailure as error:  # such as nodes that only the CPU can compute
             (session, weights), refusal = self._session(graph, form, self._providers), str(error)
-        capture = Capture(self._ort, self._repeats, refusal)
+        capture = Capture(lambda: self._run_options(graph.stem), self._repeats, refusal)
         plain = self._plain_run(graph.stem, capture)
         return DeviceRunner(session, graph.stem, self._place, self._memory, capture, weights, halves, plain)
 
     def _plain_run(self, graph: str, capture: Capture | None = None) -> Any:
-        """Options of a run of a graph that is not captured.
+        """Options of a run that is neither captured nor replayed."""
+        return capture.options(PLAINLY) if capture else self._run_options(graph)
 
-        Graphs that a picture needs once or twice give back what they computed in: each session has an arena of its own,
-        and together they would hold gigabytes that no other graph can use.
+    def _run_options(self, graph: str) -> Any:
+        """On CUDA every session works in the memory's stream, so a run need not be over when the next one is asked for.
+
+        Graphs that a picture needs once or twice give back what they computed in, when they have: each session has an
+        arena of its own, and together they would hold gigabytes that no other graph can use.
         """
-        name, index = self._place
-        shrinks = graph in BRIEF and name == "cuda"
-        if capture is None and not shrinks:
-            return None
-        options = capture.options(PLAINLY) if capture else self._ort.RunOptions()
-        if shrinks:
-            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", f"gpu:{index}")
+        options, (name, index) = self._ort.RunOptions(), self._place
+        if name == "cuda":
+            entry = (SHRINKS, f"gpu:{index}") if graph in BRIEF else (DOES_NOT_WAIT, "1")
+            options.add_run_config_entry(*entry)
         return options
 
     def _session(self, graph: Path, form: CudaForm | None, providers: list) -> tuple[Any, Mapping[str, DeviceArray]]:
@@ -363,6 +364,7 @@ class OnnxRuntimeDeviceEngine:
         values = [ort_value(self._ort, array, kind) for array, kind in made.values()]
         if made:
             options.add_external_initializers(list(made), values)
+        self._memory.stream.wait()  # for lent weights, which a session may look at while it is made
         try:
             return opened_on_device(self._ort, read, options, providers)
         except Exception as error:
@@ -454,8 +456,10 @@ def on_cuda(
     cuda.check_room(index, weights)
     onnxruntime.preload_dlls()  # CUDA's libraries from their wheels, where nothing else has loaded them
     onnxruntime.set_default_logger_severity(3)  # each session would warn that CUDA is not a plugin
+    memory = cuda.CudaMemory(index)
     options = {
         "device_id": str(index),
+        "user_compute_stream": str(memory.stream.handle),  # one for all sessions and copies keeps them in order
         "use_tf32": "0",  # float32 means float32
         "arena_extend_strategy": "kSameAsRequested",
     }
@@ -468,7 +472,7 @@ def on_cuda(
     return OnnxRuntimeDeviceEngine(
         onnxruntime,
         info,
-        cuda.CudaMemory(index),
+        memory,
         providers,
         threads,
         record,

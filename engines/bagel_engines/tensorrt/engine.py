@@ -15,7 +15,7 @@ import numpy as np
 
 from bagel_engines import disk
 from bagel_engines.device import cuda
-from bagel_engines.device.arrays import DeviceArray, DeviceCache, HostStream, Memory, Stream, sent
+from bagel_engines.device.arrays import DeviceArray, DeviceCache, Memory, on_device
 from bagel_engines.device.linear_sums import SUM_GRAPHS
 from bagel_engines.protocol import Arrays, EngineFailure, EngineInfo, LowRank, refuse_added
 from bagel_engines.tensorrt import plan_builder
@@ -76,12 +76,11 @@ class TensorRtEngine:
         target: Target,
         memory: Memory,
         info: EngineInfo,
-        stream: Stream | None = None,
         record: bool = False,
     ):
         self.info, self._found, self._plans, self._target = info, found, plans, target
         self._memory, self._log = memory, collected(found.trt)
-        self._shared = Shared(memory, stream or HostStream(), Activations(memory), Activations(memory), self._log)
+        self._shared = Shared(memory, Activations(memory), Activations(memory), self._log)
         self._kernels: dict[Path, Kernels] = {}  # by plan, also of plans that were given back since
         if record:
             recordings = self._shared.recordings = Recordings(self._tell, left_out=SUM_GRAPHS)
@@ -145,7 +144,7 @@ class TensorRtEngine:
         self.info = replace(self.info, remark=remark)
 
     def hold(self, array: np.ndarray) -> DeviceArray:
-        return sent(self._memory, self._shared.stream, array)
+        return on_device(self._memory, array)
 
     def release(self) -> None:
         while self._kernels:
@@ -172,4 +171,4 @@ def on_cuda(
     cuda.check_room(index, weights if plans.budget is None else plans.budget)
     info = EngineInfo(found.name, found.version, f"cuda:{index}", arithmetic)
     memory = cuda.CudaMemory(index)  # also makes it this thread's current device
-    return TensorRtEngine(found, plans, Target.at_hand(index), memory, info, cuda.CudaStream(), record)
+    return TensorRtEngine(found, plans, Target.at_hand(index), memory, info, record)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bagel_engines.device.arrays import DeviceArray, Memory, Stream, sent
+from bagel_engines.device.arrays import DeviceArray, Memory, on_device
 from bagel_engines.protocol import EngineFailure, Tensors
 from bagel_engines.tensorrt.bindings import Bindings, Shape
 from bagel_engines.tensorrt.contexts import Contexts
@@ -46,7 +46,6 @@ class Shared:
     None where none are made."""
 
     memory: Memory
-    stream: Stream
     activations: Activations
     unwanted: Activations  # a buffer for outputs that nobody asked for: TensorRT must write them somewhere
     log: Any
@@ -85,7 +84,7 @@ class TensorRtRunner:
         given = {name: self._given(name, tensor) for name, tensor in inputs.items()}  # given back in the stream's order
         results = self._results(given, tuple(outputs))
         if self._ran is not None:
-            self._shared.stream.wait()
+            self._shared.memory.stream.wait()
             self._ran, ran = None, self._ran
             ran()
         return {name: results[name] if name in held else results[name].numpy() for name in outputs}
@@ -137,7 +136,7 @@ class TensorRtRunner:
         bindings = spare.pop() if spare else self._new_bindings(profile, repeated=True)
         self._tell_inputs(bindings, given)
         self._tell_results(bindings, results)
-        return Repeated(bindings, self._shared.stream, self._name, lambda: spare.append(bindings))
+        return Repeated(bindings, self._shared.memory.stream, self._name, lambda: spare.append(bindings))
 
     def _told(self, given: Mapping[str, Any]) -> Bindings:
         """The context of the profile that takes these inputs, told of them."""
@@ -149,7 +148,7 @@ class TensorRtRunner:
 
     def _new_bindings(self, profile: int, repeated: bool = False) -> Bindings:
         context = self._contexts.make(repeated)
-        return Bindings(context, self._name, profile, self._shared.stream, self._shared.log)
+        return Bindings(context, self._name, profile, self._shared.memory.stream, self._shared.log)
 
     def _tell_inputs(self, bindings: Bindings, given: Mapping[str, Any]) -> None:
         for name, tensor in given.items():
@@ -170,7 +169,7 @@ class TensorRtRunner:
     def _given(self, name: str, tensor: Any) -> Any:
         if not isinstance(tensor, np.ndarray):
             return tensor
-        return sent(self._shared.memory, self._shared.stream, tensor.astype(self._dtypes[name], copy=False))
+        return on_device(self._shared.memory, tensor.astype(self._dtypes[name], copy=False))
 
     def _profile(self, given: Mapping[str, Any]) -> int:
         """The number of the first optimisation profile that takes these inputs."""

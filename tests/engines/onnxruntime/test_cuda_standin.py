@@ -80,6 +80,11 @@ def check_calls(artefact: Path) -> None:
         assert set(found["calls"]) == {"generate", "edit", "ask", "session"}
         assert not any(call["forbidden"] for call in found["calls"].values())
         assert all(call.get("play", 0) > 0 for name, call in found["calls"].items() if words and name != "ask")
+        step, token, streams = (found["one more"][key] for key in ("step", "token", "streams"))
+        assert step["synchronise"] == token["synchronise"] == 1
+        assert (step["copy D2H"], step["copy H2D"]) == (2, 3)  # velocities; latents, their places, time
+        assert len(streams) == 1  # which is why nothing else has to wait
+        assert streams != ["0"]
         assert found["held"] > 0
         assert found["refused"] == "OutOfDeviceMemoryError"
         assert found["left"] == 0
