@@ -68,7 +68,7 @@ def load(
     threads: int | None = None,
     arithmetic: str | None = None,
     cache_tokens: int = CACHE_TOKENS,
-    cuda_graphs: bool = False,
+    cuda_graphs: bool | None = None,
     exact_vae: bool = False,
     low_memory: bool = False,
     packed_weights: bool = False,
@@ -96,6 +96,7 @@ def load(
     cache_tokens: how many tokens of context the key-value cache can hold, for all calls and sessions together; memory
     is taken as it is used.
     cuda_graphs: on CUDA, record denoising steps as CUDA graphs and replay them; `engine` says what cannot be recorded.
+    None: with onnxruntime, not with tensorrt.
     exact_vae: onnxruntime on CUDA computes the VAE of an artefact in 16-bit arithmetic in float16; with this in
     float32.
     low_memory: the VAE and the ViT are loaded for each use and given back after it, and so is the working memory of
@@ -120,7 +121,7 @@ def load(
     backend, device = checks.text("backend", backend), checks.text("device", device)
     threads = checks.threads("threads", threads)
     arithmetic = spelled_out(checks.text("arithmetic", arithmetic, optional=True))
-    cuda_graphs = checks.flag("cuda_graphs", cuda_graphs)
+    cuda_graphs = None if cuda_graphs is None else checks.flag("cuda_graphs", cuda_graphs)
     exact_vae = checks.flag("exact_vae", exact_vae)
     cache_tokens = checks.whole("cache_tokens", cache_tokens, least=1)
     low_memory = checks.flag("low_memory", low_memory)

@@ -70,7 +70,11 @@ def add_model_arguments(parser: argparse.ArgumentParser, switches: bool = True) 
         help="faster, less exact: auto (what `bagel-rt ways` measured), int8 or int8-rows (int8 and int4 weights), bf16"
         " (openvino); default: auto for large quantised artefacts, else the artefact's own",
     )
-    group.add_argument("--cuda-graphs", action="store_true", help="capture denoising steps and play them (CUDA)")
+    group.add_argument(
+        "--cuda-graphs",
+        action=argparse.BooleanOptionalAction,
+        help="capture denoising steps and play them (CUDA; default: with onnxruntime)",
+    )
     group.add_argument("--exact-vae", action="store_true", help="the VAE in float32 (onnxruntime on CUDA, 16 bits)")
     group.add_argument("--cache-tokens", type=int, metavar="N", help="tokens of context the page pool can hold")
     group.add_argument(

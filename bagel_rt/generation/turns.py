@@ -65,9 +65,9 @@ class Turns:
         self.sizes = Sizes(manifest)
         experts = Experts(manifest, graphs, embeddings.markers)
         prefill = Prefill(manifest, graphs, experts, embeddings)
-        evaluator = TextEvaluator(graphs, experts, embeddings, self.pool)
-        self.tree = ContextTree(self.pool, prefill, evaluator, manifest.model.max_position_embeddings)
-        self._writer = TextDecoder(evaluator, graphs.engine.info, self.codec, manifest.model.vocab_size)
+        self._evaluator = TextEvaluator(graphs, experts, embeddings, self.pool)
+        self.tree = ContextTree(self.pool, prefill, self._evaluator, manifest.model.max_position_embeddings)
+        self._writer = TextDecoder(self._evaluator, graphs.engine.info, self.codec, manifest.model.vocab_size)
         self._decoder = VaeDecoder(manifest, graphs)
         sampler = FlowSampler(graphs, experts, prefill)
         self.painter = Painter(manifest, self.reader, self.sizes, sampler, self._decoder)
@@ -75,6 +75,7 @@ class Turns:
     def close(self) -> None:
         """Give back the page pool, the graphs and what texts are read with. Nothing may be called afterwards."""
         self.tree.clear()
+        self._evaluator.close()
         self.pool.close()
         self._vocabulary.close()
         self.graphs.close()

@@ -29,7 +29,7 @@ def causal_mask(past: int, rows: int) -> np.ndarray:
 class TextCall:
     """Understanding rows (n, hidden) that are run over the cached tokens in `slots`; mask: (n, slots + n)."""
 
-    rows: np.ndarray
+    rows: Tensor
     rope: RopePair
     pool: PagePool
     slots: np.ndarray

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bagel_engines import Largest, Places, Tensor
+from bagel_engines import Held, Largest, Places, Tensor, TokenChain
 from bagel_rt.artefact import contract
 from bagel_rt.asks import Behind, TextRows
 from bagel_rt.engine_errors import named_failures
 from bagel_rt.kv_cache.page_pool import PagePool
 from bagel_rt.model.block_mask import block_mask
 from bagel_rt.model.graphs import Graphs
+from bagel_rt.model.read_ahead import ReadAhead
 from bagel_rt.model.step_graphs import Experts, TextCall, causal_mask
 from bagel_rt.model.token_embeddings import TokenEmbeddings
 
@@ -44,9 +45,18 @@ class TextEvaluator:
         self._graphs, self._experts, self._embeddings, self._pool = graphs, experts, embeddings, pool
         self._largest = Largest(graphs.engine)
         self._head_rows = 8 if graphs.engine.needs is None else HEAD_ROWS
+        self._ahead: ReadAhead | None = None
+        self._may_be_ahead = True  # until the engine has said that it cannot
+
+    def close(self) -> None:
+        """Let go of what lies on the engine's device."""
+        self._ahead, self._may_be_ahead = None, False
 
     def alone(self, ask: TextRows) -> Behind | None:
         """See asks.Evaluator."""
+        if ask.likeliest and len(ask.ids) == 1 and (ahead := self._read_ahead()) is not None:
+            return ahead.answer(ask, lambda: self._embeddings.rows(ask.ids))
+        self._forget()
         piece, past = Piece(ask, len(ask.ids) - ask.done), ask.sequence
         rows, rope = self._embeddings.rows(piece.ids), self._experts.rope.at(piece.positions)
         mask = causal_mask(past.length, piece.count)
@@ -58,6 +68,27 @@ class TextEvaluator:
         self._pool.append(past, new_kv)
         return self._behind(out, ask.likeliest)
 
+    def _read_ahead(self) -> ReadAhead | None:
+        if self._may_be_ahead and self._ahead is None:
+            table, dtype = self._embeddings.table, self._embeddings.dtype
+            with named_failures():
+                chain = TokenChain.on(self._graphs.engine, table, dtype)
+            self._may_be_ahead = chain is not None
+            self._ahead = chain and ReadAhead(chain, self._pool, self._one)
+        return self._ahead
+
+    def _one(self, row: Tensor, ask: TextRows, position: int) -> tuple[Tensor, Held]:
+        """See read_ahead.Evaluate."""
+        past, rope = ask.sequence, self._experts.rope.at(np.array([position]))
+        mask = causal_mask(past.length, 1)
+        call = TextCall(row, rope, self._pool, self._pool.slots(past), mask, ask.adapter)
+        out, new_kv = self._experts.und_held(call)
+        return new_kv, self._graphs(contract.LM_HEAD, held=("logits",), und_out=out)[0]
+
+    def _forget(self) -> None:
+        if self._ahead is not None:
+            self._ahead.forget()
+
     def together(self, asks: Iterable[TextRows]) -> Answers:
         """See asks.Evaluator.
 
@@ -67,6 +98,8 @@ class TextEvaluator:
         """
         asks = list(asks)
         asks = [ask for ask in asks if ask.adapter == asks[0].adapter]
+        if len(asks) > 1:
+            self._forget()
         found = self._merged(list(_pieces(asks))) if len(asks) > 1 else None
         return {ask: self._attempted(ask) for ask in asks} if found is None else found
 

@@ -21,17 +21,17 @@ class TokenEmbeddings:
             )
         path = manifest.folder / table.file
         try:
-            self._table = mapped(path, KEPT_AS[table.dtype], table.offset, table.shape)
+            self.table = mapped(path, KEPT_AS[table.dtype], table.offset, table.shape)
         except OSError as error:
             raise ArtefactError(f"{path}: cannot be mapped into memory: {error.strerror or error}") from error
-        self._dtype = table.dtype
+        self.dtype = table.dtype  # a key of number_formats.KEPT_AS
         ids = manifest.special_ids
         self.markers = self.rows((ids["vision_start"], ids["vision_end"]))  # (2, hidden)
 
     def close(self) -> None:
         """Let go of the mapped file."""
-        self._table = np.empty((0, self._table.shape[1]), self._table.dtype)
+        self.table = np.empty((0, self.table.shape[1]), self.table.dtype)
 
     def rows(self, ids: Sequence[int]) -> np.ndarray:
         """(len(ids), hidden) float32."""
-        return widened(np.array(self._table[list(ids)]), self._dtype)
+        return widened(np.array(self.table[list(ids)]), self.dtype)

@@ -9,6 +9,7 @@ from bagel_engines.device.arrays import fetched
 from bagel_engines.device.largest import Largest, Places
 from bagel_engines.device.linear_sums import Sums
 from bagel_engines.device.recorded_runs import repeating
+from bagel_engines.device.token_chain import Begun, TokenChain
 from bagel_engines.host_cache import HostCache
 from bagel_engines.host_memory import trim
 from bagel_engines.inherited import kept_in_children
@@ -28,6 +29,7 @@ from bagel_engines.select import installed, open_engine
 from bagel_engines.settings import Settings
 
 __all__ = [
+    "Begun",
     "Cache",
     "Engine",
     "EngineFailure",
@@ -43,6 +45,7 @@ __all__ = [
     "Sums",
     "Tensor",
     "Thin",
+    "TokenChain",
     "fetched",
     "installed",
     "kept_in_children",

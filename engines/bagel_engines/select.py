@@ -78,7 +78,7 @@ def _opened(backend: str, device: str, wanted: Settings, arithmetic: str) -> Eng
             raise EngineFailure(
                 "tensorrt builds plans and must be told where to keep them: open it through bagel_rt.load"
             )
-        return engine.on_cuda(device, arithmetic, wanted.weights, wanted.plans, wanted.cuda_graphs)
+        return engine.on_cuda(device, arithmetic, wanted.weights, wanted.plans, bool(wanted.cuda_graphs))
     if backend == "openvino":
         from bagel_engines.openvino.engine import OpenVinoEngine
 
@@ -86,7 +86,8 @@ def _opened(backend: str, device: str, wanted: Settings, arithmetic: str) -> Eng
     if device != "cpu":
         from bagel_engines.onnxruntime.device_engine import on_cuda
 
-        return on_cuda(device, wanted.threads, arithmetic, wanted.weights, wanted.cuda_graphs, wanted.exact_vae)
+        record = wanted.cuda_graphs is not False
+        return on_cuda(device, wanted.threads, arithmetic, wanted.weights, record, wanted.exact_vae)
     from bagel_engines.onnxruntime.cpu_engine import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(device, wanted.threads, arithmetic, wanted.low_memory, wanted.packed)

@@ -19,7 +19,8 @@ class Settings:
     stated: str = "float32"  # what the artefact's graphs compute in: "float32", "bfloat16", "float16"
     weights: int = 0  # bytes of the artefact's weights; a device with less free memory is refused
     plans: Plans | None = None  # for tensorrt: what plans are built for, and where they are kept
-    cuda_graphs: bool = False  # record runs inside `repeating` as CUDA graphs (device/recorded_runs.py)
+    # record runs inside `repeating` as CUDA graphs (device/recorded_runs.py); None: with onnxruntime, not with tensorrt
+    cuda_graphs: bool | None = None
     exact_vae: bool = False  # on CUDA, the VAE is computed in float32 where the rest has 16 bits
     low_memory: bool = False  # on a CPU, a call's working memory is given back after it
     packed: PackedStore | None = None  # where onnxruntime on the CPU keeps packed weights; None: nowhere

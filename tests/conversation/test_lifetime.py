@@ -40,7 +40,7 @@ def test_closing_gives_pool_weights_and_what_was_read_back_while_everything_stil
     read = [segment.rows for segment in session.mark().reading.histories.cond if not isinstance(segment, Text)]
     held = {
         "page pool": weakref.ref(turns.pool._cache._by_half),
-        "token table": weakref.ref(turns._vocabulary.embeddings._table),
+        "token table": weakref.ref(turns._vocabulary.embeddings.table),
         **{f"picture read {n}": weakref.ref(rows) for n, rows in enumerate(read)},
         **{graph: weakref.ref(runner) for (graph, _), runner in bagel.graphs._runners.items()},
     }

@@ -19,6 +19,12 @@ TAKES = {  # argument types behind those that the function writes to
     "cudaMemsetAsync": (POINTER, ctypes.c_int, SIZE, POINTER),
     "cudaMemcpy2DAsync": (POINTER, SIZE, POINTER, SIZE, SIZE, SIZE, ctypes.c_int, POINTER),
     "cudaStreamCreate": (),
+    "cudaEventCreate": (),
+    "cudaEventRecord": (POINTER, POINTER),
+    "cudaEventSynchronize": (POINTER,),
+    "cudaEventDestroy": (POINTER,),
+    "cudaMallocHost": (SIZE,),
+    "cudaFreeHost": (POINTER,),
     "cudaStreamSynchronize": (POINTER,),
     "cudaSetDevice": (ctypes.c_int,),
     "cudaMalloc": (SIZE,),
@@ -30,6 +36,8 @@ TAKES = {  # argument types behind those that the function writes to
 }
 GIVES = {
     "cudaStreamCreate": (POINTER,),
+    "cudaEventCreate": (POINTER,),
+    "cudaMallocHost": (POINTER,),
     "cudaMalloc": (POINTER,),
     "cudaMemGetInfo": (SIZE, SIZE),
     "cudaGetDeviceCount": (ctypes.c_int,),

@@ -71,7 +71,7 @@ def one_more(bagel: Any) -> dict[str, Any]:
             journal()
             call(number)
             lines = journal()
-            done[number] = Counter(counts(lines))
+            done[number] = Counter(counts(lines)) + Counter({"waits for an event": lines.count("synchronise event")})
             streams |= {told[1] for line in lines if (told := STREAM.search(line))}
         found[name] = done[9] - done[8]
     return found | {"streams": sorted(streams)}

@@ -103,12 +103,10 @@ def tried(graph: Path, form: str) -> dict[str, Any]:
 
 
 def _refusal_of_capture(graph: Path, form: str) -> str:
-    """Why onnxruntime does not capture a graph; nothing where it does, or where the engine does not ask."""
-    if form in (MANY, MANY_DRAW):
-        return ""
+    """Why onnxruntime does not capture a graph; nothing where it does, or where the engine does not ask for it."""
     with _standard_error():
-        runner = engine_of(graph.parent, graphs=True)._runner(graph, form)
-    return (runner._capture.refusal or "")[:300]
+        capture = engine_of(graph.parent, graphs=True)._runner(graph, form)._capture
+    return (capture.refusal or "")[:300] if capture else ""
 
 
 class _standard_error:

@@ -38,7 +38,9 @@ class FakeCuda:
     def __init__(self) -> None:
         self.memory: dict[int, Any] = {}
         self.coming: list[tuple[int, bytes]] = []
-        self.going: list[tuple[int, int, int]] = []
+        self.going: list[tuple[int, bytes]] = []
+        self.asked = 0  # downloads
+        self.marks: dict[int, int] = {}  # of each event, the downloads that were asked for before
         self.capturing: list[Callable[[], None]] | None = None
         self.invalid = False
         self.forbidden: list[str] = []
@@ -66,12 +68,13 @@ class FakeCuda:
         for target, data in coming:
             ctypes.memmove(target, data, len(data))
 
-    def _depart(self) -> None:
-        """Bytes that the stream was to bring to the host get there."""
+    def _depart(self, all_but: int = 0) -> None:
+        """Bytes that the stream was to bring to the host get there, but for those asked for last."""
         self._arrive()
-        going, self.going = self.going, []
-        for target, source, size in going:
-            ctypes.memmove(target, source, size)
+        until = len(self.going) - all_but
+        going, self.going = self.going[:until], self.going[until:]
+        for target, data in going:
+            ctypes.memmove(target, data, len(data))
 
     def put(self, work: Callable[[], None], stream: int) -> None:
         """What a library does when it starts a kernel."""
@@ -111,7 +114,9 @@ class FakeCuda:
         if kind == real.cudaMemcpyKind.cudaMemcpyHostToDevice:  # staged; there for what the stream does next
             self.coming.append((target, ctypes.string_at(source, size)))
         elif kind == real.cudaMemcpyKind.cudaMemcpyDeviceToHost:
-            self.going.append((target, source, size))
+            self._arrive()
+            self.going.append((target, ctypes.string_at(source, size)))
+            self.asked += 1
         else:
             self._arrive()
             ctypes.memmove(target, source, size)
@@ -143,6 +148,28 @@ class FakeCuda:
         if (refused := self._during_capture("cudaStreamSynchronize")) is not None:
             return refused
         return self._depart()
+
+    def _cudaEventCreate(self) -> tuple:
+        event = len(self.marks) + 1
+        self.marks[event] = 0
+        return STATUS.cudaSuccess, event
+
+    def _cudaEventRecord(self, event: int, stream: int) -> None:
+        assert stream == 77
+        self.marks[event] = self.asked
+
+    def _cudaEventSynchronize(self, event: int) -> Any:
+        if (refused := self._during_capture("cudaEventSynchronize")) is not None:
+            return refused
+        return self._depart(all_but=min(len(self.going), self.asked - self.marks[event]))
+
+    def _cudaEventDestroy(self, event: int) -> None: ...
+
+    def _cudaMallocHost(self, size: int) -> tuple:
+        return self._cudaMalloc(size)
+
+    def _cudaFreeHost(self, address: int) -> Any:
+        return self._cudaFree(address)
 
     def _cudaStreamBeginCapture(self, stream: int, mode: Any) -> Any:
         if stream == 0 or self.capturing is not None:

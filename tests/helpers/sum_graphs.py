@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from bagel_engines.device import largest, linear_sums
+from bagel_engines.device import largest, linear_sums, token_chain
 from bagel_engines.onnxruntime import shared_weights
 
 
@@ -56,6 +56,28 @@ def largest_of() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=11, producer_name="")
 
 
+def row_of(dtype: str) -> onnx.ModelProto:
+    """The row of a table (places, width) at the first column's number of `found` (n, 2), in float32."""
+    kind = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}[dtype]
+    nodes = [
+        helper.make_node("Gather", [token_chain.FOUND, "first"], ["column"], axis=1),
+        helper.make_node("Cast", ["column"], ["place"], to=TensorProto.INT64),
+        helper.make_node("Gather", [token_chain.TABLE, "place"], ["kept"], axis=0),
+        helper.make_node("Cast", ["kept"], [token_chain.ROW], to=TensorProto.FLOAT),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "row",
+        [
+            helper.make_tensor_value_info(token_chain.FOUND, TensorProto.FLOAT, ["n", 2]),
+            helper.make_tensor_value_info(token_chain.TABLE, kind, ["places", "width"]),
+        ],
+        [helper.make_tensor_value_info(token_chain.ROW, TensorProto.FLOAT, ["n", "width"])],
+        [helper.make_tensor("first", TensorProto.INT64, [], [0])],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=11, producer_name="")
+
+
 def probe() -> onnx.ModelProto:
     """x + w, where w is the graph's own 0: for finding out whether a session takes another w."""
     value = lambda name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [1])  # noqa: E731
@@ -68,5 +90,7 @@ def probe() -> onnx.ModelProto:
 if __name__ == "__main__":
     for path in (linear_sums.PLUS, linear_sums.SLOPE):
         Path(path).write_bytes(made(path.stem).SerializeToString(deterministic=True))
+    for dtype, path in token_chain.ROW_GRAPHS.items():
+        path.write_bytes(row_of(dtype).SerializeToString(deterministic=True))
     largest.LARGEST.write_bytes(largest_of().SerializeToString(deterministic=True))
     shared_weights.PROBE.write_bytes(probe().SerializeToString(deterministic=True))

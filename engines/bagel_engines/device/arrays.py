@@ -50,6 +50,14 @@ class Memory(Protocol):
         """Download (array, source) of each piece; what is in the stream is waited for once."""
         ...
 
+    def landing(self, size: int) -> Landing:
+        """A place on the host for downloads of `size` bytes that are read later."""
+        ...
+
+    def room(self) -> int:
+        """Bytes that are free on the device."""
+        ...
+
     def clear(self, target: int, size: int) -> None: ...
 
     def copy(self, pieces: Sequence[tuple[int, int, int]]) -> None:
@@ -58,6 +66,18 @@ class Memory(Protocol):
 
     def blocks(self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, count: int) -> None:
         """Copy `count` blocks of `width` bytes within the device; a pitch is the distance of two blocks' beginnings."""
+        ...
+
+
+class Landing(Protocol):
+    """A place on the host, of some bytes, that what lies on a device is brought to while the device goes on."""
+
+    def begin(self, source: int) -> None:
+        """Put a download from an address into the stream."""
+        ...
+
+    def read(self) -> np.ndarray:
+        """The bytes, uint8, when they are there; what came into the stream after `begin` is not waited for."""
         ...
 
 
@@ -99,6 +119,19 @@ class HostStream:
         raise EngineFailure("work on the machine's own memory is not captured")
 
 
+class HostLanding:
+    """Downloads at once."""
+
+    def __init__(self, memory: HostMemory, size: int):
+        self._memory, self._bytes = memory, np.empty(size, np.uint8)
+
+    def begin(self, source: int) -> None:
+        self._memory.download(self._bytes, source)
+
+    def read(self) -> np.ndarray:
+        return self._bytes.copy()
+
+
 class HostMemory:
     """The machine's own memory as a device."""
 
@@ -127,6 +160,12 @@ class HostMemory:
     def download_all(self, pieces: Sequence[tuple[np.ndarray, int]]) -> None:
         for array, source in pieces:
             self.download(array, source)
+
+    def landing(self, size: int) -> Landing:
+        return HostLanding(self, size)
+
+    def room(self) -> int:
+        return 0  # nothing is copied from the machine's memory into it without need
 
     def clear(self, target: int, size: int) -> None:
         ctypes.memset(target, 0, size)

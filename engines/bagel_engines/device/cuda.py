@@ -172,6 +172,30 @@ class CudaReplay:
             self._executable = None
 
 
+class CudaLanding:
+    """A Landing in pinned memory, without which a download would be waited for where it is asked for."""
+
+    def __init__(self, bindings: Any, stream: CudaStream, size: int):
+        self._cuda, self._stream, self._size = bindings, stream, size
+        self._event = checked(bindings.cudaEventCreate(), "make an event")
+        self._address = int(checked(bindings.cudaMallocHost(size), f"take {size} bytes of pinned memory"))
+
+    def begin(self, source: int) -> None:
+        kind, told = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost, f"download {self._size} bytes"
+        checked(self._cuda.cudaMemcpyAsync(self._address, source, self._size, kind, self._stream.handle), told)
+        checked(self._cuda.cudaEventRecord(self._event, self._stream.handle), "mark a download")
+
+    def read(self) -> np.ndarray:
+        checked(self._cuda.cudaEventSynchronize(self._event), "finish a download")
+        return np.frombuffer(ctypes.string_at(self._address, self._size), np.uint8)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_address"):
+            self._cuda.cudaEventSynchronize(self._event)  # what was begun and never read
+            self._cuda.cudaEventDestroy(self._event)
+            self._cuda.cudaFreeHost(self._address)
+
+
 class CudaMemory:
     """The Memory of one CUDA device. What is given back is kept, by size, for the next take().
 
@@ -217,6 +241,12 @@ class CudaMemory:
         for array, source in pieces:
             self._put(array.ctypes.data, source, array.nbytes, self._kinds.cudaMemcpyDeviceToHost, "download")
         self.stream.wait()
+
+    def landing(self, size: int) -> CudaLanding:
+        return CudaLanding(self._cuda, self.stream, size)
+
+    def room(self) -> int:
+        return int(checked(self._cuda.cudaMemGetInfo(), "tell the free memory")[0])
 
     def clear(self, target: int, size: int) -> None:
         checked(self._cuda.cudaMemsetAsync(target, 0, size, self.stream.handle), f"clear {size} bytes")

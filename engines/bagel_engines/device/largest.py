@@ -43,5 +43,9 @@ class Largest:
         """rows: float32 (n, width), narrower than 2**24, up to which float32 counts."""
         if self._runner is None:
             self._runner = self._engine.load(LARGEST)
-        found = self._runner.run({ROWS: rows}, (FOUND,))[FOUND]
-        return Places(found[:, 0].astype(np.int64), found[:, 1])
+        return places(self._runner.run({ROWS: rows}, (FOUND,))[FOUND])
+
+
+def places(found: np.ndarray) -> Places:
+    """Of the graph's result (n, 2)."""
+    return Places(found[:, 0].astype(np.int64), found[:, 1])

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from bagel_engines.device import cuda
-from bagel_engines.device.arrays import DeviceArray, DeviceCache, HostMemory, Memory, downloaded, on_device
+from bagel_engines.device.arrays import DeviceArray, DeviceCache, HostMemory, Landing, Memory, downloaded, on_device
 from bagel_engines.device.recorded_runs import Recording, Repeats, Shapes
 from bagel_engines.onnx_files import has_links, readable, with_weights_below_root
 from bagel_engines.onnxruntime.cuda_form import (
@@ -34,7 +34,7 @@ from bagel_engines.onnxruntime.cuda_form import (
     with_kernels,
 )
 from bagel_engines.onnxruntime.graph_lengths import TOLD, GraphLengths, Told
-from bagel_engines.onnxruntime.masked_runner import OTHER, MaskedRunner, kinds_of
+from bagel_engines.onnxruntime.masked_runner import MANY, MANY_DRAW, OTHER, MaskedRunner, kinds_of
 from bagel_engines.onnxruntime.pool_half import with_half_as_input
 from bagel_engines.onnxruntime.prepared_graph import WEIGHTS_BESIDE
 from bagel_engines.onnxruntime.quantised_weights import HIDES_QUANTISED_WEIGHTS
@@ -63,8 +63,10 @@ ONNX_TYPES = {
 }
 NUMPY_TYPES = {1: np.float32, 7: np.int64, 9: np.bool_, 10: np.float16, 16: np.uint16}  # bfloat16 as its bits
 NAMELESS = (16, 17)  # types that numpy has no name for: bfloat16, float8e4m3fn
+NOT_CAPTURED = (MANY, MANY_DRAW)  # kinds of calls with a product that takes memory and waits (GemmFloat8)
 PLAINLY = -1  # gpu_graph_id of a run that is neither captured nor replayed, as onnxruntime defines it
 FLOAT8_SINCE = (8, 9)  # compute capability of the first cards that multiply in it
+ROOMY = 16  # times its size that must be free before something is held that calls can do without
 BRIEF = (*VAES, "vit")  # graphs that a picture needs once or twice
 # run options of onnxruntime
 SHRINKS, DOES_NOT_WAIT = "memory.enable_memory_arena_shrinkage", "disable_synchronize_execution_providers"
@@ -90,8 +92,10 @@ class Capture:
         """options: makes run options."""
         self.repeats, self.refusal = repeats, refusal
         self._options, self._numbers = options, count(1)
+        self.holds_any = False  # whether something is captured in the session's arena
 
     def next_number(self) -> int:
+        self.holds_any = True
         return next(self._numbers)
 
     def options(self, number: int) -> Any:
@@ -133,17 +137,19 @@ class DeviceRunner:
 
     def _results(self, given: Mapping[str, Any], outputs: tuple[str, ...]) -> Mapping[str, Any]:
         capture = self._capture
-        if capture is None:
-            return self._computed(given, outputs, self._plain)
-        if self._brief or not capture.repeats.active(self._name):
-            return self._out_of_arena(self._computed(given, outputs, self._plain))
+        if capture is None or self._brief or not capture.repeats.active(self._name):
+            return self._plainly(given, outputs)
         return capture.repeats.run(
             self._name,
             outputs,
             given,
-            lambda: self._out_of_arena(self._computed(given, outputs, self._plain)),
+            lambda: self._plainly(given, outputs),
             lambda moving, shapes: self._recorded({**given, **moving}, moving, shapes),
         )
+
+    def _plainly(self, given: Mapping[str, Any], outputs: Sequence[str]) -> Mapping[str, Any]:
+        results = self._computed(given, outputs, self._plain)
+        return self._out_of_arena(results) if self._capture and self._capture.holds_any else results
 
     def _computed(self, given: Mapping[str, Any], outputs: Sequence[str], options: Any = None) -> dict[str, OrtHeld]:
         binding = self._bound(given, self._lengths.of(given))
@@ -278,8 +284,7 @@ class OnnxRuntimeDeviceEngine:
         if not masks:
             return self._runner(graph, OTHER)
         if self._shared is not None:  # or each session would have a copy of the weights
-            captured = self._repeats is not None  # which GemmFloat8 cannot be
-            masks = (*masks, *kinds_beside(graph, self._float8 and not captured))
+            masks = (*masks, *kinds_beside(graph, self._float8))
         return MaskedRunner(masks[0], masks, lambda kind: self._runner(graph, kind), self._kinds_of)
 
     def _kinds_of(self, mask: Tensor) -> tuple[str, ...]:
@@ -291,7 +296,7 @@ class OnnxRuntimeDeviceEngine:
         """kind: of the masks it is for."""
         form = self._form(graph, kind)
         halves = form.halves if form else 0
-        if self._repeats is None:
+        if self._repeats is None or kind in NOT_CAPTURED:
             session, weights = self._session(graph, form, self._providers)
             plain = self._plain_run(graph.stem)
             return DeviceRunner(session, graph.stem, self._place, self._memory, None, weights, halves, plain)
@@ -393,6 +398,13 @@ class OnnxRuntimeDeviceEngine:
         if array.dtype == np.bool_ and array.ndim == 2:  # a mask: its values are asked for when it is used
             self._held_masks[held] = kinds_of(array)
         return held
+
+    def hold_where_roomy(self, array: np.ndarray) -> DeviceArray | None:
+        """See token_chain.ReadsBehind."""
+        return self.hold(array) if self._memory.room() >= ROOMY * array.nbytes else None
+
+    def landing(self, size: int) -> Landing:
+        return self._memory.landing(size)
 
     def release(self) -> None:
         if self._repeats is not None:

@@ -19,7 +19,14 @@ from bagel_engines import EngineFailure, EngineInfo, open_engine, repeating
 from bagel_engines.device import cuda
 from bagel_engines.device.arrays import HostMemory
 from bagel_engines.device.recorded_runs import Repeats
-from bagel_engines.onnxruntime.device_engine import DOES_NOT_WAIT, PLAINLY, SHRINKS, OnnxRuntimeDeviceEngine, on_host, with_graphs
+from bagel_engines.onnxruntime.device_engine import (
+    DOES_NOT_WAIT,
+    PLAINLY,
+    SHRINKS,
+    OnnxRuntimeDeviceEngine,
+    on_host,
+    with_graphs,
+)
 from bagel_engines.onnxruntime.pool_half import HALF, POOL, with_half_as_input
 from bagel_engines.tensorrt.engine import TensorRtEngine
 from bagel_engines.tensorrt.plan_builder import Flavour

@@ -74,7 +74,7 @@ def test_float32_and_bfloat16_run(small_artefact, bf16_artefact):
         assert check(artefact)["gen_step"]["nodes"] == {"Gemm": 28}
 
 
-def check_calls(artefact: Path) -> None:
+def check_calls(artefact: Path, fused: bool = False) -> None:
     for words in ([], ["graphs"]):
         (found,) = told("run_calls.py", artefact, *words)
         assert set(found["calls"]) == {"generate", "edit", "ask", "session"}
@@ -82,7 +82,9 @@ def check_calls(artefact: Path) -> None:
         assert all(call.get("play", 0) > 0 for name, call in found["calls"].items() if words and name != "ask")
         step, token, streams = (found["one more"][key] for key in ("step", "token", "streams"))
         assert step["synchronise"] == token["synchronise"] == 1
-        assert (step["copy D2H"], step["copy H2D"]) == (2, 3)  # velocities; latents, their places, time
+        assert step["copy D2H"] == 2  # velocities
+        assert step["copy H2D"] == 3 or not fused  # latents, their places, time
+        assert token["waits for an event"] == 1
         assert len(streams) == 1  # which is why nothing else has to wait
         assert streams != ["0"]
         assert found["held"] > 0
@@ -92,7 +94,7 @@ def check_calls(artefact: Path) -> None:
 
 def test_calls_run_to_their_end_and_a_closed_model_leaves_nothing_behind(bf16_artefact):
     """With CUDA graphs and without, and after a call that failed for want of memory."""
-    check_calls(bf16_artefact)
+    check_calls(bf16_artefact, fused=True)
     check_calls(NANO)
 
 
