@@ -37,6 +37,11 @@ import bagel_rt  # noqa: E402
 GOLDEN = Path(__file__).parent / "golden"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fuzzing comes last, for the time that is left (helpers/changed_bytes.py)."""
+    items.sort(key=lambda item: item.path.parent.name == "fuzzing")
+
+
 @pytest.fixture(autouse=True)
 def own_home(tmp_path, monkeypatch):
     """No test sees, or changes, what the user's own exports left behind."""

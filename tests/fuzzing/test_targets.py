@@ -1,18 +1,14 @@
-"""What comes from strangers, changed at random, is read or refused with an error of ours: a few seconds of each."""
+"""Of what comes from strangers something is read and something refused; and what once was neither."""
 
 from __future__ import annotations
 
-import os
-import random
-import time
 from pathlib import Path
 
+import changed_bytes
 import fuzz_targets
 import pytest
 from fuzz_targets import TARGETS
-from mutated import endless
 
-SECONDS = float(os.environ.get("BAGEL_RT_FUZZ_SECONDS", "2"))  # of each target
 FOUND = Path(__file__).with_name("found")  # by target: what once was neither read nor refused
 
 
@@ -37,16 +33,15 @@ def test_what_was_found_once_is_read_or_refused_now(file):
     TARGETS[file.parent.name](file.read_bytes())
 
 
-@pytest.mark.parametrize("name", TARGETS)
-def test_changed_bytes_are_read_or_refused_with_an_error_of_ours(name, tmp_path):
-    target, seed = TARGETS[name], random.randrange(1 << 30)
-    ends = time.monotonic() + SECONDS
-    for n, data in enumerate(endless(target.seeds(), random.Random(seed))):
-        if time.monotonic() > ends:
-            break
-        try:
-            target(data)
-        except Exception:
-            (tmp_path / "found").write_bytes(data)
-            pytest.fail(f"seed {seed}, number {n}, kept as {tmp_path / 'found'}: {data[:300]!r}")
-    assert n > 3
+def test_a_target_gets_what_is_left_of_the_run_and_two_seconds_at_least(monkeypatch):
+    monkeypatch.setattr(changed_bytes.time, "time", lambda: 1000.0)
+    monkeypatch.delenv("BAGEL_RT_FUZZ_SECONDS", raising=False)
+    found = []
+    for until in (None, "900", "1040", "9000"):
+        monkeypatch.delenv("BAGEL_RT_TESTS_UNTIL", raising=False)
+        if until:
+            monkeypatch.setenv("BAGEL_RT_TESTS_UNTIL", until)
+        found.append(changed_bytes.seconds(4))
+    assert found == [2, 2, 10, 30]
+    monkeypatch.setenv("BAGEL_RT_FUZZ_SECONDS", "0.5")
+    assert changed_bytes.seconds(4) == 0.5
