@@ -153,6 +153,14 @@ def earlier(report: Path, cases: int) -> dict[str, dict[str, Any]]:
     return found["variants"] if found.get("cases") == cases else {}
 
 
+def chosen(limit: int) -> list[Case]:
+    """The first cases of every kind."""
+    kinds: dict[str, list[Case]] = {}
+    for case in all_cases():
+        kinds.setdefault(case.category, []).append(case)
+    return [case for cases in kinds.values() for case in cases[:limit]]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ckpt", type=Path, required=True)
@@ -162,11 +170,8 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for quality.md and quality.json")
     args = parser.parse_args()
-    cases: dict[str, list[Case]] = {}
-    for case in all_cases():
-        cases.setdefault(case.category, []).append(case)
-    chosen = [case for group in cases.values() for case in group[: args.limit]]
-    kept = earlier(args.out / "quality.json", len(chosen)) if args.variants is not None else {}
+    cases = chosen(args.limit)
+    kept = earlier(args.out / "quality.json", len(cases)) if args.variants is not None else {}
     rows: dict[str, dict[str, Any]] = {}
     yardstick: Outcome | None = None
     with tempfile.TemporaryDirectory() as folder:
@@ -176,7 +181,7 @@ def main() -> None:
             way = Way(variant.precision)
             exported([way], args.ckpt, Path(folder))
             model = way.artefact(Path(folder))
-            found = outcome(variant, model, chosen)
+            found = outcome(variant, model, cases)
             yardstick = yardstick or found
             size = (model / "weights.safetensors").stat().st_size
             rows[variant.name] = row(found, yardstick, size)
@@ -184,13 +189,13 @@ def main() -> None:
             ordered = {each.name: known[each.name] for each in VARIANTS if each.name in known}
             report = {
                 "question": "what precisions, engines and shortcuts cost bagel-nano",
-                "cases": len(chosen),
+                "cases": len(cases),
                 "variants": ordered,
                 **machine(),
             }
             args.out.mkdir(parents=True, exist_ok=True)
             (args.out / "quality.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-            (args.out / "quality.md").write_text(sheet(ordered, len(chosen)), encoding="utf-8")
+            (args.out / "quality.md").write_text(sheet(ordered, len(cases)), encoding="utf-8")
     print(json.dumps(report))
 
 
