@@ -57,6 +57,18 @@ def timed(cell: dict[str, float] | None, base: bool = False) -> str:
     return duration(cell["ms"]) if base else f"{duration(cell['ms'])} ({cell['ratio']:.2f})"
 
 
+@table
+def cuda_counts() -> Iterable[Sequence[str]]:
+    yield "artefact", "one more", "kernels", "products", "plays", "copies up, within, down", "waits", "allocations"
+    for name, found in read("cuda-counts.json")["results"].items():
+        for how, word in (("ordinary", "step"), ("played", "step"), ("ordinary", "token")):
+            one = found[how][word]
+            copies = ", ".join(str(one.get(f"copy {way}", 0)) for way in ("H2D", "D2D", "D2H"))
+            work = one.get("kernel", 0) + one.get("convolution", 0) + one.get("set", 0), one.get("product", 0)
+            numbers = (*work, one.get("play", 0), copies, one["synchronise"], one.get("malloc", 0))
+            yield name, f"{word}, played" if how == "played" else word, *map(str, numbers)
+
+
 LAYER_WAYS = ("fp32", "int8", "int8/int8", "int4", "int4/int8", "w8a8")
 
 

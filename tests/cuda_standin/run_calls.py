@@ -17,6 +17,7 @@ import os
 import re
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import bindings
@@ -77,6 +78,16 @@ def one_more(bagel: Any) -> dict[str, Any]:
     return found | {"streams": sorted(streams)}
 
 
+def captured_again(bagel: Any) -> int:
+    """Captures of a picture that other threads draw after this one did."""
+    side = {"height": 64, "width": 64, "cfg_interval": (0.0, 1.0)}
+    journal()
+    for _ in range(2):
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(lambda: bagel.generate("a red cube", seed=1, num_timesteps=8, **side)).result()
+    return sum(line.startswith("capture begins") for line in journal())
+
+
 def refused(bagel: Any) -> str:
     """A call for which there is too little memory: its error."""
     os.environ["CUDA_STANDIN_BYTES"] = str(bindings.held() + (16 << 10))
@@ -98,6 +109,7 @@ def main(artefact: str, *words: str) -> None:
         told["loaded"] = bindings.held()
         told["calls"] = done(bagel)
         told["one more"] = one_more(bagel)
+        told["captured again"] = captured_again(bagel)
         told["engine"] = str(bagel.engine)
         told["held"] = bindings.held()
         told["refused"] = refused(bagel)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -45,6 +46,8 @@ class FakeCuda:
         self.invalid = False
         self.forbidden: list[str] = []
         self.launched, self.graphs, self.fail_to_instantiate = 0, [], False
+        self.current = threading.local()  # device of each thread
+        self.taken_on: list[int] = []  # devices of allocations
         self.counts: Counter[str] = Counter()  # calls by name; copies by where from and to
 
     def __getattr__(self, name: str) -> Any:
@@ -92,12 +95,14 @@ class FakeCuda:
     def _cudaGetErrorString(self, status: Any) -> tuple:
         return STATUS.cudaSuccess, status.name.encode()
 
-    def _cudaSetDevice(self, index: int) -> None: ...
+    def _cudaSetDevice(self, index: int) -> None:
+        self.current.index = index
 
     def _cudaMalloc(self, size: int) -> Any:
         if (refused := self._during_capture("cudaMalloc")) is not None:
             return refused, 0
         buffer = ctypes.create_string_buffer(size)
+        self.taken_on.append(getattr(self.current, "index", 0))
         self.memory[ctypes.addressof(buffer)] = buffer
         return STATUS.cudaSuccess, ctypes.addressof(buffer)
 

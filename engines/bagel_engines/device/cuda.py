@@ -196,6 +196,15 @@ class CudaLanding:
             self._cuda.cudaFreeHost(self._address)
 
 
+LEAST_ROOM, ROUNDED_UP = 256, 1 << 20  # bytes
+
+
+def room_for(size: int) -> int:
+    """Bytes that are taken for `size`: small rooms come in few sizes, so that an array which grows a little with every
+    token, such as its slots, mostly finds one that was given back."""
+    return size if size > ROUNDED_UP else 1 << (max(size, LEAST_ROOM) - 1).bit_length()
+
+
 class CudaMemory:
     """The Memory of one CUDA device. What is given back is kept, by size, for the next take().
 
@@ -207,13 +216,16 @@ class CudaMemory:
         self._cuda, self._kinds = runtime(), runtime().cudaMemcpyKind
         self._sizes: dict[int, int] = {}
         self._spare: dict[int, list[int]] = {}
-        checked(self._cuda.cudaSetDevice(index), f"use device {index}")
+        self._index = index
+        self._use_device()
         self.stream = CudaStream()
 
     def take(self, size: int) -> int:
+        size = room_for(size)
         if spare := self._spare.get(size):
             return heapq.heappop(spare)
-        address = int(checked(self._cuda.cudaMalloc(max(1, size)), f"take {size} bytes"))
+        self._use_device()
+        address = int(checked(self._cuda.cudaMalloc(size), f"take {size} bytes"))
         self._sizes[address] = size
         return address
 
@@ -243,9 +255,11 @@ class CudaMemory:
         self.stream.wait()
 
     def landing(self, size: int) -> CudaLanding:
+        self._use_device()
         return CudaLanding(self._cuda, self.stream, size)
 
     def room(self) -> int:
+        self._use_device()
         return int(checked(self._cuda.cudaMemGetInfo(), "tell the free memory")[0])
 
     def clear(self, target: int, size: int) -> None:
@@ -259,6 +273,10 @@ class CudaMemory:
         kind, handle = self._kinds.cudaMemcpyDeviceToDevice, self.stream.handle
         copied = self._cuda.cudaMemcpy2DAsync(target, target_pitch, source, source_pitch, width, count, kind, handle)
         checked(copied, f"copy {count} x {width} bytes")
+
+    def _use_device(self) -> None:
+        """Every thread has a current device of its own, the first at the beginning."""
+        checked(self._cuda.cudaSetDevice(self._index), f"use device {self._index}")
 
     def _put(self, target: int, source: int, size: int, kind: Any, verb: str) -> None:
         checked(self._cuda.cudaMemcpyAsync(target, source, size, kind, self.stream.handle), f"{verb} {size} bytes")

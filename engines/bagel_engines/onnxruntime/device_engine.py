@@ -18,6 +18,7 @@ import numpy as np
 
 from bagel_engines.device import cuda
 from bagel_engines.device.arrays import DeviceArray, DeviceCache, HostMemory, Landing, Memory, downloaded, on_device
+from bagel_engines.device.one_thread import OneThread
 from bagel_engines.device.recorded_runs import Recording, Repeats, Shapes
 from bagel_engines.onnx_files import has_links, readable, with_weights_below_root
 from bagel_engines.onnxruntime.cuda_form import (
@@ -88,9 +89,9 @@ class OrtHeld:
 class Capture:
     """Captures runs of one session as CUDA graphs. refusal: why its runs cannot be captured, or None."""
 
-    def __init__(self, options: Callable[[], Any], repeats: Repeats, refusal: str | None):
-        """options: makes run options."""
-        self.repeats, self.refusal = repeats, refusal
+    def __init__(self, options: Callable[[], Any], repeats: Repeats, refusal: str | None, thread: OneThread):
+        """options: makes run options. thread: for runs that capture or replay."""
+        self.repeats, self.refusal, self.thread = repeats, refusal, thread
         self._options, self._numbers = options, count(1)
         self.holds_any = False  # whether something is captured in the session's arena
 
@@ -175,11 +176,11 @@ class DeviceRunner:
         def play() -> None:
             with self._failures():
                 assert told is not None
-                self._session.run_with_iobinding(binding, options)
+                capture.thread(lambda: self._session.run_with_iobinding(binding, options))
 
         def drop() -> None:
             if hasattr(self._session, "release_captured_graph"):  # since onnxruntime 1.31; else kept until the end
-                self._session.release_captured_graph(number)
+                capture.thread(lambda: self._session.release_captured_graph(number))
 
         play()  # onnxruntime makes its warm-up runs and captures within this first call
         return Recording(moving, results, play, drop)
@@ -250,6 +251,7 @@ class OnnxRuntimeDeviceEngine:
         # for EngineInfo.remark, by subject
         self._remarks: dict[str, str] = {"opened": info.remark} if info.remark else {}
         self._repeats = Repeats(memory, lambda words: self._tell("graphs", words)) if record else None
+        self._thread = OneThread("bagel-rt-graphs")
         self._shared: SharedWeights | None = None
         self._share_weights()
 
@@ -307,7 +309,7 @@ class OnnxRuntimeDeviceEngine:
             raise
         except EngineFailure as error:  # such as nodes that only the CPU can compute
             (session, weights), refusal = self._session(graph, form, self._providers), str(error)
-        capture = Capture(lambda: self._run_options(graph.stem), self._repeats, refusal)
+        capture = Capture(lambda: self._run_options(graph.stem), self._repeats, refusal, self._thread)
         plain = self._plain_run(graph.stem, capture)
         return DeviceRunner(session, graph.stem, self._place, self._memory, capture, weights, halves, plain)
 
@@ -409,6 +411,7 @@ class OnnxRuntimeDeviceEngine:
     def release(self) -> None:
         if self._repeats is not None:
             self._repeats.close()
+        self._thread.close()
         self._memory.trim()
 
     def cache(self, halves: int, slots: int, row: tuple[int, int], dtype: np.dtype) -> DeviceCache:

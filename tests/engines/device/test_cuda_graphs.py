@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import get_ident
 
 import fake_tensorrt
 import numpy as np
@@ -18,6 +22,7 @@ import bagel_rt
 from bagel_engines import EngineFailure, EngineInfo, open_engine, repeating
 from bagel_engines.device import cuda
 from bagel_engines.device.arrays import HostMemory
+from bagel_engines.device.one_thread import OneThread
 from bagel_engines.device.recorded_runs import Repeats
 from bagel_engines.onnxruntime.device_engine import (
     DOES_NOT_WAIT,
@@ -134,6 +139,25 @@ def test_a_capture_that_takes_memory_or_waits_is_refused_by_the_stand_in(device)
     assert device.forbidden == ["cudaMalloc", "cudaStreamSynchronize", "cudaMemcpyAsync"]
 
 
+def test_memory_is_taken_on_its_device_in_every_thread(device):
+    first, second = cuda.CudaMemory(0), cuda.CudaMemory(1)
+    with ThreadPoolExecutor(1) as other:
+        for memory in (second, first, second):
+            other.submit(memory.take, 9).result()
+        other.submit(second.landing, 8).result()
+    assert device.taken_on == [1, 0, 1, 1]
+
+
+def test_arrays_that_grow_a_little_find_room_that_was_given_back(device):
+    memory = cuda.CudaMemory(0)
+    for tokens in range(1, 500):
+        memory.give(memory.take(8 * tokens))
+    assert device.counts["cudaMalloc"] == 5  # of 256 bytes to 4096
+    for size in (0, 1, 256, 257, 1 << 20, (1 << 20) + 1):
+        assert size <= cuda.room_for(size) <= max(256, 2 * size)
+    assert cuda.room_for((1 << 30) + 5) == (1 << 30) + 5
+
+
 def test_uploads_wait_for_nothing_and_downloads_once_for_all_that_was_asked_before(device):
     memory, sent = cuda.CudaMemory(0), np.arange(9, dtype=np.int64)
     first, second = (memory.take(sent.nbytes) for _ in range(2))
@@ -209,6 +233,44 @@ def test_onnx_runtime_draws_the_same_pictures_with_steps_that_are_played(small_a
     assert set(numbers) >= {None, PLAINLY, 1, 2}
     assert min(n for n in numbers if n is not None) == PLAINLY
     assert sum(n not in (None, PLAINLY) for n in numbers) > 20
+
+
+def test_one_thread_captures_and_replays_whoever_draws(small_artefact, numbers, monkeypatch):
+    """onnxruntime keeps what it captured for each thread."""
+    run, threads = onnxruntime.InferenceSession.run_with_iobinding, set()
+
+    def watched(self, binding, options=None):
+        number = graph_number(options)
+        if number not in (None, PLAINLY):
+            threads.add(get_ident())
+        return run(self, binding, options)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run_with_iobinding", watched)
+    with bound(small_artefact, True) as bagel:
+        drawn = [bagel.generate("a red circle", **PICTURE).latent]
+        for _ in range(2):
+            with ThreadPoolExecutor(1) as other:
+                drawn.append(other.submit(lambda: bagel.generate("a red circle", **PICTURE)).result().latent)
+        assert "bagel-rt-graphs_0" in {thread.name for thread in threading.enumerate()}
+    assert len(threads) == 1
+    assert threads != {get_ident()}
+    assert np.array_equal(drawn[0], drawn[1])
+    assert np.array_equal(drawn[0], drawn[2])
+    assert "bagel-rt-graphs_0" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_who_is_interrupted_waits_until_the_other_thread_is_done(monkeypatch):
+    thread, done = OneThread("other"), []
+
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Future, "result", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        thread(lambda: (time.sleep(0.2), done.append(1)))
+    assert done == [1]
+    thread.close()
+    thread.close()
 
 
 def test_step_graphs_that_are_captured_are_told_how_long_the_pool_is(small_artefact):

@@ -85,8 +85,10 @@ def check_calls(artefact: Path, fused: bool = False) -> None:
         assert step["copy D2H"] == 2  # velocities
         assert step["copy H2D"] == 3 or not fused  # latents, their places, time
         assert token["waits for an event"] == 1
+        assert step.get("malloc", 0) == token.get("malloc", 0) == 0
         assert len(streams) == 1  # which is why nothing else has to wait
         assert streams != ["0"]
+        assert found["captured again"] == 0
         assert found["held"] > 0
         assert found["refused"] == "OutOfDeviceMemoryError"
         assert found["left"] == 0
