@@ -30,7 +30,7 @@ from bagel_rt.conversation.streaming import drain, stream
 from bagel_rt.errors import EngineUnavailableError, InputError
 from bagel_rt.estimate.admission import Admission, limit_of
 from bagel_rt.estimate.choice import resolved
-from bagel_rt.events import Event, OnProgress, Step
+from bagel_rt.events import Event, OnProgress, Progress, Step
 from bagel_rt.generation.needs import Need
 from bagel_rt.generation.reader import Item, open_items
 from bagel_rt.generation.turns import Rehearsal, Turns
@@ -54,6 +54,8 @@ from bagel_rt.tensorrt.stores import packed_for, plans_for
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from bagel_engines.protocol import OnWeights
 
 Seeds = Sequence[int]
 Adapter = str | Mapping[str, float] | None
@@ -79,6 +81,7 @@ def load(
     verify: bool = False,
     key: str | Path | None = None,
     adapters: Mapping[str, str | Path] | None = None,
+    on_progress: OnProgress = None,
 ) -> Bagel:
     """Open an artefact folder on an engine; use it in a `with` block, or close() it.
 
@@ -116,6 +119,9 @@ def load(
     adapters: LoRA adapters, folders or files of any kind that export reads, by the names that calls choose them by
     (adapter="style"); on onnxruntime and openvino on the CPU. What cannot be switched is refused by name.
 
+    on_progress: called with events.Progress("loading GRAPH", bytes, of so many) while large weights are brought to a
+    device, which is with the first call that needs the graph, from the thread that makes it.
+
     Raises ArtefactError for the folder, EngineUnavailableError for the engine, InputError for an option.
     """
     backend, device = checks.text("backend", backend), checks.text("device", device)
@@ -152,6 +158,7 @@ def load(
             plans=plans,
             cuda_graphs=cuda_graphs,
             exact_vae=exact_vae,
+            on_weights=_loading(on_progress),
             low_memory=low_memory,
             packed=packed,
         )
@@ -164,6 +171,12 @@ def load(
     admission = Admission(manifest, engine, limit, cache_tokens, low_memory, vocabulary, counts, held)
     queue = Queue(queue_length, queue_seconds, priority)
     return Bagel(manifest, Graphs(manifest, engine, low_memory, switched), cache_tokens, admission, vocabulary, queue)
+
+
+def _loading(on_progress: OnProgress) -> OnWeights | None:
+    if on_progress is None:
+        return None
+    return lambda graph, done, total: on_progress(Progress(f"loading {graph}", done, total))
 
 
 class Bagel:

@@ -52,7 +52,8 @@ class Step:
 @dataclass(frozen=True)
 class Progress:
     """Work that has nothing to show yet: "decoding" of the latents into pixels; "waiting" in line for room, twice a
-    second: so many of those before it have begun."""
+    second: so many of those before it have begun; to the `on_progress` of load alone "loading ..." of a graph: so many
+    bytes of its weights are on the device."""
 
     stage: str
     done: int

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bagel_rt.artefact.folders import find_model
+from bagel_rt.cli.progress import loading
 from bagel_rt.cli.terminal import words
 from bagel_rt.errors import InputError
 from bagel_rt.files.text_files import read_prompt
@@ -176,6 +177,7 @@ def open_model(args: argparse.Namespace) -> Bagel:
         queue_seconds=getattr(args, "queue_seconds", None),
         key=args.key,
         adapters=adapters_of(args),
+        on_progress=loading(),
     )
     print(f"bagel-rt: {bagel.manifest.name} in {found.folder} ({found.why}) on {bagel.engine}", file=sys.stderr)
     return bagel

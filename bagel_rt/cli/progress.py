@@ -23,7 +23,7 @@ class Bars:
     """
 
     def __init__(self, bytes_in: tuple[str, ...] = ()):
-        """bytes_in: the stages that count bytes."""
+        """bytes_in: how the stages begin that count bytes."""
         self._bytes_in, self._stage, self._bar, self._detail = bytes_in, None, None, ""
         self._spoke = time.monotonic()
 
@@ -49,7 +49,7 @@ class Bars:
     def _move_bar(self, event: Any) -> None:
         if event.stage != self._stage:
             self.close()
-            in_bytes = event.stage in self._bytes_in
+            in_bytes = event.stage.startswith(self._bytes_in)
             self._stage = event.stage
             self._bar = tqdm(
                 total=event.total, desc=event.stage, unit="B" if in_bytes else "", unit_scale=in_bytes, disable=None
@@ -63,9 +63,25 @@ class Bars:
 
     def _line(self, event: Any) -> str:
         done, total = event.done, event.total
-        count = f"{done / 2**20:.0f} of {total / 2**20:.0f} MiB" if event.stage in self._bytes_in else f"{done}/{total}"
+        count = (
+            f"{done / 2**20:.0f} of {total / 2**20:.0f} MiB"
+            if event.stage.startswith(self._bytes_in)
+            else f"{done}/{total}"
+        )
         detail = getattr(event, "detail", "")
         return f"{event.stage} {count}" + (f", {detail}" if detail else "")
+
+
+def loading() -> Callable[[Any], None]:
+    """For the `on_progress` of load: a bar of bytes for each graph whose weights are brought to a device."""
+    bars = Bars(bytes_in=("loading",))
+
+    def told(event: Any) -> None:
+        bars(event)
+        if event.done >= event.total:
+            bars.close()
+
+    return told
 
 
 def show(events: Generator[Event, None, None], on_image: Callable[[ImageReady], object] | None = None) -> Any:

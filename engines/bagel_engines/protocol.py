@@ -6,7 +6,7 @@ them, and `Held` is a result that stays on the engine's device.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +31,7 @@ class Held(Protocol):
 Tensor = np.ndarray | Held
 Arrays = Mapping[str, np.ndarray]
 Tensors = Mapping[str, Tensor]
+OnWeights = Callable[[str, int, int], object]  # a graph, and of the bytes that are brought for it, done and total
 
 
 class EngineFailure(RuntimeError):

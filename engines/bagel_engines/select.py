@@ -87,7 +87,9 @@ def _opened(backend: str, device: str, wanted: Settings, arithmetic: str) -> Eng
         from bagel_engines.onnxruntime.device_engine import on_cuda
 
         record = wanted.cuda_graphs is not False
-        return on_cuda(device, wanted.threads, arithmetic, wanted.weights, record, wanted.exact_vae)
+        engine = on_cuda(device, wanted.threads, arithmetic, wanted.weights, record, wanted.exact_vae)
+        engine.on_weights = wanted.on_weights
+        return engine
     from bagel_engines.onnxruntime.cpu_engine import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(device, wanted.threads, arithmetic, wanted.low_memory, wanted.packed)

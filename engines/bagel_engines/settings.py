@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bagel_engines.protocol import OnWeights
+
 if TYPE_CHECKING:
     from bagel_engines.onnxruntime.packed_weights import PackedStore
     from bagel_engines.tensorrt.engine import Plans
@@ -22,5 +24,6 @@ class Settings:
     # record runs inside `repeating` as CUDA graphs (device/recorded_runs.py); None: with onnxruntime, not with tensorrt
     cuda_graphs: bool | None = None
     exact_vae: bool = False  # on CUDA, the VAE is computed in float32 where the rest has 16 bits
+    on_weights: OnWeights | None = None  # told of weights on their way to a device
     low_memory: bool = False  # on a CPU, a call's working memory is given back after it
     packed: PackedStore | None = None  # where onnxruntime on the CPU keeps packed weights; None: nowhere

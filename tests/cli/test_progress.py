@@ -6,8 +6,10 @@ import sys
 
 import pytest
 
+import bagel_rt
+from bagel_engines.onnxruntime.device_engine import on_host
 from bagel_rt.cli import progress
-from bagel_rt.cli.progress import Bars
+from bagel_rt.cli.progress import Bars, loading
 from bagel_rt.events import Progress
 
 
@@ -51,3 +53,16 @@ def test_on_a_terminal_there_is_a_bar_per_stage(capsys, clock, monkeypatch):
     assert "drawing: 100%" in err
     assert "decoding: 100%" in err
     assert "bagel-rt:" not in err
+
+
+def test_weights_on_their_way_to_a_device_are_counted_in_bytes_graph_by_graph(monkeypatch, capsys, small_artefact):
+    monkeypatch.setattr("bagel_rt.cli.progress.QUIET", 0)
+    given = []
+    monkeypatch.setattr("bagel_rt.api.open_engine", lambda *how: given.append(how[2].on_weights) or on_host())
+    with bagel_rt.load(small_artefact, on_progress=loading()):
+        given[0]("und_step", 1 << 30, 3 << 30)
+        given[0]("gen_step", 2 << 30, 2 << 30)
+    assert capsys.readouterr().err.splitlines() == [
+        "bagel-rt: loading und_step 1024 of 3072 MiB",
+        "bagel-rt: loading gen_step 2048 of 2048 MiB",
+    ]

@@ -179,6 +179,15 @@ class HostMemory:
             ctypes.memmove(target + i * target_pitch, source + i * source_pitch, width)
 
 
+LEAST_ROOM, ROUNDED_UP = 256, 1 << 16  # bytes
+
+
+def room_for(size: int) -> int:
+    """Bytes that are taken for `size`: small rooms come in few sizes, so that an array which grows a little with every
+    token, such as its slots, mostly finds one that was given back."""
+    return size if size > ROUNDED_UP else 1 << (max(size, LEAST_ROOM) - 1).bit_length()
+
+
 class DeviceArray:
     """An array in a device's memory, which it owns (a protocol.Held). bfloat16 is kept as uint16, its bits.
 
@@ -190,7 +199,7 @@ class DeviceArray:
     def __init__(self, memory: Memory, shape: tuple[int, ...], dtype: np.dtype, reused: bool = True):
         self.shape, self.dtype, self.memory, self._reused = shape, np.dtype(dtype), memory, reused
         self.nbytes = int(np.prod(shape)) * self.dtype.itemsize
-        self.address = memory.take(self.nbytes)
+        self.address = memory.take(room_for(self.nbytes) if reused else self.nbytes)
 
     def __del__(self) -> None:
         if hasattr(self, "address"):

@@ -196,15 +196,6 @@ class CudaLanding:
             self._cuda.cudaFreeHost(self._address)
 
 
-LEAST_ROOM, ROUNDED_UP = 256, 1 << 20  # bytes
-
-
-def room_for(size: int) -> int:
-    """Bytes that are taken for `size`: small rooms come in few sizes, so that an array which grows a little with every
-    token, such as its slots, mostly finds one that was given back."""
-    return size if size > ROUNDED_UP else 1 << (max(size, LEAST_ROOM) - 1).bit_length()
-
-
 class CudaMemory:
     """The Memory of one CUDA device. What is given back is kept, by size, for the next take().
 
@@ -221,11 +212,10 @@ class CudaMemory:
         self.stream = CudaStream()
 
     def take(self, size: int) -> int:
-        size = room_for(size)
         if spare := self._spare.get(size):
             return heapq.heappop(spare)
         self._use_device()
-        address = int(checked(self._cuda.cudaMalloc(size), f"take {size} bytes"))
+        address = int(checked(self._cuda.cudaMalloc(max(1, size)), f"take {size} bytes"))
         self._sizes[address] = size
         return address
 

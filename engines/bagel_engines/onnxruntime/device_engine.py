@@ -47,6 +47,7 @@ from bagel_engines.protocol import (
     EngineFailure,
     EngineInfo,
     LowRank,
+    OnWeights,
     OutOfDeviceMemory,
     Runner,
     Tensor,
@@ -252,6 +253,7 @@ class OnnxRuntimeDeviceEngine:
         self._remarks: dict[str, str] = {"opened": info.remark} if info.remark else {}
         self._repeats = Repeats(memory, lambda words: self._tell("graphs", words)) if record else None
         self._thread = OneThread("bagel-rt-graphs")
+        self.on_weights: OnWeights | None = None  # told of weights on their way to the device
         self._shared: SharedWeights | None = None
         self._share_weights()
 
@@ -335,7 +337,9 @@ class OnnxRuntimeDeviceEngine:
             return self._opened(graph, form, self._options(), providers), {}
         options = self._options()
         lent = sources_of(graph, form)
-        weights, values = self._shared.lend(options, lent)
+        told = self.on_weights
+        on_bytes = None if told is None else lambda done, total: told(graph.stem, done, total)
+        weights, values = self._shared.lend(options, lent, on_bytes)
         try:
             session = self._opened(graph, form, options, providers, lent)
         except OutOfDeviceMemory:

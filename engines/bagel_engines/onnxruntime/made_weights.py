@@ -66,6 +66,11 @@ class Source:
     def shape(self) -> tuple[int, ...]:
         return self.places[0].shape if self.made is None else self.made.shape
 
+    @property
+    def nbytes(self) -> int:
+        """That are read of the files."""
+        return sum(place.length for place in self.places)
+
     def bytes_of(self, files: dict[Path, np.ndarray]) -> np.ndarray:
         """The weight's bytes. files: mapped ones."""
         if self.made is None:

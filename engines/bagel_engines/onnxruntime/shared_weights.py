@@ -13,7 +13,7 @@ them. A graph made for CUDA has them in that arrangement (quantised_products.py)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -26,6 +26,7 @@ from bagel_engines.onnxruntime.made_weights import Source
 
 PROBE = Path(__file__).parent.parent / "graphs" / "probe.onnx"  # y = x + w, w = 0
 ADDED = "w"
+MANY = 256 << 20  # bytes from which bringing weights takes its time
 FLOAT = 1  # ONNX's number for float32
 UNREADABLE = "each graph has its own copy of its weights (one copy needs: pip install onnx)"
 NOT_IN_PLACE = "each graph has its own copy of its weights: onnxruntime does not read them where they are"
@@ -47,17 +48,25 @@ class SharedWeights:
         self._binder = self._ort.InferenceSession(str(PROBE), self._quiet(), providers=self._providers)
         return None if self._read_in_place() else NOT_IN_PLACE
 
-    def lend(self, options: Any, weights: Mapping[str, Source]) -> tuple[dict[str, DeviceArray], list[Any]]:
+    def lend(
+        self, options: Any, weights: Mapping[str, Source], on_bytes: Callable[[int, int], object] | None = None
+    ) -> tuple[dict[str, DeviceArray], list[Any]]:
         """Give a session's options weights by name, brought to the device where they are not there yet.
 
+        on_bytes: called with how many of their bytes are there, and how many there will be; of many bytes only.
         Returns the weights, which must be held as long as the session is used, and what must live until it is made.
         """
         files: dict[Path, np.ndarray] = {}
         lent, values = {}, []
+        missing = {source.key: source.nbytes for source in weights.values() if source.key not in self._held}
+        done, total = 0, sum(missing.values())
         for name, source in weights.items():
             array = self._held.get(source.key)
             if array is None:
                 array = self._held[source.key] = self._brought(source, files)
+                done += missing[source.key]
+                if on_bytes is not None and total >= MANY:
+                    on_bytes(done, total)
             lent[name] = array
             values.append(self._value(array, source.type, source.shape))
             options.add_initializer(name, values[-1])

@@ -73,6 +73,24 @@ def test_what_both_step_graphs_read_is_on_the_device_once_and_goes_with_the_last
     assert engine._memory._taken == {}
 
 
+def test_many_bytes_on_their_way_are_told_each_once(artefact, monkeypatch):
+    """And nothing of few, or of what is there already."""
+    engine, told = on_host(), []
+    engine.on_weights = lambda *what: told.append(what)
+    few = engine.load(artefact.graph_file(UND_STEP))
+    assert told == []
+    monkeypatch.setattr(shared_weights, "MANY", 1)
+    runner = engine.load(artefact.graph_file(GEN_STEP))
+    missing = engine.shared_bytes - sum(array.nbytes for array in few._weights.values())
+    assert [(graph, total) for graph, _, total in told] == [(GEN_STEP, missing)] * len(told)
+    assert [done for _, done, _ in told] == sorted({done for _, done, _ in told})
+    assert told[-1][1] == missing
+    count = len(told)
+    engine.load(artefact.graph_file(GEN_STEP))
+    assert len(told) == count
+    del runner
+
+
 def test_every_weight_that_is_shared_is_read_where_it_lies(artefact):
     if artefact.precision == "float16":
         pytest.skip("CPUs have no float16 kernels: sessions there make float32 of the weights when they are loaded")
