@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bagel_engines import Held, Largest, Places, Tensor, TokenChain
+from bagel_engines import EngineFailure, Held, Largest, Places, Tensor, TokenChain
 from bagel_rt.artefact import contract
 from bagel_rt.asks import Behind, TextRows
 from bagel_rt.engine_errors import named_failures
@@ -57,32 +57,34 @@ class TextEvaluator:
         if ask.likeliest and len(ask.ids) == 1 and (ahead := self._read_ahead()) is not None:
             return ahead.answer(ask, lambda: self._embeddings.rows(ask.ids))
         self._forget()
-        piece, past = Piece(ask, len(ask.ids) - ask.done), ask.sequence
-        rows, rope = self._embeddings.rows(piece.ids), self._experts.rope.at(piece.positions)
-        mask = causal_mask(past.length, piece.count)
-        call = TextCall(rows, rope, self._pool, self._pool.slots(past), mask, ask.adapter)
+        piece = Piece(ask, len(ask.ids) - ask.done)
+        call = self._call(self._embeddings.rows(piece.ids), ask, piece.positions)
         if not ask.logits:
-            self._pool.append(past, self._experts.und_kv(call))
+            self._pool.append(ask.sequence, self._experts.und_kv(call))
             return None
         out, new_kv = self._experts.und_held(call)
-        self._pool.append(past, new_kv)
+        self._pool.append(ask.sequence, new_kv)
         return self._behind(out, ask.likeliest)
+
+    def _call(self, rows: Tensor, ask: TextRows, positions: np.ndarray) -> TextCall:
+        """Rows behind all that an ask's sequence has now."""
+        past, rope = ask.sequence, self._experts.rope.at(positions)
+        mask = causal_mask(past.length, len(positions))
+        return TextCall(rows, rope, self._pool, self._pool.slots(past), mask, ask.adapter)
 
     def _read_ahead(self) -> ReadAhead | None:
         if self._may_be_ahead and self._ahead is None:
-            table, dtype = self._embeddings.table, self._embeddings.dtype
-            with named_failures():
-                chain = TokenChain.on(self._graphs.engine, table, dtype)
+            try:
+                chain = TokenChain.on(self._graphs.engine, self._embeddings.table, self._embeddings.dtype)
+            except EngineFailure:  # texts are read without it as well
+                chain = None
             self._may_be_ahead = chain is not None
             self._ahead = chain and ReadAhead(chain, self._pool, self._one)
         return self._ahead
 
     def _one(self, row: Tensor, ask: TextRows, position: int) -> tuple[Tensor, Held]:
         """See read_ahead.Evaluate."""
-        past, rope = ask.sequence, self._experts.rope.at(np.array([position]))
-        mask = causal_mask(past.length, 1)
-        call = TextCall(row, rope, self._pool, self._pool.slots(past), mask, ask.adapter)
-        out, new_kv = self._experts.und_held(call)
+        out, new_kv = self._experts.und_held(self._call(row, ask, np.array([position])))
         return new_kv, self._graphs(contract.LM_HEAD, held=("logits",), und_out=out)[0]
 
     def _forget(self) -> None:

@@ -22,6 +22,7 @@ from bagel_engines.protocol import OutOfDeviceMemory
 from bagel_rt.api import Bagel
 from bagel_rt.artefact.contract import UND_STEP
 from bagel_rt.artefact.manifest import read_manifest
+from bagel_rt.asks import TextRows
 from bagel_rt.events import TextPiece
 from bagel_rt.model.graphs import Graphs
 
@@ -111,6 +112,27 @@ def test_what_nobody_asked_for_leaves_no_trace(pair):
         session.close()
     assert texts[0] == texts[1]
     assert device.free_tokens == free
+
+
+@pytest.mark.parametrize("other", ["text", "token", "nothing"])
+def test_a_call_is_only_taken_for_the_token_and_the_text_it_was_begun_for(pair, other):
+    kept = []
+    for bagel in pair:
+        evaluator, pool = bagel._turns._evaluator, bagel._turns.pool
+        texts = [pool.table.new() for _ in range(2)]
+        ask = lambda ids, text, wanted=True, to=evaluator: to.alone(  # noqa: E731
+            TextRows(to, tuple(ids), text, text.length, wanted, likeliest=wanted)
+        )
+        ask([1, 2, 3], texts[0], False)
+        ask([7, 8, 9, 10], texts[1], False)
+        behind = ask([4], texts[0])
+        token = int(behind.columns[0] if isinstance(behind, Places) else behind.argmax())
+        text = texts[other == "text"]
+        ask([(token + 1) % 100 if other == "token" else token], text)
+        kept.append(pool.read(text))
+        for one in texts:
+            pool.table.release(one)
+    assert np.allclose(*kept, atol=1e-5)
 
 
 def test_a_call_that_is_begun_too_early_may_fail_without_a_word(pair, monkeypatch):
