@@ -20,7 +20,7 @@ def nano() -> Iterator[bagel_rt.Bagel]:
 
 @pytest.fixture(scope="session")
 def live(nano) -> Iterator[Live]:
-    with serving(lambda: Lent(nano)) as live:
+    with serving(lambda: Lent(nano), drain_seconds=5.0) as live:  # what a test left open holds up the end no longer
         yield live
 
 

@@ -74,7 +74,7 @@ def test_tensorrt_draws_the_same_pictures_with_steps_that_are_played(small_artef
         calls = bagel.graphs.calls
         prefilled = 1  # a call of gen_step that is not marked
         marked = calls[FLOW_EMBED] + calls[FLOW_HEAD] + calls[GEN_STEP] - prefilled
-        assert marked - 7 * (1 + SETTLING) < device.launched <= marked - 5 * (1 + SETTLING)  # memory is new at first
+        assert marked - 8 * (1 + SETTLING) < device.launched <= marked - 5 * (1 + SETTLING)  # memory is new at first
         assert np.array_equal(first, wanted[0])
         assert np.array_equal(bagel.generate("a blue square, far away", **PICTURE).latent, wanted[1])
         again = bagel.generate("a red circle", **{**PICTURE, "num_timesteps": 14}, step_cache="taylorseer").latent
@@ -233,6 +233,21 @@ def test_onnx_runtime_draws_the_same_pictures_with_steps_that_are_played(small_a
     assert set(numbers) >= {None, PLAINLY, 1, 2}
     assert min(n for n in numbers if n is not None) == PLAINLY
     assert sum(n not in (None, PLAINLY) for n in numbers) > 20
+
+
+def test_results_are_copied_out_of_the_arena_once_something_is_captured_in_it(small_artefact):
+    """onnxruntime counts a captured run's memory as free, and a replay writes there."""
+    engine = on_host(record=True)
+    manifest = read_manifest(small_artefact)
+    runner = engine.load(manifest.graph_file(FLOW_HEAD))
+    given = {"gen_out": np.ones((3, manifest.model.hidden_size), np.float32)}
+    run = lambda: runner.run(given, ("velocity",), ("velocity",))["velocity"]  # noqa: E731
+    before = run()
+    with engine.repeating():
+        played = [run() for _ in range(3)]
+    after = run()
+    assert [isinstance(one, DeviceArray) for one in (before, after, *played[1:])] == [False, True, True, True]
+    assert all(np.array_equal(one.numpy(), before.numpy()) for one in (after, *played))
 
 
 def test_one_thread_captures_and_replays_whoever_draws(small_artefact, numbers, monkeypatch):
