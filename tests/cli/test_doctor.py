@@ -12,7 +12,7 @@ from tensorrt_standin import FAKE, GPU
 
 from bagel_engines import EngineFailure, diagnosis
 from bagel_engines.device import cuda
-from bagel_engines.device.arrays import HostMemory, HostStream
+from bagel_engines.device.arrays import HostMemory
 from bagel_engines.onnxruntime.device_engine import on_host
 from bagel_engines.tensorrt import plan_builder
 from bagel_engines.tensorrt.plan_store import Target
@@ -32,7 +32,6 @@ def card(monkeypatch):
     monkeypatch.setattr(cuda, "device_count", lambda: 1)
     monkeypatch.setattr(cuda, "check_room", lambda index, needed: None)
     monkeypatch.setattr(cuda, "CudaMemory", lambda index: HostMemory())
-    monkeypatch.setattr(cuda, "CudaStream", HostStream)
     monkeypatch.setattr(Target, "at_hand", staticmethod(lambda index: GPU))
 
 

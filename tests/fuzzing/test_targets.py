@@ -5,17 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import changed_bytes
-import fuzz_targets
 import pytest
 from fuzz_targets import TARGETS
 
 FOUND = Path(__file__).with_name("found")  # by target: what once was neither read nor refused
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ended():
-    yield
-    fuzz_targets.closed()
 
 
 @pytest.mark.parametrize("name", TARGETS)

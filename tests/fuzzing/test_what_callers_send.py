@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import changed_bytes
-import fuzz_targets
 import pytest
 from changed_bytes import SENT
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ended():
-    yield
-    fuzz_targets.closed()
 
 
 @pytest.mark.parametrize("name", SENT)

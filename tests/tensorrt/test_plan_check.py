@@ -10,7 +10,7 @@ import pytest
 from tensorrt_standin import FAKE, GPU
 
 from bagel_engines.device import cuda
-from bagel_engines.device.arrays import HostMemory, HostStream
+from bagel_engines.device.arrays import HostMemory
 from bagel_engines.number_formats import narrowed, widened
 from bagel_engines.tensorrt import plan_builder
 from bagel_engines.tensorrt.plan_store import Target
@@ -30,7 +30,6 @@ def card(monkeypatch):
     monkeypatch.setattr(cuda, "device_index", lambda device: 0)
     monkeypatch.setattr(cuda, "check_room", lambda index, needed: None)
     monkeypatch.setattr(cuda, "CudaMemory", lambda index: HostMemory())
-    monkeypatch.setattr(cuda, "CudaStream", HostStream)
     monkeypatch.setattr(Target, "at_hand", staticmethod(lambda index: GPU))
     monkeypatch.setattr(plan_builder, "flavour", lambda name=None: FAKE)
     monkeypatch.setattr(fake_tensorrt.Runtime, "faults", {})

@@ -138,6 +138,10 @@ class CudaStream:
     def wait(self) -> None:
         checked(self._cuda.cudaStreamSynchronize(self._stream), "finish a run")
 
+    def move(self, target: int, source: int, size: int, kind: Any, verb: str) -> None:
+        """Put a copy into it. kind: cuda-python's, of where from and to; verb: for messages."""
+        checked(self._cuda.cudaMemcpyAsync(target, source, size, kind, self._stream), f"{verb} {size} bytes")
+
     def capture(self, work: Callable[[], None]) -> CudaReplay:
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal  # other threads may use the device
         checked(self._cuda.cudaStreamBeginCapture(self._stream, mode), "begin to capture")
@@ -181,8 +185,8 @@ class CudaLanding:
         self._address = int(checked(bindings.cudaMallocHost(size), f"take {size} bytes of pinned memory"))
 
     def begin(self, source: int) -> None:
-        kind, told = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost, f"download {self._size} bytes"
-        checked(self._cuda.cudaMemcpyAsync(self._address, source, self._size, kind, self._stream.handle), told)
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._stream.move(self._address, source, self._size, kind, "download")
         checked(self._cuda.cudaEventRecord(self._event, self._stream.handle), "mark a download")
 
     def read(self) -> np.ndarray:
@@ -234,14 +238,14 @@ class CudaMemory:
 
     def upload(self, target: int, array: np.ndarray) -> None:
         # from pageable memory, which is read before the call returns
-        self._put(target, array.ctypes.data, array.nbytes, self._kinds.cudaMemcpyHostToDevice, "upload")
+        self.stream.move(target, array.ctypes.data, array.nbytes, self._kinds.cudaMemcpyHostToDevice, "upload")
 
     def download(self, array: np.ndarray, source: int) -> None:
         self.download_all([(array, source)])
 
     def download_all(self, pieces: Sequence[tuple[np.ndarray, int]]) -> None:
         for array, source in pieces:
-            self._put(array.ctypes.data, source, array.nbytes, self._kinds.cudaMemcpyDeviceToHost, "download")
+            self.stream.move(array.ctypes.data, source, array.nbytes, self._kinds.cudaMemcpyDeviceToHost, "download")
         self.stream.wait()
 
     def landing(self, size: int) -> CudaLanding:
@@ -257,7 +261,7 @@ class CudaMemory:
 
     def copy(self, pieces: Sequence[tuple[int, int, int]]) -> None:
         for target, source, size in pieces:
-            self._put(target, source, size, self._kinds.cudaMemcpyDeviceToDevice, "copy")
+            self.stream.move(target, source, size, self._kinds.cudaMemcpyDeviceToDevice, "copy")
 
     def blocks(self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, count: int) -> None:
         kind, handle = self._kinds.cudaMemcpyDeviceToDevice, self.stream.handle
@@ -267,6 +271,3 @@ class CudaMemory:
     def _use_device(self) -> None:
         """Every thread has a current device of its own, the first at the beginning."""
         checked(self._cuda.cudaSetDevice(self._index), f"use device {self._index}")
-
-    def _put(self, target: int, source: int, size: int, kind: Any, verb: str) -> None:
-        checked(self._cuda.cudaMemcpyAsync(target, source, size, kind, self.stream.handle), f"{verb} {size} bytes")

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from bagel_engines.device.arrays import Landing, OnDevice
-from bagel_engines.device.largest import LARGEST, Places, places
+from bagel_engines.device.arrays import Landing
+from bagel_engines.device.largest import FOUND, Largest, Places, places
 from bagel_engines.device.linear_sums import GRAPHS
 from bagel_engines.protocol import Engine, Held
 
 ROW_GRAPHS = {dtype: GRAPHS / f"row_of_{dtype}.onnx" for dtype in ("float32", "float16", "bfloat16")}
-FOUND, TABLE, ROW = "found", "table", "row"
+TABLE, ROW = "table", "row"  # beside FOUND, its inputs and its output
 
 
 @runtime_checkable
@@ -49,7 +49,7 @@ class Begun:
 class TokenChain:
     def __init__(self, engine: Engine, table: Held, landings: tuple[Landing, Landing], row_graph: Path):
         self._table, self._landings = table, landings
-        self._largest, self._row = engine.load(LARGEST), engine.load(row_graph)
+        self._largest, self._row = Largest(engine), engine.load(row_graph)
 
     @classmethod
     def on(cls, engine: Engine, table: np.ndarray, dtype: str) -> TokenChain | None:
@@ -61,8 +61,8 @@ class TokenChain:
 
     def begin(self, logits: Held) -> Begun:
         """logits: float32 (1, places)."""
-        found: OnDevice = self._largest.run({"rows": logits}, (FOUND,), (FOUND,))[FOUND]
+        found: Any = self._largest.found(logits)
         self._landings = self._landings[::-1]
         self._landings[0].begin(found.address)
-        row = self._row.run({FOUND: found, TABLE: self._table}, (ROW,), (ROW,))[ROW]  # type: ignore[dict-item]
+        row = self._row.run({FOUND: found, TABLE: self._table}, (ROW,), (ROW,))[ROW]
         return Begun(row, self._landings[0])

@@ -17,9 +17,7 @@ from bagel_engines.device.largest import LARGEST
 from bagel_engines.onnxruntime.device_engine import on_host
 from bagel_engines.tensorrt.lint import build, lint
 from bagel_export.checkpoint.synthetic import SMALL_LLM
-from bagel_rt.api import Bagel
 from bagel_rt.artefact.manifest import read_manifest
-from bagel_rt.model.graphs import Graphs
 from bagel_rt.tensorrt.profiles import largest_profile
 
 VOCABULARY = SMALL_LLM.vocab_size
@@ -37,17 +35,6 @@ def test_the_first_of_the_largest_is_found_and_a_row_that_is_not_finite(small_ar
     assert found.columns[[0, 4, 5]].tolist() == [3, *rows[4:].argmax(1)]
     assert np.isfinite(found.sums).tolist() == [True, False, False, False, True, True]
     assert len(found[1:3]) == 2
-
-
-@pytest.fixture
-def pair(small_artefact):
-    """The model with arrays on a device, which is the machine's own memory, and on the host."""
-    manifest = read_manifest(small_artefact)
-    with (
-        Bagel(manifest, Graphs(manifest, on_host()), 4096) as device,
-        bagel_rt.load(small_artefact, "onnxruntime", cache_tokens=4096) as host,
-    ):
-        yield device, host
 
 
 @pytest.fixture

@@ -27,22 +27,12 @@ from bagel_rt.events import TextPiece
 from bagel_rt.model.graphs import Graphs
 
 LONG = {"max_tokens": 24, "seed": 1}
+pytestmark = pytest.mark.usefixtures("roomy")
 
 
 @pytest.fixture
 def roomy(monkeypatch):
     monkeypatch.setattr(HostMemory, "room", lambda self: 1 << 40)
-
-
-@pytest.fixture
-def pair(small_artefact, roomy):
-    """The model with arrays on a device, which is the machine's own memory, and on the host."""
-    manifest = read_manifest(small_artefact)
-    with (
-        Bagel(manifest, Graphs(manifest, on_host()), 4096) as device,
-        bagel_rt.load(small_artefact, "onnxruntime", cache_tokens=4096) as host,
-    ):
-        yield device, host
 
 
 @pytest.fixture
@@ -55,7 +45,7 @@ def done(monkeypatch) -> list[str]:
 
 
 @pytest.mark.parametrize("dtype", ROW_GRAPHS)
-def test_the_row_of_the_first_largest_logit_is_made_where_the_logits_lie(dtype, roomy):
+def test_the_row_of_the_first_largest_logit_is_made_where_the_logits_lie(dtype):
     engine, random = on_host(), np.random.default_rng(0)
     table = narrowed(random.standard_normal((300, 16), np.float32), dtype)
     chain = TokenChain.on(engine, table, dtype)
@@ -177,7 +167,7 @@ def test_without_much_room_the_table_stays_where_it_is(small_artefact, monkeypat
         assert not any(np.shares_memory(array, table) for array in sent)
 
 
-def test_a_closed_model_keeps_nothing_on_the_device(small_artefact, roomy):
+def test_a_closed_model_keeps_nothing_on_the_device(small_artefact):
     manifest, engine = read_manifest(small_artefact), on_host()
     with Bagel(manifest, Graphs(manifest, engine), 4096) as bagel:
         bagel.ask("a b", max_tokens=5)
