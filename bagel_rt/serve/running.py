@@ -119,11 +119,19 @@ def configured(app: FastAPI, settings: ServeSettings) -> uvicorn.Config:
     )  # fmt: skip
 
 
+def _at_once(listener: socket.socket) -> socket.socket:
+    """The same socket, named as TCP's: asyncio sends small writes at once only where it reads that.
+
+    Else each answer waits 40 ms until its head is acknowledged, and so do words that follow one another in a stream.
+    """
+    return socket.socket(listener.family, listener.type, socket.IPPROTO_TCP, fileno=listener.detach())
+
+
 def bound(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 is any free one. Raises InputError for an address that cannot be used."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=CONNECTIONS)
+        return _at_once(socket.create_server((host, port), family=family, backlog=CONNECTIONS))
     except (OSError, OverflowError, UnicodeError) as seen:
         why = getattr(seen, "strerror", None) or str(seen)
         raise InputError(f"port {port} of {host} cannot be used: {why}; name others with --host and --port") from None

@@ -50,6 +50,16 @@ def test_a_queue_that_is_full_answers_429_and_says_when_to_come_again(nano):
         assert 'bagel_rt_refused_total{why="queue full"} 1.0' in live.get("/metrics").text
 
 
+def test_an_answer_of_several_writes_does_not_wait_until_the_first_is_acknowledged(live):
+    """Linux acknowledges after 40 ms, and with Nagle's algorithm the second write waits for that."""
+    seconds = []
+    for _ in range(20):
+        began = time.monotonic()
+        assert live.get("/health").status_code == 200
+        seconds.append(time.monotonic() - began)
+    assert sorted(seconds)[5] < 0.03, seconds  # the first are acknowledged at once, and a busy machine delays some
+
+
 def test_while_the_model_is_loaded_health_answers_and_requests_get_503(nano):
     opened = threading.Event()
 
