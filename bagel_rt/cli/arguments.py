@@ -85,18 +85,22 @@ def add_model_arguments(parser: argparse.ArgumentParser, switches: bool = True) 
         "--max-memory", type=float, metavar="GIB", help="memory that may be taken (default: what is free)"
     )
     if switches:
-        group.add_argument(
-            "--lora",
-            dest="switched",
-            action="append",
-            type=argument(named_adapter),
-            metavar="[NAME=]PATH",
-            help="load an adapter, to be chosen by its name (repeatable; onnxruntime and openvino on the CPU)",
-        )
+        add_adapters_argument(group)
     group.add_argument(
         "--packed-weights",
         action="store_true",
         help="map packed weights from the cache folder (onnxruntime on the CPU)",
+    )
+
+
+def add_adapters_argument(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--lora",
+        dest="switched",
+        action="append",
+        type=argument(named_adapter),
+        metavar="[NAME=]PATH",
+        help="load an adapter, to be chosen by its name (repeatable; onnxruntime and openvino on the CPU)",
     )
 
 

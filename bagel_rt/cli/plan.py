@@ -11,7 +11,7 @@ from bagel_engines import Engine, EngineFailure, Settings, open_engine
 from bagel_rt.artefact.folders import find_model
 from bagel_rt.artefact.manifest import Manifest, read_manifest
 from bagel_rt.artefact.precision import check_rounding, spelled_out
-from bagel_rt.cli.arguments import add_preset_argument, text_argument
+from bagel_rt.cli.arguments import adapters_of, add_adapters_argument, add_preset_argument, text_argument
 from bagel_rt.cli.progress import Bars
 from bagel_rt.conversation.calls import rehearsal
 from bagel_rt.errors import EngineUnavailableError, InputError
@@ -54,6 +54,7 @@ def register(commands) -> None:
     plan.add_argument("--arithmetic", help="as for generate")
     plan.add_argument("--cache-tokens", type=int, metavar="N", help="as for generate")
     plan.add_argument("--low-memory", action="store_true", help="as for generate")
+    add_adapters_argument(plan)
     plan.add_argument("--max-memory", type=float, metavar="GIB", help="what may be taken (default: what is free)")
     plan.add_argument("--no-time", dest="time", action="store_false", help="measure nothing, say only the memory")
     plan.add_argument("--json", action="store_true", help="the same as JSON")
@@ -70,12 +71,13 @@ def run_plan(args: argparse.Namespace) -> None:
     manifest = read_manifest(find_model(args.model).folder)
     check_rounding(manifest, args.arithmetic)
     items, opts = _request(args, manifest)
+    held = _held(args, manifest)
     room, limit = args.cache_tokens or CACHE_TOKENS, limit_of(args.max_memory)
     found = []
     for backend in _backends(args, manifest):
         with Bars() as bars:
             engine = _engine(backend, args, manifest)
-            how = {"low_memory": args.low_memory, "timed": args.time}
+            how = {"low_memory": args.low_memory, "timed": args.time, "held": held}
             found.append(finished(forecast(manifest, engine, rehearsal(items), opts, limit, room, **how), bars))
     if args.json:
         print(json.dumps([_as_json(one) for one in found], indent=1))
@@ -83,6 +85,14 @@ def run_plan(args: argparse.Namespace) -> None:
     print(f"{manifest.name} ({manifest.precision}): {_title(args, opts, items)}")
     for one in found:
         _print(one)
+
+
+def _held(args: argparse.Namespace, manifest: Manifest) -> int:
+    """Bytes of the adapters that are to be loaded."""
+    from bagel_rt.adapters.loaded import load_adapters
+
+    paths = adapters_of(args)
+    return load_adapters(manifest, paths).nbytes if paths else 0
 
 
 def _backends(args: argparse.Namespace, manifest: Manifest) -> list[str]:

@@ -52,8 +52,10 @@ def forecast(
     room: int,
     low_memory: bool = False,
     timed: bool = True,
+    held: int = 0,
 ) -> Generator[Progress, None, Forecast]:
     """Forecast a request, yielding progress while calls are timed on this machine. room: tokens of the page pool.
+    held: bytes of adapters, whose products are not in what is timed.
 
     Raises InputError for an artefact that does not say what is needed, and for an engine whose needs are not known.
     """
@@ -64,11 +66,11 @@ def forecast(
         raise InputError(f"{engine.info}: what it takes from main memory is not known; plan for a CPU engine")
     vocabulary = Vocabulary.of(manifest)
     work = workload(manifest, request, opts, engine.takes_zero_rows, room, vocabulary)
-    found = memory(manifest, widths, work, needs, low_memory)
+    found = memory(manifest, widths, work, needs, low_memory, held)
     seconds: Mapping[str, float] = {}
     if timed:
         seconds = yield from _seconds(manifest, engine, work)
-    admission = Admission(manifest, engine, limit, room, low_memory, vocabulary)
+    admission = Admission(manifest, engine, limit, room, low_memory, vocabulary, held=held)
     instead = () if found.total <= limit.size else tuple(admission.alternatives(request, opts, needs))
     return Forecast(str(engine.info), found, limit, instead, seconds)
 

@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from checkpoints import QUERY, RANK, of, pair, write_adapter
 from generators import drain
 from PIL import Image
 
 import bagel_rt
 from bagel_engines import open_engine
+from bagel_engines.low_rank import linear_weights
 from bagel_engines.memory_needs import MIB, Needs, Stack, openvino_needs
 from bagel_rt.artefact.contract import GEN_STEP, LAYER, LM_HEAD, UND_STEP, VAE_DECODER, VAE_ENCODER, VIT, graph_specs
 from bagel_rt.artefact.example_inputs import SIZES, example_inputs
@@ -291,6 +293,18 @@ def test_the_command_says_what_to_do_where_it_is_too_much(model, capsys):
     out = capsys.readouterr().out
     assert "too much, 0.01 GiB are allowed" in out
     assert "instead: an export with --precision" in out
+
+
+def test_adapters_are_planned_with_their_bytes(model, tmp_path, capsys):
+    outputs, inputs = linear_weights(read_manifest(model).graph_file(UND_STEP))[f"{QUERY}.weight"]
+    write_adapter(tmp_path / "style", of(QUERY, *pair(outputs, inputs, seed=1)))
+    command = ["plan", "--model", str(model), "--no-time", "--json", "--backend", "openvino"]
+    found = []
+    for more in ([], ["--lora", str(tmp_path / "style")]):
+        assert main([*command, *more]) == 0
+        found.append(json.loads(capsys.readouterr().out)[0]["memory_bytes"])
+    assert found[1]["adapters"] == 4 * RANK * (outputs + inputs)
+    assert found[1]["in all"] == found[0]["in all"] + found[1]["adapters"]
 
 
 @pytest.mark.parametrize(
