@@ -1,6 +1,7 @@
 """An artefact of the released size whose weight files are holes: to count what it takes over the stand-in.
 
-released_size.py OUT PRECISION ARITHMETIC LAYERS      such as fp16 fp16 2, int8 fp16 4; not one that is calibrated
+python -m tests.cuda_standin.released_size OUT PRECISION ARITHMETIC LAYERS
+such as fp16 fp16 2, int8 fp16 4; not one that is calibrated.
 
 Graphs and headers are those of an export; next to nothing on the disk. 28 layers take many minutes to trace: count 2
 and 4, and what each of the other 24 takes is known.
@@ -16,22 +17,12 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bagel_engines.claims import IN_USE
 from bagel_export.artefact import export as exporting
-from bagel_export.checkpoint import synthetic
+from bagel_export.checkpoint.synthetic import RELEASED
 from bagel_export.quantization.recipe import Recipe
 from bagel_export.weights import write
-
-
-def hollow_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], _: Any, dtype: torch.dtype) -> None:
-    """Stands for synthetic._write_tensors."""
-    header, end = {}, 0
-    for name, tensor in tensors.items():
-        start, end = end, end + tensor.numel() * dtype.itemsize
-        header[name] = {"dtype": synthetic.TAGS[dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
-    _header_and_hole(path, header, end, 8)
+from bench.released import hollow_checkpoint
 
 
 def hollow_weights(tensors: Mapping[str, Any], path: Path, recipe: Recipe) -> Generator[int, None, dict[str, int]]:
@@ -40,17 +31,13 @@ def hollow_weights(tensors: Mapping[str, Any], path: Path, recipe: Recipe) -> Ge
     for part in (part for tensor in tensors.values() for part in write.parts_of(tensor, recipe[tensor.name])):
         header[part.name] = part.header(position)
         position += part.nbytes
-    first = _header_and_hole(path, {"__metadata__": {"format": "pt"}, **header}, position, write.ALIGNMENT)
+    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    text += b" " * (-(8 + len(text)) % write.ALIGNMENT)
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    first = 8 + len(text)
+    os.truncate(path, first + position)
     yield position
     return {name: first + entry["data_offsets"][0] for name, entry in header.items()}
-
-
-def _header_and_hole(path: Path, header: Mapping[str, Any], size: int, alignment: int) -> int:
-    text = json.dumps(header).encode()
-    text += b" " * (-(8 + len(text)) % alignment)
-    path.write_bytes(len(text).to_bytes(8, "little") + text)
-    os.truncate(path, 8 + len(text) + size)
-    return 8 + len(text)
 
 
 def no_hashes(folder: Path) -> Generator[Any, None, dict[str, Any]]:
@@ -61,11 +48,10 @@ def no_hashes(folder: Path) -> Generator[Any, None, dict[str, Any]]:
 
 
 def main(out: str, precision: str, arithmetic: str, layers: str) -> None:
-    synthetic._write_tensors = hollow_checkpoint
     exporting.write_weights, exporting._files = hollow_weights, no_hashes  # type: ignore[assignment]
-    shape = synthetic.RELEASED.with_llm(num_hidden_layers=int(layers))
+    shape = RELEASED.with_llm(num_hidden_layers=int(layers))
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = synthetic.write_checkpoint(Path(folder) / "checkpoint", shape)
+        checkpoint = hollow_checkpoint(Path(folder) / "checkpoint", shape)
         for step in exporting.export(checkpoint, out, precision=precision, arithmetic=arithmetic, verify=False):
             print(step.stage, step.detail, flush=True)
 
