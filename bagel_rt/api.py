@@ -43,6 +43,7 @@ from bagel_rt.options import checks, defaults, presets
 from bagel_rt.options.defaults import with_values
 from bagel_rt.options.fields import explains
 from bagel_rt.options.image_options import ImageKeywords, ImageOptions
+from bagel_rt.options.own_settings import Own
 from bagel_rt.options.seeds import draw_seed, seeds_of
 from bagel_rt.options.text_options import TextKeywords
 from bagel_rt.options.without_effect import remark_on_idle
@@ -182,7 +183,8 @@ def _loading(on_progress: OnProgress) -> OnWeights | None:
 class Bagel:
     """A loaded model. Calls from several threads are safe and share the engine's calls (docs/python.md).
 
-    What calls take beside their options: `preset`, the name of an official script whose settings replace the defaults
+    Calls begin with the settings that the artefact brings along (`export --settings`), else with BAGEL's. What they
+    take beside their options: `preset`, the name of an official script whose settings hold in their place
     (presets.PRESETS), and `on_progress`, a function that is called with each event of the call as it happens
     (bagel_rt.events: TextPiece, Step, Progress), from the calling thread. An error that it raises ends the call.
     """
@@ -228,6 +230,12 @@ class Bagel:
         return f"{self.manifest.name} {self.manifest.fingerprint}"
 
     @property
+    def settings(self) -> Own:
+        """Option values that calls begin with where they name no preset, by kind of call: those that the artefact
+        brings along (`export --settings`)."""
+        return self._turns.own
+
+    @property
     def adapters(self) -> tuple[str, ...]:
         """Names of the adapters that calls may choose."""
         return self.graphs.adapters.names
@@ -258,7 +266,7 @@ class Bagel:
         computed once. Each is the picture its seed alone gives.
         """
         items = [checks.text("prompt", prompt)]
-        return drain(self._image(items, presets.defaults(presets.GENERATE, preset), options), on_progress)
+        return drain(self._image(items, self._turns.defaults(presets.GENERATE, preset), options), on_progress)
 
     @overload
     def edit(
@@ -284,7 +292,7 @@ class Bagel:
         items = [*open_images(image), checks.text("prompt", prompt)]
         if len(items) == 1:
             raise InputError("edit was given no image: name one, or a list of them; without any, call generate")
-        return drain(self._image(items, presets.defaults(presets.EDIT, preset), options), on_progress)
+        return drain(self._image(items, self._turns.defaults(presets.EDIT, preset), options), on_progress)
 
     @bare_errors
     @explains(defaults.ANSWER)
@@ -299,7 +307,7 @@ class Bagel:
     ) -> TextResult:
         """Answer a question about images, or without any. The images come first, as in the official code."""
         items = [*open_images(images), checks.text("prompt", prompt)]
-        return drain(self._text(items, presets.defaults(presets.ASK, preset), {**options}), on_progress)
+        return drain(self._text(items, self._turns.defaults(presets.ASK, preset), {**options}), on_progress)
 
     @overload
     def interleave(
@@ -445,9 +453,9 @@ class Bagel:
         checks.choice("output", output, ("image", "text"))
         items = open_items(given)
         if output == "text":
-            return self._text(items, presets.defaults(presets.ASK, preset), values)
+            return self._text(items, self._turns.defaults(presets.ASK, preset), values)
         task = presets.EDIT if _pictures(items) else presets.GENERATE
-        return self._image(items, defaults.INTERLEAVE if preset is None else presets.defaults(task, preset), values)
+        return self._image(items, self._turns.defaults(presets.INTERLEAVE if preset is None else task, preset), values)
 
     def _text(self, items: list, defaults: Any, values: dict[str, Any]) -> Generator[Event, None, None]:
         self._gate.check_open()

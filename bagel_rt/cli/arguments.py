@@ -151,7 +151,11 @@ def _spelled(default: Any) -> str:
 def add_preset_argument(parser: argparse.ArgumentParser, task: str) -> None:
     """--preset, with the names that have settings for this kind of call."""
     names = ", ".join(name for name, tasks in PRESETS.items() if task in tasks)
-    parser.add_argument("--preset", metavar="NAME", help=f"settings of an official script: {names} (default: notebook)")
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help=f"settings of an official script: {names} (default: those the model brings, else notebook's)",
+    )
 
 
 def given_options(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:

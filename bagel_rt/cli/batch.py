@@ -17,6 +17,7 @@ from bagel_rt.cli.ray_batch import answers_of, cluster
 from bagel_rt.errors import BagelError
 from bagel_rt.events import Progress
 from bagel_rt.files.output_folder import output_folder
+from bagel_rt.inputs.brought_settings import settings_in
 from bagel_rt.options import checks
 from bagel_rt.options.presets import PRESETS
 
@@ -51,7 +52,8 @@ def register(commands) -> None:
 
 
 def run_batch(args: argparse.Namespace) -> None:
-    requests = read_requests(args.file, args.preset)
+    own = settings_in(read_manifest(find_model(args.model).folder))
+    requests = read_requests(args.file, args.preset, own)
     with output_folder(args.out):
         _run_on_cluster(args, requests) if args.ray else _run_here(args, requests)
 

@@ -58,6 +58,12 @@ def register(commands) -> None:
         metavar="FILE",
         help="how the model reasons: a TOML file, or a built-in name; `reason` takes it from there",
     )
+    export.add_argument(
+        "--settings",
+        type=Path,
+        metavar="FILE",
+        help="option values that calls begin with, a TOML file of tables [generate], [edit], [interleave], [ask]",
+    )
     export.add_argument("--overwrite", action="store_true", help="replace the artefact that is there")
     export.add_argument("--default", action="store_true", help="make it the model that commands use without --model")
     export.add_argument("--no-verify", dest="verify", action="store_false", help="do not compare with the reference")
@@ -149,6 +155,7 @@ def run_export(args: argparse.Namespace) -> None:
             prompts,
             args.system,
             args.style,
+            None if args.settings is None else typed_path(args.settings),
         ):
             interrupts.check()
             bars(event)

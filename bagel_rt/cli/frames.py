@@ -73,7 +73,7 @@ def run_frames(args: argparse.Namespace) -> None:
                 asked = {**opts, "seed": seed + number - 1}
                 print(f"frame {number} of {args.count}", file=sys.stderr)
                 before = results[-1].image if results else first
-                result = show(bagel.stream([before, args.prompt], preset=args.preset or "notebook", **asked))
+                result = show(bagel.stream([before, args.prompt], preset=args.preset or presets.MODEL, **asked))
                 result.save(out / f"frame-{number:03}.png")
                 results.append(result)
         _animate(first, results, out / ANIMATION, args.duration)

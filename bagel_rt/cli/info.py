@@ -81,6 +81,8 @@ def _print_artefact(manifest: Manifest, plans: list[dict[str, Any]]) -> None:
         )
     if manifest.system:
         print(f"  system prompt: {shown(manifest.system)}")
+    for kind, settings in manifest.raw.get("settings", {}).items():
+        print(f"  {kind} begins with {', '.join(f'{name} {shown(value)}' for name, value in settings.items())}")
     if style := manifest.raw.get("style"):
         print(f"  reasons as style {style.get('name')}")
     print(f"  {'graph':12} {'weights':>12}  parity with the reference")

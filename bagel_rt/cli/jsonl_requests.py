@@ -18,6 +18,7 @@ from bagel_rt.files.typed_paths import typed_path
 from bagel_rt.inputs.masks import open_mask
 from bagel_rt.options import checks, presets
 from bagel_rt.options.defaults import with_values
+from bagel_rt.options.own_settings import NOTHING, Own
 from bagel_rt.options.seeds import seeds_of
 
 TASKS = (presets.GENERATE, presets.EDIT, presets.ASK)
@@ -51,12 +52,12 @@ class Request:
         return DIGEST_FORM + hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def read_requests(file: Path, preset: str | None = None) -> list[Request]:
+def read_requests(file: Path, preset: str | None = None, own: Own = NOTHING) -> list[Request]:
     """The requests of a JSONL file. Raises InputError naming the first line that cannot be done.
 
     A line is an object with "prompt", and perhaps "id" (default: the line's number), "task" (default: what the preset
     is for; else edit where there is an image, generate where there is none), "image" (a path or a list of them,
-    relative to the file's folder), "preset", and any option of the call.
+    relative to the file's folder), "preset", and any option of the call. own: the model's settings.
     """
     requests: dict[str, Request] = {}
     hashed = cache(hash_of)  # a picture may stand in many lines
@@ -64,7 +65,7 @@ def read_requests(file: Path, preset: str | None = None) -> list[Request]:
         if not line.strip():
             continue
         try:
-            request = _request(parse_json(line, _once), f"{number:05}", file.parent, preset, hashed)
+            request = _request(parse_json(line, _once), f"{number:05}", file.parent, preset, own, hashed)
             if request.id in requests:
                 raise InputError(f"id {request.id!r} was used before")
         except InputError as error:
@@ -98,7 +99,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _request(line: Any, number: str, folder: Path, preset: str | None, hashed: Callable[[Path], str]) -> Request:
+def _request(
+    line: Any, number: str, folder: Path, preset: str | None, own: Own, hashed: Callable[[Path], str]
+) -> Request:
     if not isinstance(line, dict) or not isinstance(line.get("prompt"), str):
         raise InputError('a JSON object with a text "prompt" is expected')
     values = dict(line)
@@ -109,7 +112,7 @@ def _request(line: Any, number: str, folder: Path, preset: str | None, hashed: C
     images = given if isinstance(given, list) else [given]
     if not all(isinstance(image, str) for image in images):
         raise InputError('"image" is a path or a list of paths')
-    chosen: str = checks.text("preset", values.pop("preset", preset) or "notebook")
+    chosen: str = checks.text("preset", values.pop("preset", preset) or presets.MODEL)
     task = values.pop("task", None) or _task(chosen, bool(images))
     _check_task(task, bool(images))
     paths = tuple(folder / typed_path(image, folder) for image in images)
@@ -118,7 +121,7 @@ def _request(line: Any, number: str, folder: Path, preset: str | None, hashed: C
         files.append(folder / typed_path(values["mask"], folder))
         values["mask"] = open_mask(files[-1])
     hashes = tuple(map(hashed, files))
-    return Request(str(name), task, prompt, paths, hashes, values, chosen, _meant(task, chosen, values))
+    return Request(str(name), task, prompt, paths, hashes, values, chosen, _meant(task, chosen, own, values))
 
 
 def _task(preset: str, has_image: bool) -> str:
@@ -135,9 +138,9 @@ def _check_task(task: Any, has_image: bool) -> None:
         raise InputError('generate takes no "image"; the task that does is edit')
 
 
-def _meant(task: str, preset: str, options: dict[str, Any]) -> dict[str, Any]:
+def _meant(task: str, preset: str, own: Own, options: dict[str, Any]) -> dict[str, Any]:
     """Every option of the call with its value, `seed` as the list of all seeds where it is given. Raises InputError."""
-    defaults, values = presets.defaults(task, preset), dict(options)
+    defaults, values = presets.defaults(task, preset, own), dict(options)
     if task == presets.ASK:
         return with_values(defaults, values).describe()
     count, seed = values.pop("images", None), values.pop("seed", defaults.seed)

@@ -70,7 +70,7 @@ def _run(args: argparse.Namespace, task: str, items: list, more: dict[str, Any])
     targets = _targets(args.out, args.images)
     metadata = args.metadata and (args.out is None or keeps_settings(args.out))
     with open_model(args) as bagel:
-        events = bagel.stream(items, preset=args.preset or "notebook", images=args.images, **opts)
+        events = bagel.stream(items, preset=args.preset or presets.MODEL, images=args.images, **opts)
         show(events, lambda ready: _finish(ready.result, targets[ready.done - 1], metadata))
 
 

@@ -18,6 +18,7 @@ from bagel_rt.errors import EngineUnavailableError, InputError
 from bagel_rt.estimate.choice import AUTO, resolved, worth_it
 from bagel_rt.estimate.forecast import Forecast, forecast
 from bagel_rt.events import finished
+from bagel_rt.inputs.brought_settings import settings_in
 from bagel_rt.options import checks, presets
 from bagel_rt.options.defaults import with_values
 from bagel_rt.options.image_options import ImageOptions
@@ -130,12 +131,12 @@ def _request(args: argparse.Namespace, manifest: Manifest) -> tuple[list, Any]:
     """The request that is planned: its items (texts, images) and options."""
     from PIL import Image
 
-    most = manifest.vae_transform.max_size
+    own, most = settings_in(manifest), manifest.vae_transform.max_size
     size = (args.width or args.height or most, args.height or args.width or most)
     if args.ask:
         picture = [Image.new("RGB", size)] if args.height or args.width else []
         values = {"think": args.think, "max_tokens": args.tokens + 1}
-        return [*picture, args.prompt], with_values(presets.defaults(presets.ASK, args.preset), values)
+        return [*picture, args.prompt], with_values(presets.defaults(presets.ASK, args.preset, own), values)
     if manifest.task != "full":
         raise InputError(f"{manifest.folder}: exported with --task understand, it cannot draw; plan --ask")
     given = {
@@ -148,7 +149,7 @@ def _request(args: argparse.Namespace, manifest: Manifest) -> tuple[list, Any]:
     values |= {"think": args.think, "max_think_tokens": args.tokens + 1}
     task = presets.EDIT if args.edit else presets.GENERATE
     items = [Image.new("RGB", size), args.prompt] if args.edit else [args.prompt]
-    opts = with_values(presets.defaults(task, args.preset), values)
+    opts = with_values(presets.defaults(task, args.preset, own), values)
     return items, opts if args.edit or opts.height or opts.width else replace(opts, height=most, width=most)
 
 

@@ -27,7 +27,7 @@ from bagel_rt.generation.turns import Rehearsal, Turns
 from bagel_rt.inputs.masks import with_mask_opened
 from bagel_rt.inputs.pictures import ImageInput, open_image, open_images
 from bagel_rt.inputs.segments import Latents
-from bagel_rt.options import checks, defaults
+from bagel_rt.options import checks, defaults, presets
 from bagel_rt.options.defaults import with_values
 from bagel_rt.options.encoding import Encoding
 from bagel_rt.options.fields import explains
@@ -154,8 +154,9 @@ class Session:
     def stream_text(self, **options: Unpack[TextTurnKeywords]) -> Generator[Event, None, None]:
         """As generate_text, as a generator of events that ends with Done(result). Closing it undoes the turn."""
         _refuse(options, "seed", "think", "system", "adapter")
-        opts = with_values(defaults.ANSWER, options)
-        remark_on_idle(opts, defaults.ANSWER, options, self._has_pictures)
+        first = self._turns.defaults(presets.ASK)
+        opts = with_values(first, options)
+        remark_on_idle(opts, first, options, self._has_pictures)
         need = self._check_memory(lambda session, opts: finished(session._answer(opts)), opts)
         return self._stream(self._answer(opts), need, writes=True)
 
@@ -166,12 +167,13 @@ class Session:
         _refuse(options, "seed", "vae_seed", "system", "adapter")
         plans = self.think == "image"
         chosen = {"think": plans, "system": self._mark.system, "adapter": self._mark.adapter}
-        opts = with_values(defaults.INTERLEAVE, {**chosen, **with_mask_opened(options)})
+        first = self._turns.defaults(presets.INTERLEAVE)
+        opts = with_values(first, {**chosen, **with_mask_opened(options)})
         if opts.think and not plans:
             raise InputError('think needs the system prompt at the beginning: open the session with think="image"')
         self._turns.check_draws()
         self._turns.sizes.check_asked(opts)
-        remark_on_idle(opts, defaults.INTERLEAVE, options, self._has_pictures, encodes=True)
+        remark_on_idle(opts, first, options, self._has_pictures, encodes=True)
         need = self._check_memory(lambda session, opts: finished(session._draw(opts)), opts)
         return self._stream(self._draw(opts), need)
 

@@ -20,6 +20,7 @@ from bagel_rt.generation.flow_sampler import FlowSampler
 from bagel_rt.generation.painter import Painter, Painting
 from bagel_rt.generation.reader import Reader, Reading
 from bagel_rt.generation.text_decoder import TextDecoder
+from bagel_rt.inputs.brought_settings import settings_in
 from bagel_rt.inputs.detokenizer import TextPieces
 from bagel_rt.inputs.picture_sizes import Sizes
 from bagel_rt.inputs.segments import Grid, Histories, History, Text
@@ -32,6 +33,7 @@ from bagel_rt.model.step_graphs import Experts
 from bagel_rt.model.text_evaluator import TextEvaluator
 from bagel_rt.model.vae_decoder import VaeDecoder
 from bagel_rt.model.vocabulary import Vocabulary
+from bagel_rt.options import presets
 from bagel_rt.options.image_options import ImageOptions
 from bagel_rt.options.text_options import TextOptions
 from bagel_rt.results import ImageResult
@@ -56,7 +58,7 @@ class Turns:
 
     def __init__(self, manifest: Manifest, graphs: Graphs, cache_tokens: int, vocabulary: Vocabulary | None = None):
         """vocabulary: of a model that is open already; None opens it."""
-        self.manifest, self.graphs = manifest, graphs
+        self.manifest, self.graphs, self.own = manifest, graphs, settings_in(manifest)
         self._vocabulary = vocabulary or Vocabulary.of(manifest)
         embeddings = self._vocabulary.embeddings
         self.pool = PagePool(manifest.model, cache_tokens, manifest.arithmetic, make_cache=graphs.engine.cache)
@@ -79,6 +81,10 @@ class Turns:
         self.pool.close()
         self._vocabulary.close()
         self.graphs.close()
+
+    def defaults(self, task: str, preset: str | None = None) -> Any:
+        """What calls of a kind begin with: see presets.defaults."""
+        return presets.defaults(task, preset, self.own)
 
     def check_draws(self) -> None:
         """Raise InputError for an artefact without the graphs that draw (exported with --task understand)."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from bagel_rt.options import checks
+from bagel_rt.options import checks, presets
 from bagel_rt.serve.asking import Asked
 from bagel_rt.serve.failures import ApiError, refused
 from bagel_rt.serve.hub import Hub
@@ -65,5 +65,6 @@ def check_most(options: Mapping[str, Any], name: str, most: int) -> None:
 
 
 def preset_of(own: Mapping[str, Any]) -> str:
-    """The preset of a request; without one the official notebook's settings, as in the library's calls."""
-    return checks.text("preset", own.get("preset", "notebook"))
+    """The preset of a request; without one the model's settings, else the official notebook's, as in the library's
+    calls."""
+    return checks.text("preset", own.get("preset", presets.MODEL))

@@ -136,7 +136,7 @@ def _work(hub: Hub, kept: Memory, want: Want, before: Place | None, reply: Reply
         raise refused("input holds no text and no picture", "input")
     beginning = _beginning(want, options)
     pictures = want.pictures_before(before) or not all(isinstance(one, str) for one in items)
-    values = session_options(want.output, preset_of(own), options, pictures)
+    values = session_options(hub.bagel.settings, want.output, preset_of(own), options, pictures)
     if own.get("mask") is not None:
         values["mask"] = reader.mask(own["mask"], "mask")
     return Exchange(hub, kept, want, before, reply).run(items, values, beginning)

@@ -132,7 +132,7 @@ def _work(hub: Hub, kept: Kept, asked: Asked, output: str | None, form: Form) ->
         raise refused("nothing is said, shown or asked for: a turn needs text, images or output")
     if output is None:
         return turn(hub, kept, items, None)
-    options = session_options(output, own.get("preset"), asked.options, len(items) > 1)
+    options = session_options(hub.bagel.settings, output, own.get("preset"), asked.options, len(items) > 1)
     if own.get("mask") is not None:
         options["mask"] = reader.mask(own["mask"], "mask")
     return turn(hub, kept, items, lambda session: made(hub, events_of(session, output, options), output, form))

@@ -9,8 +9,9 @@ from typing import Any
 from bagel_rt.conversation.session import Session
 from bagel_rt.errors import BagelError
 from bagel_rt.events import Event
-from bagel_rt.options import defaults, presets
+from bagel_rt.options import presets
 from bagel_rt.options.defaults import with_values
+from bagel_rt.options.own_settings import Own
 from bagel_rt.serve.failures import ApiError
 from bagel_rt.serve.hub import Hub
 from bagel_rt.serve.kept import Kept
@@ -46,13 +47,16 @@ def _read(hub: Hub, session: Session, item: Any) -> None:
         session.add_image(item, vae=hub.bagel.manifest.task == "full")
 
 
-def session_options(output: str, preset: str | None, given: Mapping[str, Any], pictures: bool) -> dict[str, Any]:
-    """Options of a session's turn: a preset's values spelled out, then those given. Raises InputError."""
-    first: Any = defaults.ANSWER if output == "text" else defaults.INTERLEAVE
+def session_options(
+    own: Own, output: str, preset: str | None, given: Mapping[str, Any], pictures: bool
+) -> dict[str, Any]:
+    """Options of a session's turn: a preset's values spelled out, then those given. own: the model's settings. Raises
+    InputError."""
+    first = presets.defaults(presets.ASK if output == "text" else presets.INTERLEAVE, None, own)
     values = dict(given)
     if preset is not None:
         task = presets.ASK if output == "text" else presets.EDIT if pictures else presets.GENERATE
-        chosen = presets.defaults(task, preset)
+        chosen = presets.defaults(task, preset, own)
         different = {f.name for f in fields(chosen) if _differs(chosen, first, f.name)}
         values = {**{name: getattr(chosen, name) for name in different - set(OF_THE_SESSION)}, **given}
     with_values(first, values)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 
 from bagel_rt.artefact.manifest import MANIFEST, Manifest
 from bagel_rt.errors import ArtefactError, BagelError, InputError
-from bagel_rt.files.text_files import read_text
 from bagel_rt.files.typed_paths import typed_path
 from bagel_rt.options.names import did_you_mean
+from bagel_rt.options.toml_tables import read_toml, table, within
 from bagel_rt.styles.style import ContextRules, JudgeRules, SizeRules, Style, TurnRules
 from bagel_rt.styles.tables import image_defaults, text_defaults
 
@@ -58,10 +57,7 @@ def read_style(path: Path) -> Style:
 
 def read_values(path: Path) -> dict[str, Any]:
     """A TOML file's values, for a manifest: JSON can hold them all. Raises InputError; also for no valid style."""
-    try:
-        values = tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: not readable as TOML: {error}") from None
+    values = read_toml(path)
     style_of(values, str(path))
     return values
 
@@ -75,46 +71,24 @@ def style_of(values: Any, where: str, error: type[BagelError] = InputError) -> S
 
 
 def _style(values: Any) -> Style:
-    table = _table(values, "a style", (*PLAIN, *RULES, *MADE_OF))
-    if "name" not in table:
+    given = table(values, "a style", (*PLAIN, *RULES, *MADE_OF))
+    if "name" not in given:
         raise InputError("key 'name' is missing")
-    found: dict[str, Any] = {name: table[name] for name in PLAIN if name in table}
-    found |= {name: _rules(name, made, table.get(name, {})) for name, made in RULES.items()}
-    found |= {name: _options(name, table.get(name, {})) for name in MADE_OF}
+    found: dict[str, Any] = {name: given[name] for name in PLAIN if name in given}
+    found |= {name: _rules(name, made, given.get(name, {})) for name, made in RULES.items()}
+    found |= {name: _options(name, given.get(name, {})) for name in MADE_OF}
     return Style(**found)
 
 
 def _rules(name: str, made: type, values: Any) -> Any:
     known = tuple(one.name for one in fields(made))
-    with _In(name):
-        return made(**_table(values, "it", known))
+    with within(name):
+        return made(**table(values, "it", known))
 
 
 def _options(name: str, values: Any) -> dict[str, Any]:
     """The options of a table, once it is known that they make options."""
-    with _In(name):
-        table = dict(_table(values, "it", None))
-        MADE_OF[name](table)
-        return table
-
-
-def _table(values: Any, what: str, known: tuple[str, ...] | None) -> Mapping[str, Any]:
-    if not isinstance(values, Mapping):
-        raise InputError(f"{what} is {values!r}; a table is expected")
-    for key in values:
-        if known is not None and key not in known:
-            raise InputError(f"unknown key {key!r}{did_you_mean(key, known) or '; known: ' + ', '.join(known)}")
-    return values
-
-
-class _In:
-    """Puts a table's name before the message of an InputError."""
-
-    def __init__(self, table: str):
-        self._table = table
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, InputError):
-            raise InputError(f"[{self._table}] {error}") from None
+    with within(name):
+        given = dict(table(values, "it", None))
+        MADE_OF[name](given)
+        return given

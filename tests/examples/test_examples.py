@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from bagel_rt.options import defaults, presets
+from bagel_rt.options import presets
 from bagel_rt.results import read_metadata
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
@@ -28,9 +28,8 @@ def run(monkeypatch, tmp_path, capsys) -> Run:
     monkeypatch.chdir(tmp_path)
 
     def run(name: str, *arguments: str, steps: int = 10) -> str:
-        for task in (presets.GENERATE, presets.EDIT):
-            monkeypatch.setitem(presets.DEFAULTS, task, replace(presets.DEFAULTS[task], num_timesteps=steps + 1))
-        monkeypatch.setattr(defaults, "INTERLEAVE", replace(defaults.INTERLEAVE, num_timesteps=steps + 1))
+        for task in (presets.GENERATE, presets.EDIT, presets.INTERLEAVE):
+            monkeypatch.setitem(presets.KINDS, task, replace(presets.KINDS[task], num_timesteps=steps + 1))
         monkeypatch.setattr("sys.argv", [name, *arguments])
         runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
         return capsys.readouterr().out

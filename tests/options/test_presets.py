@@ -58,10 +58,10 @@ def test_the_evaluations_show_the_vit_the_original_with_a_short_side_of_378():
 
 
 def test_every_preset_is_complete_and_without_one_the_notebooks_defaults_hold():
-    names = {"notebook", "app", "geneval", "wise", "gedit", "kris", "rise", "imgedit", "vlm"}
+    names = {"model", "notebook", "app", "geneval", "wise", "gedit", "kris", "rise", "imgedit", "vlm"}
     assert set(presets.PRESETS) == names
-    for task, defaults in presets.DEFAULTS.items():
-        assert presets.defaults(task, None) == presets.defaults(task, "notebook") == defaults
+    for task in (presets.GENERATE, presets.EDIT, presets.ASK):
+        assert presets.defaults(task, None) == presets.defaults(task, "notebook") == presets.KINDS[task]
 
 
 def grids(bagel, photo, how: Encoding) -> list:
@@ -118,7 +118,9 @@ def test_a_preset_is_a_set_of_defaults_and_is_recorded(small_bagel, photo):
 
 
 def test_a_preset_that_does_not_fit_is_refused_with_those_that_do(small_bagel, photo):
-    with pytest.raises(bagel_rt.InputError, match="preset is 'nice'; allowed: notebook, app, geneval"):
+    with pytest.raises(bagel_rt.InputError, match="preset is 'nice'; allowed: model, notebook, app, geneval"):
         small_bagel.generate("a", preset="nice")
-    with pytest.raises(bagel_rt.InputError, match="preset vlm is for ask; those for edit are notebook, app, gedit"):
+    with pytest.raises(
+        bagel_rt.InputError, match="preset vlm is for ask; those for edit are model, notebook, app, gedit"
+    ):
         small_bagel.edit(photo, "a", preset="vlm")

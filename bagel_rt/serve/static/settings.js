@@ -2,15 +2,15 @@
 "use strict";
 
 const PRESETS = {
-  draw: { notebook: "the official notebook", app: "the official app", geneval: "GenEval", wise: "WISE" },
-  edit: { notebook: "the official notebook", app: "the official app", gedit: "GEdit", kris: "KRIS", rise: "RISE", imgedit: "ImgEdit" },
+  draw: { model: "the model's own", notebook: "the official notebook", app: "the official app", geneval: "GenEval", wise: "WISE" },
+  edit: { model: "the model's own", notebook: "the official notebook", app: "the official app", gedit: "GEdit", kris: "KRIS", rise: "RISE", imgedit: "ImgEdit" },
 };
 const NUMBERS = { width: "width", height: "height", steps: "num_timesteps", seed: "seed", "text-scale": "cfg_text_scale", "image-scale": "cfg_img_scale" };
 
 function offerPresets(kind) {
   const list = byId("preset"), before = list.value;
   list.replaceChildren(...Object.entries(PRESETS[kind]).map(([name, words]) => new Option(words, name)));
-  list.value = before in PRESETS[kind] ? before : "notebook";
+  list.value = before in PRESETS[kind] ? before : "model";
 }
 
 // What the knobs say, under the server's names; what is empty is left to the server.

@@ -46,6 +46,7 @@ from bagel_rt.artefact.manifest import MANIFEST, Widths, model_section, sha256
 from bagel_rt.errors import ExportError
 from bagel_rt.files.typed_paths import typed_path
 from bagel_rt.model.vae_strips import WHOLE_UP_TO
+from bagel_rt.options.own_settings import read_own_settings
 from bagel_rt.remarks import remark
 from bagel_rt.styles.files import read_values, style_path
 
@@ -113,6 +114,7 @@ def export(
     prompts: Path | None = None,
     system: str | None = None,
     style: str | Path | None = None,
+    settings: Path | None = None,
 ) -> Iterator[Progress]:
     """Export a checkpoint to `out`, yielding progress; the work is done when the iterator ends.
 
@@ -122,7 +124,8 @@ def export(
     system: a text that calls of the artefact begin with.
     lora: an adapter or several, merged while the weights are streamed. weights "link" reads tensors that need no change
     from hard links to the checkpoint's own files. style: how the model reasons, a built-in name or a TOML file
-    (bagel_rt.styles), which the artefact keeps.
+    (bagel_rt.styles), which the artefact keeps. settings: a TOML file of option values by kind of call
+    (bagel_rt.options.own_settings), which calls of the artefact begin with.
 
     Nothing is written before the checkpoint has been checked as a whole. `out` appears in one rename when it is
     complete; an existing artefact is replaced only with `overwrite`, and is intact until then. Raises CheckpointError,
@@ -138,6 +141,7 @@ def export(
     stored = precision_named(precision, arithmetic)
     texts = PROMPTS if prompts is None else read_prompts(prompts)
     reasons = None if style is None else read_values(style_path(style))
+    brought = {} if settings is None else read_own_settings(settings)
     check_target(out, overwrite)
     if risk := risk_to_pictures(stored, task):
         remark(risk)
@@ -170,6 +174,8 @@ def export(
         manifest |= {} if system is None else {"system_prompt": system}
         if reasons is not None:
             manifest["style"] = reasons
+        if brought:
+            manifest["settings"] = brought
         manifest["files"] = yield from _files(folder)
         disk.write_whole(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode("utf-8") + b"\n")
 
