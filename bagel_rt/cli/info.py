@@ -8,6 +8,7 @@ from typing import Any
 from bagel_rt.artefact.folders import Found, find_model, model_folder
 from bagel_rt.artefact.manifest import Manifest, read_manifest
 from bagel_rt.cli.terminal import print_json
+from bagel_rt.inputs.brought_settings import settings_in
 from bagel_rt.options.checks import shown
 
 
@@ -81,7 +82,7 @@ def _print_artefact(manifest: Manifest, plans: list[dict[str, Any]]) -> None:
         )
     if manifest.system:
         print(f"  system prompt: {shown(manifest.system)}")
-    for kind, settings in manifest.raw.get("settings", {}).items():
+    for kind, settings in settings_in(manifest).items():
         print(f"  {kind} begins with {', '.join(f'{name} {shown(value)}' for name, value in settings.items())}")
     if style := manifest.raw.get("style"):
         print(f"  reasons as style {style.get('name')}")

@@ -151,7 +151,8 @@ def test_an_export_keeps_a_files_settings(quick_checkpoint, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("settings", [[], {"draw": {}}, {"edit": {"cfg_text_scale": "much"}}, {"edit": {"mask": 1}}])
-def test_an_artefact_whose_settings_are_wrong_is_refused_by_its_manifests_name(settings, tmp_path):
+def test_an_artefact_whose_settings_are_wrong_is_refused_by_its_manifests_name(settings, tmp_path, capsys):
     folder = stored(tmp_path / "artefact", settings)
     with pytest.raises(bagel_rt.ArtefactError, match=r"bagel_rt\.json, settings: "):
         bagel_rt.load(folder, "onnxruntime")
+    assert run(capsys, "info", folder)[0] == 2
