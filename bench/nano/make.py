@@ -25,6 +25,7 @@ from bench.nano.snapshot import write_snapshot
 from bench.nano.state import Stopped, duration
 from bench.nano.step_time import measure
 
+SETTINGS = Path(__file__).with_name("settings.toml")
 ARTEFACTS = {"bagel-nano": "int8", "fp32": "fp32"}
 Say = Callable[[str], None]
 
@@ -45,7 +46,7 @@ def plan(config: dict[str, Any], device: torch.device, state: Path, steps: int) 
 def exported(checkpoint: Path, out: Path, precision: str) -> None:
     from bagel_export.artefact.export import export
 
-    for _ in export(checkpoint, out, precision=precision):
+    for _ in export(checkpoint, out, precision=precision, settings=SETTINGS):
         pass
 
 

@@ -125,7 +125,7 @@ def draw(bagel: Bagel, way: Way, asked: list[Case], into: Path) -> None:
     for case in tqdm(fitting(way, asked), desc=way.name, unit="picture"):
         bagel.graphs.calls.clear()
         begun = time.process_time()
-        drawn = result(bagel, case, way.options)
+        drawn = result(bagel, case, {**way.options, "preset": "notebook"})
         assert isinstance(drawn, ImageResult)
         seconds.append(time.process_time() - begun)
         calls.append(bagel.graphs.calls["gen_step"])

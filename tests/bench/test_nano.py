@@ -12,10 +12,12 @@ from PIL import Image
 import bagel_rt
 from bagel_rt.artefact.folders import BUNDLED, find_model
 from bagel_rt.artefact.manifest import read_manifest
+from bagel_rt.inputs.brought_settings import settings_in
 from bench.nano import score
 from bench.nano.askers import Model, asked
 from bench.nano.cases import all_cases
 from bench.nano.checker import fulfils, look
+from bench.nano.make import SETTINGS
 from bench.nano.render import render
 from bench.nano.world import Placed, Scene, Thing, Wish
 
@@ -113,11 +115,12 @@ def test_the_bundled_model_is_small_and_what_commands_use_when_nothing_was_expor
 def test_the_bundled_model_is_the_export_of_the_committed_checkpoint(tmp_path):
     from bagel_export.artefact.export import export
 
-    for _ in export(CHECKPOINT, tmp_path / "again", precision="int8", verify=False):
+    for _ in export(CHECKPOINT, tmp_path / "again", precision="int8", verify=False, settings=SETTINGS):
         pass
     bundled, again = (read_manifest(folder) for folder in (BUNDLED, tmp_path / "again"))
     assert bundled.files["weights.safetensors"] == again.files["weights.safetensors"]
     assert (bundled.model, bundled.widths, bundled.name) == (again.model, again.widths, "bagel-nano")
+    assert settings_in(bundled) == settings_in(again) == {"edit": {"cfg_text_scale": 2.0}}
 
 
 def test_the_bundled_model_was_verified_graph_by_graph_when_it_was_exported():
