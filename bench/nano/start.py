@@ -90,8 +90,8 @@ def in_float32(file: Path) -> dict[str, Tensor]:
     return {name: value.float() for name, value in load_file(file).items()}
 
 
-def shares(config: dict[str, Any]) -> Shares:
-    return Shares(**config["shares"])
+def shares(config: dict[str, Any], of_a_lesson: dict[str, float] | None = None) -> Shares:
+    return Shares(**config["shares"] | (of_a_lesson or {}))
 
 
 def first_model(config: dict[str, Any], folder: Path, checkpoint: Path | None) -> BagelForUnifiedMultimodal:

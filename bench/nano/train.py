@@ -90,7 +90,7 @@ def settings(config: dict[str, Any], device: torch.device, lesson: str | None = 
 
 def recipe(config: dict[str, Any], how: dict[str, Any], tokenizer: str) -> Recipe:
     counts = tuple(fresh_counts(how["mix"], how["fresh"]).items())
-    sizes, rule, shares = config["model"], start.vit_rule(config), start.shares(config)
+    sizes, rule, shares = config["model"], start.vit_rule(config), start.shares(config, how.get("shares"))
     side, draws, step = sizes["max_latent_size"], how["draws"], how["round"]
     return Recipe(tokenizer, side, rule, start.PATCH, draws, step, counts, shares, how["seed"])
 

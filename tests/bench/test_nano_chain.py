@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_nano import CONFIG, written
 
-from bench.nano import card, card_pack, make
+from bench.nano import card, card_pack, make, start
 from bench.nano.state import State
 from bench.nano.train import CONFIG as SHIPPED
 from bench.nano.train import settings
@@ -120,4 +120,5 @@ def test_on_a_card_a_step_is_larger_and_a_lesson_says_what_is_its_own():
     assert {n: k * config["cuda"]["times"] for n, k in cpu["mix"].items()} == cuda["mix"]
     assert (cpu["workers"], cuda["workers"]) == (1, config["cuda"]["workers"])
     lesson = settings(config, torch.device("cpu"), "counting")
-    assert (lesson["steps"], lesson["draws"]) == (438, config["training"]["draws"])
+    assert (lesson["steps"], lesson["draws"]) == (800, 4)
+    assert start.shares(config, lesson["shares"]).pictures == 0 < start.shares(config).pictures
