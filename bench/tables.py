@@ -519,8 +519,12 @@ def left():
     for name, row in result["scores"].items():
         low, high = row["interval"]
         pair = result[over[name]] if name in over else None
-        better = (f"{pair['difference']:+.2f}", f"{pair['low']:+.2f} to {pair['high']:+.2f}") if pair else ("", "")
-        yield name, str(row["n"]), f"{row['share']:.2f}", f"{low:.2f} to {high:.2f}", *better
+        yield name, str(row["n"]), f"{row['share']:.2f}", f"{low:.2f} to {high:.2f}", *_better(pair)
+
+
+def _better(pair: dict[str, float] | None) -> tuple[str, str]:
+    """A paired difference and its interval; nothing beside what the others are compared with."""
+    return (f"{pair['difference']:+.2f}", f"{pair['low']:+.2f} to {pair['high']:+.2f}") if pair else ("", "")
 
 
 @table
@@ -568,9 +572,8 @@ def nano_guidance():
     """Edits of bagel-nano by the scales of guidance, each paired with BAGEL's own."""
     yield "edits with", "cases", "right", "95 %", "better than with BAGEL's by", "95 %"
     for n, row in enumerate(read("nano-guidance.json")["rows"]):
-        (low, high), pair = row["interval"], row["paired"]
-        better = (f"{pair['difference']:+.2f}", f"{pair['low']:+.2f} to {pair['high']:+.2f}") if n else ("", "")
-        yield row["guidance"], str(row["n"]), f"{row['right']:.2f}", f"{low:.2f} to {high:.2f}", *better
+        (low, high), pair = row["interval"], row["paired"] if n else None
+        yield row["guidance"], str(row["n"]), f"{row['share']:.2f}", f"{low:.2f} to {high:.2f}", *_better(pair)
 
 
 @table

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bagel_rt.artefact.folders import find_model
-from bagel_rt.artefact.manifest import read_manifest
+from bagel_rt.artefact.manifest import Manifest, read_manifest
 from bagel_rt.cli.arguments import add_model_arguments, open_model, path_argument
 from bagel_rt.cli.batch_results import RESULTS, Batch
 from bagel_rt.cli.jsonl_requests import Request, read_requests
@@ -52,10 +52,10 @@ def register(commands) -> None:
 
 
 def run_batch(args: argparse.Namespace) -> None:
-    own = settings_in(read_manifest(find_model(args.model).folder))
-    requests = read_requests(args.file, args.preset, own)
+    manifest = read_manifest(find_model(args.model).folder)
+    requests = read_requests(args.file, args.preset, settings_in(manifest))
     with output_folder(args.out):
-        _run_on_cluster(args, requests) if args.ray else _run_here(args, requests)
+        _run_on_cluster(args, requests, manifest) if args.ray else _run_here(args, requests)
 
 
 def _run_here(args: argparse.Namespace, requests: list[Request]) -> None:
@@ -64,10 +64,9 @@ def _run_here(args: argparse.Namespace, requests: list[Request]) -> None:
         _recorded(batch, batch.run(bagel), args.out, len(requests))
 
 
-def _run_on_cluster(args: argparse.Namespace, requests: list[Request]) -> None:
+def _run_on_cluster(args: argparse.Namespace, requests: list[Request], manifest: Manifest) -> None:
     checks.whole("ray-workers", args.ray_workers, least=1, optional=True)
-    args.model = str(find_model(args.model).folder.resolve())
-    fingerprint = read_manifest(Path(args.model)).fingerprint
+    args.model, fingerprint = str(manifest.folder.resolve()), manifest.fingerprint
     batch = Batch(args.out, requests, fingerprint)
     with cluster(args.ray) as ray:
         sent = argparse.Namespace(**{name: value for name, value in vars(args).items() if name != "run"})

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from bench.nano.askers import Model, asked
 from bench.nano.cases import TRAINED, Case
-from bench.nano.score import ask, chosen, is_right, paired, wilson
+from bench.nano.score import ask, chosen, is_right, paired, summary
 from bench.timing import finish, machine
 
 OFFICIAL = {"preset": "notebook"}
@@ -43,13 +43,11 @@ def rows(model: Model, limit: int, workers: int) -> list[dict[str, Any]]:
     """A row for each way of guiding, BAGEL's own first."""
     cases = chosen(["edits"], limit, TRAINED)
     found = [marks(model, cases, options, workers) for options in WAYS]
-    return [row(options, right, found[0]) for options, right in zip(WAYS, found, strict=True)]
-
-
-def row(options: dict[str, float], right: list[int], own: list[int]) -> dict[str, Any]:
-    low, high = wilson(sum(right), len(right))
-    share = {"n": len(right), "right": round(sum(right) / len(right), 4), "interval": [round(low, 4), round(high, 4)]}
-    return {"guidance": told(options), **share, "paired": paired(right, own)}
+    scores = summary({told(options): right for options, right in zip(WAYS, found, strict=True)})
+    return [
+        {"guidance": name, **score, "paired": paired(right, found[0])}
+        for (name, score), right in zip(scores.items(), found, strict=True)
+    ]
 
 
 def main() -> None:
