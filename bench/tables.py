@@ -503,11 +503,42 @@ def planned():
 
 @table
 def nano_scores():
-    exact, bundled = read("nano-score-fp32.json")["scores"], read("nano-score-int8.json")["scores"]
-    yield "asked for", "cases", "right, `int8`", "95 %", "right, `fp32`"
+    """Of the model that ships, its float32 form and the one that shipped before it; with aims, where there are any."""
+    before, exact, bundled = (read(f"nano-score-{which}.json")["scores"] for which in ("before", "fp32", "int8"))
+    yield "asked for", "cases", "right before", "right, `int8`", "95 %", "right, `fp32`", "aim"
     for name, row in bundled.items():
         low, high = row["interval"]
-        yield name, str(row["n"]), f"{row['share']:.2f}", f"{low:.2f} to {high:.2f}", f"{exact[name]['share']:.2f}"
+        old, new, plain = (f"{scores[name]['share']:.2f}" for scores in (before, bundled, exact))
+        aim = f"{row['aim']:.2f}" if "aim" in row else ""
+        yield name, str(row["n"]), old, new, f"{low:.2f} to {high:.2f}", plain, aim
+
+
+@table
+def nano_trials():
+    """Short trainings from one checkpoint, each with one thing changed."""
+    yield "trained with", "cases of each", "two objects", "counting", "position", "captions", "loss of pictures"
+    names = {
+        "trial": "what the model before had",
+        "trial_shares": "more unsaid colours, captions",
+        "trial_hints": "hints",
+    }
+    for lesson, row in read("nano-trials.json")["rows"].items():
+        scores = row["scores"]
+        shares = (f"{scores[name]['share']:.2f}" for name in ("two objects", "counting", "position", "captions"))
+        yield names[lesson], str(scores["captions"]["n"]), *shares, f"{row['mse']:.3f}"
+
+
+@table
+def nano_sampling():
+    """Pictures of bagel-nano by how they are sampled, each way paired with BAGEL's own."""
+    yield "pictures with", "cases", "right", "95 %", "better than with BAGEL's by", "95 %"
+    yield from _ways_of_sampling("nano-sampling.json")
+
+
+def _ways_of_sampling(file: str):
+    for n, row in enumerate(read(file)["rows"]):
+        (low, high), pair = row["interval"], row["paired"] if n else None
+        yield row["guidance"], str(row["n"]), f"{row['share']:.2f}", f"{low:.2f} to {high:.2f}", *_better(pair)
 
 
 @table
@@ -560,10 +591,10 @@ def planted():
 
 @table
 def through_vae():
-    yield "pictures", "as drawn", "the VAE that ships", "the next one"
-    ships, following = (read(f"nano-vae-{which}.json")["through the VAE"] for which in ("shipped", "next"))
+    yield "pictures", "as drawn", "the VAE before", "the VAE that ships"
+    before, ships = (read(f"nano-vae-{which}.json")["through the VAE"] for which in ("before", "shipped"))
     for kind in ("plain", "varied", "people"):
-        counts = (ships[f"{kind}, as drawn"], ships[f"{kind}, redrawn"], following[f"{kind}, redrawn"])
+        counts = (before[f"{kind}, as drawn"], before[f"{kind}, redrawn"], ships[f"{kind}, redrawn"])
         yield kind, *(str(one["right"]) for one in counts)
 
 
@@ -571,9 +602,7 @@ def through_vae():
 def nano_guidance():
     """Edits of bagel-nano by the scales of guidance, each paired with BAGEL's own."""
     yield "edits with", "cases", "right", "95 %", "better than with BAGEL's by", "95 %"
-    for n, row in enumerate(read("nano-guidance.json")["rows"]):
-        (low, high), pair = row["interval"], row["paired"] if n else None
-        yield row["guidance"], str(row["n"]), f"{row['share']:.2f}", f"{low:.2f} to {high:.2f}", *_better(pair)
+    yield from _ways_of_sampling("nano-guidance.json")
 
 
 @table

@@ -18,7 +18,7 @@ from bagel_rt.files.typed_paths import typed_path
 if TYPE_CHECKING:
     from bagel_rt.api import Bagel
 
-SEED, COLUMNS, SHEET = 31, 4, "sheet.png"
+SEED, COLUMNS, SHEET = 32, 4, "sheet.png"
 DRAWN = (
     "a red circle",
     "three green stars on a black background",

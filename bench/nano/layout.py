@@ -12,12 +12,14 @@ from tokenizers import Tokenizer
 
 from bagel_rt.artefact.manifest import SPECIAL_TOKENS, ResizeRule
 from bagel_rt.inputs.images import resize
+from bench.nano.facts import COUNT, facts
 from bench.nano.pictures import received
 from bench.nano.tasks import Part, Sample
 from bench.nano.world import SIDE, Scene
 
 ROUND = 8  # samples are padded to a multiple of it, so that attention runs on batches of equal length
 DROP = {"read": 0.1, "look": 0.5, "keep": 0.1}  # as the paper drops text, ViT and clean VAE tokens
+NO_FACTS = np.zeros((0, 0, COUNT), bool)
 LOOKED, LATENT = -1, -2  # among token ids: a place for a row of the ViT, of a latent
 
 
@@ -26,7 +28,8 @@ class Laid:
     """One sample's tokens (n of them, padding included) and pictures.
 
     latents says of every run of latents which of `shown` it is, and whether it is noisy. `rows` is where a bank
-    (bench.nano.pools) keeps the latents of `shown`, which is then given up.
+    (bench.nano.pools) keeps the latents of `shown`, which is then given up. The facts of both kinds of pictures are
+    what bench.nano.hints tells of them, cell by cell.
     """
 
     ids: np.ndarray  # (n,) int32
@@ -37,6 +40,8 @@ class Laid:
     shown: np.ndarray  # (pictures, SIDE, SIDE, 3) uint8, as the VAE encodes them
     latents: tuple[tuple[int, bool], ...]
     rows: tuple[int, ...] = ()
+    looked_facts: np.ndarray = field(default_factory=lambda: NO_FACTS)  # (pictures, cells, COUNT) bool
+    shown_facts: np.ndarray = field(default_factory=lambda: NO_FACTS)
 
 
 @dataclass
@@ -70,6 +75,7 @@ class Layout:
         self, tokenizer: Tokenizer, latent_side: int, rule: ResizeRule, patch: int, draws: int = 1, step: int = ROUND
     ):
         self.tokenizer, self.draws, self.step, self.rule = tokenizer, draws, step, rule
+        self.latent_side, self.patch = latent_side, patch
         self.encode = functools.lru_cache(20_000)(lambda text: tokenizer.encode(text, add_special_tokens=False).ids)
         self.special = {name: tokenizer.token_to_id(token) for name, token in SPECIAL_TOKENS.items()}
         self.tokens = {"look": [LOOKED] * (rule.max_size // patch) ** 2}
@@ -91,6 +97,8 @@ class Layout:
             _stack([self._seen(pictures[s]) for s in out.looked], self.rule.max_size),
             _stack([pictures[s] for s in out.shown], SIDE),
             tuple(out.latents),
+            looked_facts=_facts(out.looked, self.rule.max_size // self.patch),
+            shown_facts=_facts(list(out.shown), self.latent_side),
         )
 
     def _add(self, out: _Sequence, part: Part) -> None:
@@ -125,6 +133,10 @@ class Layout:
 
 def _stack(pictures: list[np.ndarray], side: int) -> np.ndarray:
     return np.stack(pictures) if pictures else np.zeros((0, side, side, 3), np.uint8)
+
+
+def _facts(scenes: list[Scene], grid: int) -> np.ndarray:
+    return np.stack([facts(scene, grid) for scene in scenes]) if scenes else NO_FACTS
 
 
 def dropped(sample: Sample, rng: random.Random) -> list[bool]:

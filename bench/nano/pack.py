@@ -10,7 +10,8 @@ from torch import Tensor
 
 from bagel_export.config import BagelConfig
 from bagel_rt.inputs.images import position_ids
-from bench.nano.layout import LATENT, LOOKED, Laid
+from bench.nano.facts import COUNT
+from bench.nano.layout import LATENT, LOOKED, NO_FACTS, Laid
 
 
 class Packer:
@@ -27,7 +28,7 @@ class Packer:
 
     def pack(self, laid: list[Laid], bank: Tensor) -> dict[str, Any]:
         """bank (rows, 2, 16, h, w): means and deviations of latents, see bench.nano.pools."""
-        laid = sorted(laid, key=lambda one: len(one.ids))
+        laid = in_order(laid)
         ids = np.concatenate([one.ids for one in laid])
         text, look, latent = (self._sent(np.flatnonzero(m)) for m in (ids >= 0, ids == LOOKED, ids == LATENT))
         batch: dict[str, Any] = {
@@ -78,6 +79,24 @@ class Packer:
             "packed_timesteps": times.repeat_interleave(size),
             "mse_loss_indexes": indexes[noisy.repeat_interleave(size)],
         }
+
+
+def in_order(laid: list[Laid]) -> list[Laid]:
+    """As they stand in a packed sequence: the shortest first."""
+    return sorted(laid, key=lambda one: len(one.ids))
+
+
+def told(laid: list[Laid], device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """The facts of a packed sequence's cells, (rows, COUNT) bool each: of `looks` and of `latents`."""
+    ordered = in_order(laid)
+    facts = {
+        "looks": [f for one in ordered for f in one.looked_facts],
+        "latents": [one.shown_facts[which] for one in ordered for which, _ in one.latents],
+    }
+    return {
+        name: torch.from_numpy(np.concatenate([NO_FACTS.reshape(0, COUNT), *of])).to(device)
+        for name, of in facts.items()
+    }
 
 
 def pixels(pictures: np.ndarray, device: torch.device | str = "cpu") -> Tensor:

@@ -12,12 +12,15 @@ from bench.nano.world import Scene
 
 @dataclass(frozen=True)
 class Shares:
-    """Of the pictures that are edited or asked about, of all sentences, of all questions. Table [shares] of
-    config.toml."""
+    """Of the pictures that are edited or asked about, of all sentences, of all questions; and, beyond what is so by
+    chance, of the prompts those that leave colours unsaid, of the looks at plain pictures those that are described.
+    Table [shares] of config.toml."""
 
     pictures: float = 0.0
     sentences: float = 0.0
     unknown: float = 0.0
+    unsaid: float = 0.0
+    captions: float = 0.0
 
     def drawn(self, scene: Scene, rng: random.Random) -> Scene:
         """The scene, in its share drawn in another manner than plainly."""

@@ -26,7 +26,7 @@ def write_snapshot(state: Path, out: Path, config: dict, done: bool = True) -> N
     """
     saved = torch.load(state / "model.pt", map_location="cpu", weights_only=False)
     vae = torch.load(state / "vae-final.pt", map_location="cpu", weights_only=True)["vae"]
-    average = {name.removeprefix("model."): values for name, values in saved["average"].items()}
+    average = {n.removeprefix("model."): v for n, v in saved["average"].items() if n.startswith("model.")}
     shape = model_config(config["model"], len(average[OF_TOKENS[0]]))
     out.mkdir(parents=True, exist_ok=True)
     write_configs(out, shape.llm, shape.vit, RULE, vit_rule(config))

@@ -16,6 +16,7 @@ from bagel_export.checkpoint.shards import VAE_WEIGHTS, WEIGHTS
 from bagel_export.config import BagelConfig, LLMConfig, ViTConfig
 from bagel_export.training.unified import BagelForUnifiedMultimodal
 from bagel_rt.artefact.manifest import ResizeRule
+from bench.nano.hints import Heads
 from bench.nano.shares import Shares
 from bench.nano.state import State
 from bench.nano.tokenizer import train_tokenizer
@@ -98,7 +99,7 @@ def first_model(config: dict[str, Any], folder: Path, checkpoint: Path | None) -
     """As it is before its first step here: random, or with all of a checkpoint's weights."""
     torch.manual_seed(config["model"]["seed"])
     if checkpoint is None:
-        return BagelForUnifiedMultimodal(model_config(config["model"]))
+        return hinted(BagelForUnifiedMultimodal(model_config(config["model"])))
     weights = in_float32(checkpoint / WEIGHTS)
     old, new = (Tokenizer.from_file(str(path / "tokenizer.json")) for path in (checkpoint, folder))
     size = len(weights[OF_TOKENS[0]])
@@ -107,6 +108,12 @@ def first_model(config: dict[str, Any], folder: Path, checkpoint: Path | None) -
         weights |= {name: moved_rows(weights[name], old, new, size) for name in OF_TOKENS}
     model = BagelForUnifiedMultimodal(model_config(config["model"], size))
     model.model.load_state_dict(weights)
+    return hinted(model)
+
+
+def hinted(model: BagelForUnifiedMultimodal) -> BagelForUnifiedMultimodal:
+    """With the heads that only training has."""
+    model.add_module("hints", Heads(model.config.llm.hidden_size))
     return model
 
 

@@ -101,6 +101,12 @@ def any_wish(rng: random.Random) -> Wish:
     return Wish(tuple(replace(description(rng), shape=s) for s in shapes), None, background)
 
 
+def unsaid(wish: Wish) -> Wish:
+    """The same without colours and sizes, where its shapes still tell its things apart."""
+    plain = tuple(Thing(thing.shape) for thing in wish.things)
+    return replace(wish, things=plain) if len(set(plain)) == len(set(wish.things)) else wish
+
+
 def trained(make: Callable[[random.Random], Wish], rng: random.Random) -> tuple[Wish, Scene]:
     """A wish and a scene for it, neither kept for the score."""
     while True:
@@ -221,7 +227,8 @@ def retry(make: Callable[[], object]):
 
 
 def draw_sample(rng: random.Random, shares: Shares = PLAIN) -> Sample:
-    wish, scene = trained(any_wish, rng)
+    bare = chance(shares.unsaid, rng)
+    wish, scene = trained(lambda rng: unsaid(any_wish(rng)) if bare else any_wish(rng), rng)
     text = words.chinese(wish) if rng.random() < 0.14 else words.prompt(wish, rng)
     return (Part("read", shares.said(text, rng), droppable=True), Part("draw", scene=scene))
 
@@ -246,7 +253,7 @@ def without_jpeg(scene: Scene) -> Scene:
 
 def ask_sample(rng: random.Random, shares: Shares = PLAIN) -> Sample:
     scene = trained(any_wish, rng)[1]
-    if rng.random() < 0.2:
+    if rng.random() < 0.2 or chance(shares.captions, rng):
         scene = caption_order(scene)
         question = shares.said(CAPTION_QUESTION, rng)
         return (Part("look", scene=scene), Part("read", question), Part("write", caption(scene)))

@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,8 +24,9 @@ from bagel_export.reference.vae import SCALE, SHIFT, AutoEncoder
 from bagel_export.training.unified import BagelForUnifiedMultimodal
 from bench.nano import start, train_vae
 from bench.nano.arithmetic import autocast, found_device, type_on
+from bench.nano.hints import Heads, Taps
 from bench.nano.optimizers import factor, optimizers
-from bench.nano.pack import Packer, pixels
+from bench.nano.pack import Packer, pixels, told
 from bench.nano.pools import Bank, Made, Pools, fresh_counts
 from bench.nano.state import Average, Progress, State, Stopped, stop_when_told
 from bench.nano.supply import Recipe, Supply
@@ -42,16 +43,19 @@ class Mixed:
         self._weights, self._halves = list(model.parameters()), list(self.half.parameters())
         if fuse and device.type == "cuda":
             torch._dynamo.config.suppress_errors = True  # a machine without a compiler trains all the same
+        self._taps = Taps(self.half)
         for layer in self.half.model.language_model.model.layers if fuse else ():
             layer._qkv = torch.compile(layer._qkv, dynamic=True)  # type: ignore[union-attr]
             layer._finish = torch.compile(layer._finish, dynamic=True)  # type: ignore[union-attr]
 
-    def losses(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy and mean squared error of a packed batch."""
+    def losses(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean cross-entropy and mean squared error of a packed batch, and what its hints are missed by."""
+        facts = batch.pop("told")
         for name in ("packed_vit_tokens", "padded_latent"):
             batch[name] = batch[name].to(self.type)
         out = self.half(**batch)
-        return out["ce"].float().mean(), out["mse"].float().mean()
+        missed = self._taps.loss(cast(Heads, self.half.hints), facts)
+        return out["ce"].float().mean(), out["mse"].float().mean(), missed
 
     @torch.no_grad()
     def gradients_back(self) -> None:
@@ -114,7 +118,8 @@ class Batches:
     def packed(self, step: int) -> dict[str, Any]:
         """The step's batch, its samples being in the pools."""
         torch.manual_seed(self.seed * 1_000_003 + step)
-        return self.packer.pack(self.pools.batch(random.Random(f"{self.seed} batch {step}")), self.pools.bank.values)
+        laid = self.pools.batch(random.Random(f"{self.seed} batch {step}"))
+        return self.packer.pack(laid, self.pools.bank.values) | {"told": told(laid, self.packer.device)}
 
 
 class Run:
@@ -149,17 +154,18 @@ class Run:
         warm = min(1.0, (self.step - self.began_at + 1) / self.how["warmup"])
         return min(warm, factor(self.step, steps, self.how["warmup"], self.how["decay_steps"]))
 
-    def learn(self, batch: dict[str, Any], rate: float) -> tuple[Tensor, Tensor]:
+    def learn(self, batch: dict[str, Any], rate: float) -> tuple[Tensor, Tensor, Tensor]:
         """One step; its losses."""
-        losses = self.gradients(batch)
+        losses = self.gradients(batch, rate)
         self.update(rate)
         return losses
 
-    def gradients(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        ce, mse = self.mixed.losses(batch)
-        (self.how["ce_weight"] * ce + mse).backward()
+    def gradients(self, batch: dict[str, Any], rate: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+        """Hints count for less as the rate falls: in the end the model is to draw well, not to tell what it drew."""
+        ce, mse, missed = self.mixed.losses(batch)
+        (self.how["ce_weight"] * ce + mse + rate * self.how["hint_weight"] * missed).backward()
         self.mixed.gradients_back()
-        return ce, mse
+        return ce, mse, missed
 
     def update(self, rate: float) -> None:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -180,10 +186,11 @@ def train(run: Run, batches: Batches, steps: int) -> None:
             run.save()
             run.state.keep("trunk")
         rate = run.rate(steps)
-        ce, mse = run.learn(batches(run.step), rate)
+        ce, mse, missed = run.learn(batches(run.step), rate)
         if (run.step - 1) % 10 == 0:
             minutes = (time.monotonic() - began) / 60
-            run.state.log(step=run.step - 1, ce=ce.item(), mse=mse.item(), rate=rate, minutes=minutes)
+            losses = {"ce": ce.item(), "mse": mse.item(), "hints": missed.item()}
+            run.state.log(step=run.step - 1, **losses, rate=rate, minutes=minutes)
         progress.say(run.step)
         if run.state.due() or run.step == steps:
             run.save()

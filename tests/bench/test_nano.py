@@ -50,10 +50,10 @@ def test_a_red_circle_contains_a_red_circle(nano):
 @pytest.mark.parametrize(
     "prompt, wish, right",
     [
-        ("three green stars", Wish((Thing("star", "green"),) * 3), 6),
+        ("three green stars", Wish((Thing("star", "green"),) * 3), 3),
         ("a blue square on a black background", Wish((Thing("square", "blue"),), None, "black"), 8),
-        ("a red circle left of a blue square", Wish((Thing("circle", "red"), Thing("square", "blue")), "left of"), 4),
-        ("a yellow triangle and a purple ring", Wish((Thing("triangle", "yellow"), Thing("ring", "purple"))), 6),
+        ("a red circle left of a blue square", Wish((Thing("circle", "red"), Thing("square", "blue")), "left of"), 5),
+        ("a yellow triangle and a purple ring", Wish((Thing("triangle", "yellow"), Thing("ring", "purple"))), 8),
         ("一个红色的圆形", RED_CIRCLE, 8),
     ],
 )
@@ -84,7 +84,7 @@ def test_questions_about_a_picture_are_answered(nano):
 def test_edits_change_what_they_name_and_leave_the_rest(nano):
     cases = [c for c in all_cases() if c.category == "edits"][:20]
     right = sum(score.is_right(c, *score.ask(nano, c, {})) for c in cases)
-    assert right >= 9  # 11 when this was written
+    assert right >= 17  # 19 when this was written
 
 
 def test_an_indirect_prompt_is_resolved_by_thinking_before_drawing(nano):
@@ -97,7 +97,7 @@ def test_an_indirect_prompt_is_resolved_by_thinking_before_drawing(nano):
 def test_held_out_questions_are_mostly_answered(nano):
     cases = [c for c in all_cases() if c.category == "questions"][:30]
     right = sum(score.is_right(c, *score.ask(nano, c, {})) for c in cases)
-    assert right >= 23  # 25 when this was written
+    assert right >= 25  # 27 when this was written
 
 
 def test_both_engines_draw_the_same_picture(nano):

@@ -20,7 +20,7 @@ VAE = {
 }  # fmt: skip
 TRAINING = {
     "steps": 40, "decay_steps": 10, "warmup": 4, "muon_rate": 5e-3, "adam_rate": 5e-3, "weight_decay": 0.0,
-    "ce_weight": 0.5, "ema": 0.9, "pool": 60, "first_fill": 20, "fresh": 4,
+    "ce_weight": 0.5, "hint_weight": 0.05, "ema": 0.9, "pool": 60, "first_fill": 20, "fresh": 4,
     "mix": {"draw": 6, "edit": 3, "ask": 4, "think": 2}, "draws": 2, "round": 8, "workers": 0, "fuse": False, "seed": 2,
 }  # fmt: skip
 SHARES = {"pictures": 0.3, "sentences": 0.3, "unknown": 0.1}

@@ -24,7 +24,7 @@ KNOWN_LARGE = {  # bagel-nano, and the checkpoint it is made of
     "bench/nano/bagel-nano/ema.safetensors",
     "bench/nano/bagel-nano/ae.safetensors",
     "bench/nano/lesson/ema.safetensors",  # what its lesson in reasoning changed
-    "bench/nano/vae-next.safetensors",  # the next one's VAE: 50 minutes of two cores
+    "bench/nano/lesson/ae.safetensors",  # the VAE it was taught with, which shipped before
 }
 
 
