@@ -27,13 +27,15 @@ from bench.nano.people_cases import people_cases
 from bench.nano.pictures import picture, received
 from bench.nano.score import is_right
 from bench.nano.shares import Shares
-from bench.nano.tasks import TASKS, any_edit, without_jpeg
+from bench.nano.tasks import CAPTION_QUESTION, TASKS, any_edit, unsaid, without_jpeg
 from bench.nano.world import (
     BACKGROUNDS,
     COLOURS,
     SHAPES,
     VISIBLE,
     Scene,
+    Thing,
+    Wish,
     colours_apart,
     random_scene,
     scene_held_out,
@@ -191,6 +193,27 @@ def test_shares_are_kept():
     asked = [TASKS["ask"](rng, Shares(unknown=0.2)) for _ in range(800)]
     unknown = sum(s[-1].text == wording.NOT_KNOWN for s in asked)
     assert unknown / 800 == pytest.approx(0.8 * 0.2, abs=0.05)  # one in five is asked for a caption
+
+
+def test_colours_are_left_unsaid_and_pictures_described_in_their_shares():
+    rng, named = random.Random(11), set(COLOURS)
+    all_unsaid = [TASKS["draw"](rng, Shares(unsaid=1.0))[0].text for _ in range(300)]
+    said = [TASKS["draw"](rng)[0].text for _ in range(300)]
+    bare = [
+        sum(not named & set(text.split()) for text in texts if text.isascii()) / 300 for texts in (all_unsaid, said)
+    ]
+    assert bare[0] > 2 * bare[1]
+    described = sum(TASKS["ask"](rng, Shares(captions=0.25))[1].text == CAPTION_QUESTION for _ in range(800))
+    assert described / 800 == pytest.approx(0.2 + 0.8 * 0.25, abs=0.06)
+
+
+def test_what_is_left_unsaid_still_tells_things_apart():
+    blue, red = Thing("star", "blue"), Thing("star", "red", "big")
+    assert unsaid(Wish((blue, red))) == Wish((blue, red))
+    assert unsaid(Wish((red, Thing("ring", "red")), "above", "white")) == (
+        Wish((Thing("star"), Thing("ring")), "above", "white")
+    )
+    assert unsaid(Wish((red,) * 3)) == Wish((Thing("star"),) * 3)
 
 
 def test_what_is_drawn_after_an_edit_keeps_the_pictures_manner_but_no_trace_of_jpeg():
