@@ -50,11 +50,11 @@ def exported(checkpoint: Path, out: Path, precision: str) -> None:
         pass
 
 
-def scored(module: str, model: Path, out: Path, limit: int) -> None:
-    """By the module's own command, so that its process gives back what it took."""
+def scored(module: str, model: Path, out: Path, limit: int, *more: str) -> None:
+    """By the module's own command, so that its process gives back what it took; more: further arguments of it."""
     if not out.exists():
         command = [sys.executable, "-m", f"bench.nano.{module}", "--model", model, "--limit", str(limit), "--out", out]
-        command += ["--workers", str(own_cpus())]
+        command += ["--workers", str(own_cpus()), *more]
         subprocess.run(command, check=True)
 
 

@@ -10,17 +10,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bagel_engines.host_cpus import own_cpus
 from bench.nano import plot, start, train
-from bench.nano.make import exported
+from bench.nano.make import exported, scored
 from bench.nano.snapshot import write_snapshot
 from bench.nano.train import CONFIG
 from bench.timing import finish, machine
@@ -49,12 +46,9 @@ def taught(config: dict[str, Any], lesson: str, state: Path, checkpoint: Path) -
         exported(state / "checkpoint", state / "int8", "int8")
 
 
-def scored(state: Path, limit: int) -> dict[str, Any]:
+def scores(state: Path, limit: int) -> dict[str, Any]:
     out = state / "score.json"
-    if not out.exists():
-        command = [sys.executable, "-m", "bench.nano.score", "--model", state / "int8", "--trained", "--out", out]
-        command += ["--limit", str(limit), "--workers", str(own_cpus()), "--only", *ASKED]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    scored("score", state / "int8", out, limit, "--trained", "--only", *ASKED)
     return json.loads(out.read_text(encoding="utf-8"))["scores"]
 
 
@@ -77,7 +71,7 @@ def main() -> None:
     for lesson in lessons(config):
         state = args.state / lesson
         taught(config, lesson, state, args.checkpoint)
-        rows[lesson] = {"training": how(config, lesson), **losses(state), "scores": scored(state, args.limit)}
+        rows[lesson] = {"training": how(config, lesson), **losses(state), "scores": scores(state, args.limit)}
     finish({"bench": "nano/trials", **machine(), "rows": rows}, args.out)
 
 
