@@ -66,6 +66,7 @@ def _print_record(record: dict[str, Any]) -> None:
 
 
 def _print_artefact(manifest: Manifest, plans: list[dict[str, Any]]) -> None:
+    begins = settings_in(manifest)  # refuses wrong ones, before a line is printed
     m, size = manifest.model, sum(entry["size"] for entry in manifest.files.values())
     precision = manifest.precision
     if manifest.arithmetic != precision:
@@ -82,7 +83,7 @@ def _print_artefact(manifest: Manifest, plans: list[dict[str, Any]]) -> None:
         )
     if manifest.system:
         print(f"  system prompt: {shown(manifest.system)}")
-    for kind, settings in settings_in(manifest).items():
+    for kind, settings in begins.items():
         print(f"  {kind} begins with {', '.join(f'{name} {shown(value)}' for name, value in settings.items())}")
     if style := manifest.raw.get("style"):
         print(f"  reasons as style {style.get('name')}")

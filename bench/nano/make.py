@@ -1,8 +1,8 @@
 """Makes bagel-nano from nothing: python -m bench.nano.make --state DIR (make nano). Started again, it goes on.
 
-Tokenizer, VAE, model, checkpoint, export as it ships and in float32, scores: each is skipped where the folder has it.
-On a CUDA card where there is one, else on the CPU. It says first about how long all will take, then every half minute
-how far it is. In DIR: checkpoint/, bagel-nano/ (int8), fp32/, score-*.json, left.json, losses.png.
+Tokenizer, VAE, model, checkpoint, export as it ships, in float32 and in w8a8, scores: each is skipped where the folder
+has it. On a CUDA card where there is one, else on the CPU. It says first about how long all will take, then every half
+minute how far it is. In DIR: checkpoint/, bagel-nano/ (int8), fp32/, w8a8/, score-*.json, left.json, losses.png.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bench.nano.state import Stopped, duration
 from bench.nano.step_time import measure
 
 SETTINGS = Path(__file__).with_name("settings.toml")
-ARTEFACTS = {"bagel-nano": "int8", "fp32": "fp32"}
+ARTEFACTS = {"bagel-nano": "int8", "fp32": "fp32", "w8a8": "w8a8"}
 Say = Callable[[str], None]
 
 

@@ -122,3 +122,13 @@ def test_on_a_card_a_step_is_larger_and_a_lesson_says_what_is_its_own():
     lesson = settings(config, torch.device("cpu"), "counting")
     assert (lesson["steps"], lesson["draws"]) == (800, 4)
     assert start.shares(config, lesson["shares"]).pictures == 0 < start.shares(config).pictures
+
+
+def test_a_lesson_says_only_what_differs_from_the_one_it_is_like():
+    config = {
+        "training": {"steps": 9, "seed": 1, "fresh": 2, "mix": {}},
+        "first": {"steps": 5, "seed": 2},
+        "second": {"like": "first", "seed": 3},
+    }
+    lesson = settings(config, torch.device("cpu"), "second")
+    assert (lesson["steps"], lesson["seed"], lesson["fresh"]) == (5, 3, 2)
