@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.nano.intervals import paired
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
@@ -503,14 +505,17 @@ def planned():
 
 @table
 def nano_scores():
-    """Of the model that ships, its float32 form and the one that shipped before it; with aims, where there are any."""
-    before, exact, bundled = (read(f"nano-score-{which}.json")["scores"] for which in ("before", "fp32", "int8"))
-    yield "asked for", "cases", "right before", "right, `int8`", "95 %", "right, `fp32`", "aim"
-    for name, row in bundled.items():
+    """Of the model that ships, beside the one that shipped before it, pair by pair, and beside its other forms."""
+    given = ("before", "int8", "fp32", "w8a8")
+    before, bundled, exact, rounded = (read(f"nano-score-{which}.json") for which in given)
+    yield "asked for", "aim", "right, `int8`", "95 %", "more than before", "95 %", "`fp32`", "`w8a8`"
+    for name, row in bundled["scores"].items():
+        pair = paired(*(map(int, found["marks"][name]) for found in (bundled, before)))
         low, high = row["interval"]
-        old, new, plain = (f"{scores[name]['share']:.2f}" for scores in (before, bundled, exact))
+        more = f"{pair['difference']:+.2f}", f"{pair['low']:+.2f} to {pair['high']:+.2f}"
+        others = (f"{found['scores'][name]['share']:.2f}" for found in (exact, rounded))
         aim = f"{row['aim']:.2f}" if "aim" in row else ""
-        yield name, str(row["n"]), old, new, f"{low:.2f} to {high:.2f}", plain, aim
+        yield name, aim, f"{row['share']:.2f}", f"{low:.2f} to {high:.2f}", *more, *others
 
 
 @table

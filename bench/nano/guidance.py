@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from bench.nano.askers import Model, asked
 from bench.nano.cases import TRAINED, Case
-from bench.nano.score import ask, chosen, is_right, paired, summary
+from bench.nano.intervals import paired
+from bench.nano.score import ask, chosen, is_right, summary
 from bench.timing import finish, machine
 
 OFFICIAL = {"preset": "notebook"}

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,7 @@ from bagel_rt.results import ImageResult, TextResult
 from bench.nano.askers import Model, asked
 from bench.nano.cases import AIMS, HELD_OUT, TRAINED, Case, Half, all_cases
 from bench.nano.checker import Seen, fulfils, is_on, keeps, look, shows
+from bench.nano.intervals import paired, wilson
 from bench.nano.people_cases import people_cases
 from bench.nano.pictures import picture
 from bench.nano.words import describe
@@ -83,13 +83,6 @@ def ask(bagel: Bagel, case: Case, options: dict[str, Any]) -> tuple[Image.Image 
     return (given.image if isinstance(given, ImageResult) else None), given.text
 
 
-def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
-    p = right / count
-    middle, half = p + z * z / (2 * count), z * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
-    return (middle - half) / (1 + z * z / count), (middle + half) / (1 + z * z / count)
-
-
 def summary(marks: dict[str, list[int]]) -> dict[str, dict[str, Any]]:
     table = {}
     for category, bits in marks.items():
@@ -102,19 +95,6 @@ def summary(marks: dict[str, list[int]]) -> dict[str, dict[str, Any]]:
             **({"aim": AIMS[category]} if category in AIMS else {}),
         }
     return table
-
-
-def paired(mine: Iterable[int], theirs: Iterable[int]) -> dict[str, float]:
-    """Mean difference of paired marks with its 95 % interval (normal, from the pairs' own variance)."""
-    differences = np.array(list(mine), float) - np.array(list(theirs), float)
-    half = 1.96 * differences.std(ddof=1) / math.sqrt(len(differences)) if len(differences) > 1 else math.inf
-    mean = differences.mean()
-    return {
-        "difference": round(float(mean), 4),
-        "low": round(float(mean - half), 4),
-        "high": round(float(mean + half), 4),
-        "changed": int(np.abs(differences).sum()),
-    }
 
 
 def compare(mine: dict[str, list[int]], other: dict[str, str]) -> dict[str, Any]:

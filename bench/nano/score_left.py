@@ -23,8 +23,9 @@ from bagel_rt.api import Bagel
 from bagel_rt.results import ReasonResult
 from bench.nano.askers import Model, asked
 from bench.nano.checker import look, shows
+from bench.nano.intervals import paired
 from bench.nano.pictures import picture
-from bench.nano.score import ANSWER_TOKENS, paired, summary, table
+from bench.nano.score import ANSWER_TOKENS, summary, table
 from bench.nano.tasks import Left, any_left
 from bench.nano.world import scene_held_out
 from bench.timing import machine

@@ -29,7 +29,8 @@ import bagel_rt
 from bagel_rt.api import Bagel
 from bagel_rt.results import ImageResult
 from bench.nano.cases import DRAWING, Case, all_cases
-from bench.nano.score import is_right, paired, result, wilson
+from bench.nano.intervals import paired, wilson
+from bench.nano.score import is_right, result
 from bench.timing import finish, machine
 
 SIDE = 64  # what bagel-nano was trained to draw

@@ -84,16 +84,16 @@ class Encoder:
         return torch.stack([SCALE * (mean - SHIFT), SCALE * torch.exp(0.5 * logvar)], dim=1)
 
 
-def told(config: dict[str, Any], lesson: str | None) -> dict[str, Any]:
+def lesson_table(config: dict[str, Any], lesson: str | None) -> dict[str, Any]:
     """What a lesson's table says, over that of the lesson it is `like`."""
     if lesson is None:
         return {}
-    return {**told(config, config[lesson].get("like")), **config[lesson]}
+    return {**lesson_table(config, config[lesson].get("like")), **config[lesson]}
 
 
 def settings(config: dict[str, Any], device: torch.device, lesson: str | None = None) -> dict[str, Any]:
     """The table [training], what a lesson says instead, and on a card what [cuda] says; `times` is in the mix."""
-    how = {**config["training"], **told(config, lesson)}
+    how = {**config["training"], **lesson_table(config, lesson)}
     how |= config.get("cuda", {}) if device.type == "cuda" else {}
     return {**how, "mix": {name: n * how.get("times", 1) for name, n in how["mix"].items()}}
 

@@ -15,8 +15,9 @@ from bagel_rt.styles.files import read_style
 from bench.nano import score_left, words
 from bench.nano.cases import DRAWING, Case, all_cases
 from bench.nano.checker import fulfils, look, shows
+from bench.nano.intervals import paired, wilson
 from bench.nano.render import render
-from bench.nano.score import edited, is_right, paired, wilson
+from bench.nano.score import edited, is_right
 from bench.nano.tasks import (
     DRAW,
     DRAW_THEN_ANSWER,

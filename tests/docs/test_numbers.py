@@ -44,6 +44,16 @@ def test_the_page_of_bagel_nano_says_which_artefact_was_scored_and_which_one_shi
     assert f"`{read_manifest(BUNDLED).fingerprint}`" in text
 
 
+@pytest.mark.parametrize("form", ["int8", "w8a8"])
+def test_bagel_nanos_forms_are_right_as_often_as_float32_within_what_its_page_says(form):
+    assert "within 0.02 of `fp32`" in (ROOT / "docs" / "bagel-nano.md").read_text(encoding="utf-8")
+    exact, rounded = (tables.read(f"nano-score-{which}.json")["scores"] for which in ("fp32", form))
+    assert exact.keys() == rounded.keys()
+    assert {row["n"] for row in (*exact.values(), *rounded.values())} == {200}
+    apart = {name: abs(row["right"] - exact[name]["right"]) for name, row in rounded.items()}
+    assert max(apart.values()) <= 0.02 * 200, apart
+
+
 def test_the_readme_says_how_many_parameters_bagel_nano_has():
     files = (ROOT / "bench" / "nano" / "bagel-nano").glob("*.safetensors")
     count = sum(math.prod(tensor["shape"]) for file in files for tensor in header(file).values())
