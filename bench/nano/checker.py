@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
-from scipy import ndimage
 
+from bench.nano.blobs import PALETTE, Blob, blobs, cuts, nearest
 from bench.nano.render import REACH, distances
 from bench.nano.world import (
     BACKGROUNDS,
@@ -27,11 +27,8 @@ from bench.nano.world import (
     colours_apart,
 )
 
-FOREGROUND = 0.5  # share of the way from the background's colour to a shape's
-LEAST_AREA = 20  # pixels of a 64 pixel picture; the smallest shape has about 50
 LEAST_OVERLAP = 0.62  # intersection over union with the best shape, below which a blob is no shape
 RADII = (SIZES["small"] * 0.7, SIZES["big"] * 1.4)  # beyond them a blob is no shape of the world
-STRONG, STRONG_OF_FORMS = 0.2, 0.35  # share of a region from which on a colour is a thing of its own
 LEAST_OF_FORMS = 0.5  # as LEAST_OVERLAP: a line two pixels wide is much edge
 RADII_OF_FORMS = (3.5, 24.0)  # for pictures that are not drawn plainly
 Variant = tuple[str, float | None]  # a shape and its line, as bench.nano.render.distances takes them
@@ -42,7 +39,7 @@ FORMS: tuple[Variant, ...] = (
     *(("cross", line) for line in (0.35, 0.5, 0.85)),
     *(("star", line) for line in (0.38, 0.54)),
 )
-LEAST_CORE = 12  # pixels of a 64 pixel picture that a thing must have inside its edge, for the edge to be left out
+HOLE = 0.25  # of the radius: a circle that has the ground's colour so far around its centre is a ring with a small hole
 SAME_GROUND = 45  # RGB distance up to which a ground that is not a plain one is still the same
 FAR = 110  # RGB distance to the nearest named colour beyond which a blob has none
 APART = 8.0  # pixels by which two centres must differ for a relation
@@ -77,75 +74,42 @@ def look(image: np.ndarray, forms: bool = False) -> Seen:
     plain ones; a thing's size is then not told."""
     pixels, scale = image.astype(np.float32), SIDE / image.shape[0]
     names = list(BACKGROUNDS)
-    votes = _nearest(pixels, np.array([BACKGROUNDS[n] for n in names], np.float32))[0]
+    votes = nearest(pixels, np.array([BACKGROUNDS[n] for n in names], np.float32))[0]
     background = names[int(np.bincount(votes.ravel()).argmax())]
     # the picture's own shade of it: a drawn background is a little off
     ground = np.median(pixels[votes == names.index(background)], axis=0)
-    blobs = _blobs(pixels, ground, scale, forms)
-    named = tuple(_found(b, scale, forms) for b in blobs)
-    return Seen(named, background, (int(ground[0]), int(ground[1]), int(ground[2])))
+    found = [f for blob in blobs(pixels, ground, scale, forms) for f in _things(blob, scale, forms)]
+    return Seen(tuple(found), background, (int(ground[0]), int(ground[1]), int(ground[2])))
 
 
-def _nearest(pixels: np.ndarray, palette: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Index of and distance to the nearest palette colour, for any leading shape."""
-    apart = np.linalg.norm(pixels[..., None, :] - palette, axis=-1)
-    return apart.argmin(-1), apart.min(-1)
+def _things(blob: Blob, scale: float, forms: bool) -> list[Found | None]:
+    """The blob's shape; where it is none, the shapes it is cut into at its narrow places, if they all are some."""
+    whole = _found(blob, scale, forms)
+    for parts in cuts(blob, scale) if whole is None else ():
+        found = [_found(part, scale, forms) for part in parts]
+        if all(found):
+            return found
+    return [whole]
 
 
-def _core(inside: np.ndarray, apart: np.ndarray, scale: float, forms: bool) -> np.ndarray:
-    """A region without its edges, whose colours are blends of two, or an outline's."""
-    if forms:
-        eroded = ndimage.binary_erosion(inside, iterations=max(1, round(1 / scale)))
-        if eroded.sum() * scale**2 >= LEAST_CORE:
-            return eroded
-    return inside & (apart > 0.8 * np.quantile(apart[inside], 0.75))
-
-
-def _blobs(pixels: np.ndarray, ground: np.ndarray, scale: float, forms: bool) -> list[tuple[np.ndarray, str]]:
-    """Connected parts that differ from the background, cut where their colour changes: mask and colour each."""
-    palette = np.array(list(COLOURS.values()), np.float32)
-    apart = np.linalg.norm(pixels - ground, axis=-1)
-    regions, count = ndimage.label(apart > 45, np.ones((3, 3)))
-    blobs = []
-    for region in range(1, count + 1):
-        inside = regions == region
-        core = _core(inside, apart, scale, forms)
-        names = np.where(core, _nearest(pixels, palette)[0], -1)
-        shares = np.bincount(names[core], minlength=len(palette)) / max(1, core.sum())
-        strong = np.flatnonzero(shares > (STRONG_OF_FORMS if forms else STRONG))
-        for name in strong:
-            own = inside & ((names == name) | ~core) if len(strong) > 1 else inside
-            if len(strong) > 1:  # touching shapes: an edge pixel goes to the nearer one
-                reach = [ndimage.distance_transform_edt(names != other) for other in strong]
-                own &= np.argmin(reach, axis=0) == list(strong).index(name)
-            colour = np.median(pixels[core & (names == name)], axis=0)
-            full = np.linalg.norm(colour - ground)
-            mask = own & (apart > FOREGROUND * full)
-            parts, n = ndimage.label(mask, np.ones((3, 3)))
-            for part in range(1, n + 1):
-                alone = parts == part
-                if alone.sum() * scale**2 >= LEAST_AREA:
-                    blobs.append((alone, _colour(colour, palette)))
-    return blobs
-
-
-def _colour(value: np.ndarray, palette: np.ndarray) -> str:
-    index, far = _nearest(value, palette)
+def _colour(value: np.ndarray) -> str:
+    index, far = nearest(value, PALETTE)
     return list(COLOURS)[int(index)] if far < FAR else ""
 
 
-def _found(blob: tuple[np.ndarray, str], scale: float, forms: bool) -> Found | None:
-    mask, colour = blob
-    area, (rows, columns) = mask.sum(), np.nonzero(mask)
+def _found(blob: Blob, scale: float, forms: bool) -> Found | None:
+    area, (rows, columns) = blob.mask.sum(), np.nonzero(blob.mask)
     x, y = columns.mean() + 0.5, rows.mean() + 0.5
-    overlaps = {v: _overlap(v, mask, area, x, y) for v in (FORMS if forms else PLAIN)}
+    overlaps = {v: _overlap(v, blob.mask, area, x, y) for v in (FORMS if forms else PLAIN)}
     best = max(overlaps, key=lambda v: overlaps[v][0])
     overlap, x, y, radius = overlaps[best]
     least, most = RADII_OF_FORMS if forms else RADII
+    colour = _colour(blob.colour)
     if overlap < (LEAST_OF_FORMS if forms else LEAST_OVERLAP) or not colour or not least <= radius * scale <= most:
         return None
+    shape = "ring" if best[0] == "circle" and blob.share(x, y, radius * HOLE) < 0.5 else best[0]
     size = None if forms else "small" if radius * scale < MIDDLE else "big"
-    return Found(Thing(best[0], colour, size), float(x * scale), float(y * scale))
+    return Found(Thing(shape, colour, size), float(x * scale), float(y * scale))
 
 
 def _overlap(
