@@ -46,12 +46,13 @@ def nearest(pixels: np.ndarray, palette: np.ndarray) -> tuple[np.ndarray, np.nda
 def blobs(pixels: np.ndarray, ground: np.ndarray, scale: float, forms: bool) -> Iterator[Blob]:
     """Of float32 pixels (side, side, 3); scale: pixels of a 64 pixel picture for one of this. forms: as in look."""
     apart = np.linalg.norm(pixels - ground, axis=-1)
+    names = nearest(pixels, PALETTE)[0]
     regions, count = ndimage.label(apart > STANDS_OUT, AROUND)
     for region in range(1, count + 1):
         inside = regions == region
         core = _core(inside, apart, scale)
-        for own in _by_colour(pixels, ground, inside, core, STRONG_OF_FORMS if forms else STRONG):
-            yield from _connected(pixels, ground, own, core, scale)
+        for own in _by_colour(pixels, names, ground, inside, core, STRONG_OF_FORMS if forms else STRONG):
+            yield from _connected(pixels, ground, apart, own, core, scale)
 
 
 def _core(inside: np.ndarray, apart: np.ndarray, scale: float) -> np.ndarray:
@@ -66,10 +67,10 @@ def _strongest(inside: np.ndarray, apart: np.ndarray) -> np.ndarray:
 
 
 def _by_colour(
-    pixels: np.ndarray, ground: np.ndarray, inside: np.ndarray, core: np.ndarray, strong: float
+    pixels: np.ndarray, names: np.ndarray, ground: np.ndarray, inside: np.ndarray, core: np.ndarray, strong: float
 ) -> list[np.ndarray]:
     """A region cut where its colour changes; an edge pixel goes to the nearer part."""
-    names = np.where(core, nearest(pixels, PALETTE)[0], -1)
+    names = np.where(core, names, -1)
     shares = np.bincount(names[core], minlength=len(PALETTE)) / max(1, core.sum())
     middles = {int(name): np.median(pixels[names == name], axis=0) for name in np.flatnonzero(shares > strong)}
     parts = [np.isin(names, group) for group in _groups(middles, ground)]
@@ -100,10 +101,9 @@ def _blends(edge: np.ndarray, colour: np.ndarray, ground: np.ndarray) -> bool:
 
 
 def _connected(
-    pixels: np.ndarray, ground: np.ndarray, own: np.ndarray, core: np.ndarray, scale: float
+    pixels: np.ndarray, ground: np.ndarray, apart: np.ndarray, own: np.ndarray, core: np.ndarray, scale: float
 ) -> Iterator[Blob]:
     """The connected parts of what has one colour."""
-    apart = np.linalg.norm(pixels - ground, axis=-1)
     colour = np.median(pixels[_strongest(own & core, apart)], axis=0)
     cover = _cover(pixels, ground, colour)
     parts, count = ndimage.label(own & (apart > FOREGROUND * np.linalg.norm(colour - ground)), AROUND)
