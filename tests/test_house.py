@@ -88,6 +88,13 @@ def test_the_rooms_of_tests_that_ci_names_are_there():
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
+def test_no_test_sets_the_clock_of_the_whole_process():
+    """A server's loop that looks at such a clock sleeps for as long as the true one is ahead."""
+    setting = re.compile(r"""setattr\((?:\w+\.)*time, "monotonic"|setattr\(["'][\w.]*time\.monotonic""")
+    tests = (ROOT / "tests").rglob("*.py")
+    assert [file.name for file in tests if setting.search(file.read_text())] == []
+
+
 def test_no_two_modules_import_each_other_by_whatever_way():
     import grimp
     import networkx

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +18,7 @@ from bagel_rt.events import Progress
 def clock(monkeypatch):
     """A list whose last number is the time in seconds."""
     times = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: times[-1])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: times[-1]))
     return times
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -64,7 +66,14 @@ def serving(load: Callable[[], Any], wait: bool = True, **settings: Any) -> Iter
         server.stop()
         thread.join(60)
         listener.close()
-        assert not thread.is_alive()
+        assert not thread.is_alive(), where_threads_are()
+
+
+def where_threads_are() -> str:
+    """The stack of every thread: what a server that does not end waits for."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    stacks = sys._current_frames().items()
+    return "\n".join(f"{names.get(ident)}:\n{''.join(traceback.format_stack(frame))}" for ident, frame in stacks)
 
 
 class Lent:
