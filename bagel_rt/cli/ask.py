@@ -16,6 +16,7 @@ from bagel_rt.cli.arguments import (
     text_argument,
 )
 from bagel_rt.cli.progress import show
+from bagel_rt.inputs.pictures import open_image
 from bagel_rt.options import defaults, presets
 from bagel_rt.options.defaults import with_values
 
@@ -34,6 +35,8 @@ def register(commands) -> None:
 
 def run_ask(args: argparse.Namespace) -> None:
     opts = chosen_adapter(args, given_options(args, OPTIONS))
-    with_values(presets.defaults(presets.ASK, args.preset), opts)  # a bad option is found before a model is loaded
+    # what is wrong with the arguments is found before a model is loaded
+    with_values(presets.defaults(presets.ASK, args.preset), opts)
+    images = [open_image(path) for path in args.image]
     with open_model(args) as bagel:
-        show(bagel.stream([*args.image, args.prompt], output="text", preset=args.preset, **opts))
+        show(bagel.stream([*images, args.prompt], output="text", preset=args.preset, **opts))

@@ -25,15 +25,21 @@ class Sizes:
         return self.check(opts.height or height, opts.width or width, opts.stretch_positions)
 
     def check_asked(self, opts: ImageOptions) -> None:
-        """Refuse what was asked for before any work; a side that was not is taken to be like the other."""
+        """Refuse what was asked for before any work, and remark on a size that was not trained for."""
+        asked = self.asked(opts)
+        if asked is not None and max(asked) > self._default:
+            remark(
+                f"height {asked[0]}, width {asked[1]}: the model was trained up to {self._default} pixels; objects may"
+                " repeat or fall apart. first_pass=0.5 draws it small first"
+            )
+
+    def asked(self, opts: ImageOptions) -> tuple[int, int] | None:
+        """(height, width) that were asked for, checked; a side that was not is taken to be like the other.
+
+        None: neither was. Raises InputError as check does.
+        """
         height, width = opts.height or opts.width, opts.width or opts.height
-        if height is not None and width is not None:
-            self.check(height, width, opts.stretch_positions)
-            if max(height, width) > self._default:
-                remark(
-                    f"height {height}, width {width}: the model was trained up to {self._default} pixels; objects may"
-                    " repeat or fall apart. first_pass=0.5 draws it small first"
-                )
+        return None if height is None or width is None else self.check(height, width, opts.stretch_positions)
 
     def check(self, height: int, width: int, stretch: bool = False) -> tuple[int, int]:
         """(height, width) as given; stretch: up to STRETCH times the position table's sides.

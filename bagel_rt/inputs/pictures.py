@@ -82,6 +82,7 @@ def _shown(image: Image, name: str) -> Image:
 def _refused_by_name(name: str) -> Iterator[None]:
     """Whatever Pillow raises inside becomes an InputError: decoders raise whatever broken data makes them raise."""
     from PIL import Image as pil
+    from PIL import UnidentifiedImageError
 
     try:
         yield
@@ -89,6 +90,9 @@ def _refused_by_name(name: str) -> Iterator[None]:
         raise
     except (pil.DecompressionBombError, pil.DecompressionBombWarning):
         raise _bomb(name) from None
+    except UnidentifiedImageError:  # its words name a Python object
+        known = "PNG, JPEG, WebP, GIF, BMP, TIFF and others are read"
+        raise InputError(f"{name}: not a readable image: its bytes are of no known format; {known}") from None
     except Exception as error:
         why = str(error) or type(error).__name__
         raise InputError(f"{name}: not a readable image: {why}") from None

@@ -43,6 +43,22 @@ def test_a_target_that_cannot_be_written_is_found_before_a_model_is_loaded(capsy
     assert os.listdir() == ["photo.png"]
 
 
+WRONG = {
+    "a picture that is not there": (["edit", "--prompt", "a", "--image", "no.png"], "no.png: no such image file"),
+    "a question about none": (["ask", "--prompt", "a", "--image", "no.png"], "no.png: no such image file"),
+    "what is no picture": (["ask", "--prompt", "a", "--image", "words.txt"], "words.txt: not a readable image: "),
+    "a size that cannot be drawn": (["generate", "--prompt", "a", "--height", "65"], "the nearest is height 64"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_an_input_that_cannot_be_used_is_found_before_a_model_is_loaded(capsys, no_model, wrong):
+    command, said = WRONG[wrong]
+    Path("words.txt").write_text("words")
+    code, _, err = run(capsys, *command)
+    assert (code, said in err, "<" in err) == (2, True, False), err
+
+
 def test_a_current_folder_that_cannot_be_written_is_found_where_no_file_is_named(capsys, no_model, monkeypatch):
     monkeypatch.chdir("/proc")
     code, _, err = run(capsys, "generate", "--prompt", "a")
