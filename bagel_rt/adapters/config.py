@@ -26,6 +26,7 @@ TRAINING = (
 )  # fmt: skip
 BIASES = ("none", "all", "lora_only")
 STARTS = ("gaussian", "eva", "orthogonal")  # initialisations that leave the base model's weights as they are
+NUMBERS: dict[str, Any] = {"r": int, "lora_alpha": (int, float)}  # of those that must be there, the types
 
 
 def read_adapter_config(path: Path) -> Mapping[str, Any]:
@@ -50,11 +51,18 @@ def checked(path: Path, config: Any) -> Mapping[str, Any]:
     for key in ("use_rslora", "use_dora"):
         if not isinstance(config.get(key, False), bool | None):
             raise CheckpointError(f"{path}: key '{key}' is {config[key]!r}; true or false is expected")
-    for key, kinds in (("r", int), ("lora_alpha", (int, float))):
-        value = config.get(key)
-        if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:
-            raise CheckpointError(f"{path}: key '{key}' is {value!r}; a positive number is expected")
+    for key, kinds in NUMBERS.items():
+        _check_positive(path, f"key '{key}'", config.get(key), kinds)
+    for key, plain in (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha")):
+        patterns = config.get(key)
+        for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
+            _check_positive(path, f"key '{key}', pattern {pattern!r}", value, NUMBERS[plain])
     return config
+
+
+def _check_positive(path: Path, what: str, value: Any, kinds: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:
+        raise CheckpointError(f"{path}: {what} is {value!r}; a positive number is expected")
 
 
 def _off(value: Any) -> bool:

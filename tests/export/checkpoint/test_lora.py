@@ -215,6 +215,8 @@ def test_export_merges_and_says_so(quick_checkpoint, adapter, tmp_path):
         ({"rank_pattern": {"q_proj": 4}}, "rank 4"),
         ({"rank_pattern": {"(": 4}}, "'rank_pattern' is malformed"),
         ({"alpha_pattern": ["q_proj"]}, "'alpha_pattern' is malformed"),
+        ({"alpha_pattern": {"q_proj": "4"}}, "'alpha_pattern', pattern 'q_proj' is '4'; a positive number is expected"),
+        ({"rank_pattern": {"q_proj": True}}, "'rank_pattern', pattern 'q_proj' is True; a positive number is expected"),
         ({"rank_pattern": {"((.|.)+)+[!?]": 4}}, "a pattern of 'rank_pattern' was still at '"),
     ],
 )
