@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bagel_rt.artefact.folders import find_model
+from bagel_rt.artefact.manifest import read_manifest
 from bagel_rt.cli.progress import loading
 from bagel_rt.cli.terminal import words
 from bagel_rt.errors import InputError
 from bagel_rt.files.text_files import read_prompt
 from bagel_rt.files.typed_paths import typed_path
+from bagel_rt.inputs.picture_sizes import Sizes
 from bagel_rt.options.fields import options_of
+from bagel_rt.options.image_options import ImageOptions
 from bagel_rt.options.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -161,6 +164,11 @@ def add_preset_argument(parser: argparse.ArgumentParser, task: str) -> None:
 def given_options(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
     """Those of the options that were on the command line, by their Python names."""
     return {name: getattr(args, name) for name in names if hasattr(args, name)}
+
+
+def check_size(args: argparse.Namespace, options: ImageOptions) -> None:
+    """Refuse, before a model is loaded, a size that it cannot draw. Raises InputError naming the nearest it can."""
+    Sizes(read_manifest(find_model(args.model).folder)).asked(options)
 
 
 def open_model(args: argparse.Namespace) -> Bagel:

@@ -16,7 +16,7 @@ from bagel_rt.cli.arguments import (
     text_argument,
 )
 from bagel_rt.cli.progress import show
-from bagel_rt.inputs.pictures import open_image
+from bagel_rt.inputs.pictures import open_images
 from bagel_rt.options import defaults, presets
 from bagel_rt.options.defaults import with_values
 
@@ -37,6 +37,6 @@ def run_ask(args: argparse.Namespace) -> None:
     opts = chosen_adapter(args, given_options(args, OPTIONS))
     # what is wrong with the arguments is found before a model is loaded
     with_values(presets.defaults(presets.ASK, args.preset), opts)
-    images = [open_image(path) for path in args.image]
+    images = open_images(args.image)
     with open_model(args) as bagel:
         show(bagel.stream([*images, args.prompt], output="text", preset=args.preset, **opts))

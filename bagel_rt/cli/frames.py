@@ -11,6 +11,7 @@ from bagel_rt.cli.arguments import (
     add_model_arguments,
     add_options_to,
     add_preset_argument,
+    check_size,
     chosen_adapter,
     given_options,
     open_model,
@@ -62,6 +63,7 @@ def run_frames(args: argparse.Namespace) -> None:
     every_option = with_values(presets.defaults(presets.EDIT, args.preset), opts)
     checks.whole("count", args.count, least=1)
     checks.whole("duration", args.duration, least=1)
+    check_size(args, every_option)
     first = open_image(args.image)
     _check_webp()
     seed, out = draw_seed(every_option.seed), typed_path(args.out)

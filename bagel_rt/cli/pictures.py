@@ -6,12 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bagel_rt.artefact.folders import find_model
-from bagel_rt.artefact.manifest import read_manifest
 from bagel_rt.cli.arguments import (
     add_model_arguments,
     add_options_to,
     add_preset_argument,
+    check_size,
     chosen_adapter,
     given_options,
     open_model,
@@ -23,8 +22,7 @@ from bagel_rt.cli.progress import show
 from bagel_rt.errors import InputError
 from bagel_rt.files.typed_paths import typed_path
 from bagel_rt.inputs.masks import extended, open_mask
-from bagel_rt.inputs.picture_sizes import Sizes
-from bagel_rt.inputs.pictures import open_image
+from bagel_rt.inputs.pictures import open_images
 from bagel_rt.options import presets
 from bagel_rt.options.defaults import with_values
 from bagel_rt.options.seeds import seeds_of
@@ -56,7 +54,7 @@ def run_generate(args: argparse.Namespace) -> None:
 
 
 def run_edit(args: argparse.Namespace) -> None:
-    images, mask = [open_image(path) for path in args.image], None
+    images, mask = open_images(args.image), None
     if args.extend is not None:
         if args.mask is not None:
             raise InputError("--extend makes a mask of its own; leave --mask out")
@@ -71,7 +69,7 @@ def _run(args: argparse.Namespace, task: str, items: list, more: dict[str, Any])
     # what is wrong with the arguments is found before a model is loaded
     asked = with_values(presets.defaults(task, args.preset), opts)
     seeds_of(opts.get("seed"), args.images)
-    Sizes(read_manifest(find_model(args.model).folder)).asked(asked)
+    check_size(args, asked)
     targets = _targets(args.out, args.images)
     metadata = args.metadata and (args.out is None or keeps_settings(args.out))
     with open_model(args) as bagel:

@@ -23,7 +23,7 @@ from bagel_rt.files.output_files import write_bytes
 from bagel_rt.files.output_folder import output_folder
 from bagel_rt.files.transcript import transcript
 from bagel_rt.files.typed_paths import typed_path
-from bagel_rt.inputs.pictures import open_image
+from bagel_rt.inputs.pictures import open_images
 from bagel_rt.options import checks, defaults
 from bagel_rt.results import ImageResult, ReasonResult
 from bagel_rt.styles.files import BUILT_IN, style_named
@@ -68,7 +68,7 @@ def run_reason(args: argparse.Namespace) -> None:
     style = None if args.style is None else style_named(args.style)
     checks.whole("--max-pictures", args.max_pictures, least=0)
     split(options)
-    images, out = [open_image(path) for path in args.image], typed_path(args.out)
+    images, out = open_images(args.image), typed_path(args.out)
     _check_new(out)
     with output_folder(out), open_model(args) as bagel:
         events = bagel.stream_reason(

@@ -48,6 +48,10 @@ WRONG = {
     "a question about none": (["ask", "--prompt", "a", "--image", "no.png"], "no.png: no such image file"),
     "what is no picture": (["ask", "--prompt", "a", "--image", "words.txt"], "words.txt: not a readable image: "),
     "a size that cannot be drawn": (["generate", "--prompt", "a", "--height", "65"], "the nearest is height 64"),
+    "frames of such a size": (
+        ["frames", "--prompt", "a", "--image", "photo.png", "--count", "2", "--width", "65"],
+        "the nearest is height 64",
+    ),
 }
 
 
